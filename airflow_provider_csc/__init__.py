@@ -1,0 +1,1 @@
+"""Slurm supercomputers and Ceph object stores for Apache Airflow."""
