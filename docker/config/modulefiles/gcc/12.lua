@@ -1,0 +1,8 @@
+help([[A compiler in name only: sets what a site's compiler module sets.]])
+whatis("Name: gcc")
+whatis("Version: 12")
+
+family("compiler")
+
+setenv("CC", "gcc")
+setenv("GCC_VERSION", "12")

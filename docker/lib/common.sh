@@ -1,0 +1,56 @@
+# shellcheck shell=bash
+# Files, secrets and messages.
+
+say() { printf '%s\n' "$*"; }
+
+die() {
+  printf 'cluster: %s\n' "$*" >&2
+  exit 1
+}
+
+# write_file PATH MODE [OWNER]: standard input becomes the file, at once or not at all.
+write_file() {
+  local path=$1 mode=$2 owner=${3:-root:root} new
+  new=$(mktemp "$path.XXXXXX")
+  cat >"$new"
+  chown "$owner" "$new"
+  chmod "$mode" "$new"
+  mv -f "$new" "$path"
+}
+
+# make_dir PATH MODE [OWNER]
+make_dir() {
+  mkdir -p "$1"
+  chown "${3:-root:root}" "$1"
+  chmod "$2" "$1"
+}
+
+# render TEMPLATE: print it with every @NAME@ replaced by the variable NAME.
+render() {
+  local text name
+  text=$(<"$DOCKER_DIR/config/$1")
+  while [[ $text =~ @([A-Z_]+)@ ]]; do
+    name=${BASH_REMATCH[1]}
+    text=${text//"@$name@"/"${!name}"}
+  done
+  printf '%s\n' "$text"
+}
+
+random_hex() { od -An -N"$1" -tx1 /dev/urandom | tr -d ' \n'; }
+
+# secret NAME BYTES: print the secret, made on first use and kept until the wipe.
+secret() {
+  local file=$SECRETS/$1
+  [[ -s $file ]] || random_hex "$2" | write_file "$file" 0600
+  cat "$file"
+}
+
+make_layout() {
+  make_dir "$CLUSTER_DIR" 0755
+  local dir
+  for dir in "$ETC" "$RUN" "$LOG" "$STATE" "$SSH"; do make_dir "$dir" 0755; done
+  for dir in "$SECRETS" "$KEYS"; do make_dir "$dir" 0700; done
+}
+
+# tcp_open HOST PORT: does something accept connections there?
+tcp_open() { (exec 3<>"/dev/tcp/$1/$2") 2>/dev/null; }

@@ -1,0 +1,65 @@
+# shellcheck shell=bash
+# The login node: sshd, its users, their keys, and a CA for user certificates.
+
+user_names() { local pair; for pair in $CLUSTER_USERS; do say "${pair%%:*}"; done; }
+
+# make_key PATH COMMENT: an ed25519 pair without passphrase, once.
+make_key() { [[ -s $1 ]] || ssh-keygen -q -t ed25519 -N '' -C "$2" -f "$1"; }
+
+# make_user NAME ACCOUNT: a login with a home, its project's group and scratch directory.
+make_user() {
+  local user=$1 account=$2
+  getent group "$account" >/dev/null || groupadd "$account"
+  id "$user" >/dev/null 2>&1 || useradd --create-home --shell /bin/bash --password '*' "$user"
+  id -nG "$user" | grep -qwF "$account" || usermod --append --groups "$account" "$user"
+  make_dir "$(getent passwd "$user" | cut -d: -f6)" 0700 "$user:$(id -gn "$user")"
+  make_dir "$CLUSTER_DIR/scratch" 0755
+  make_dir "$CLUSTER_DIR/scratch/$account" 2770 "root:$account"
+}
+
+sshd_keys() {
+  local user first
+  make_key "$SSH/ssh_host_ed25519_key" "$CLUSTER_NAME"
+  make_key "$KEYS/user_ca" "user CA of $CLUSTER_NAME"
+  cp "$KEYS/user_ca.pub" "$SSH/user_ca.pub"
+  make_dir "$SSH/authorized_keys" 0755
+  for user in $(user_names); do
+    make_key "$KEYS/$user" "$user"
+    write_file "$SSH/authorized_keys/$user" 0644 <"$KEYS/$user.pub"
+  done
+  first=$(user_names | head -n 1)
+  make_key "$KEYS/$first-certified" "$first, by certificate only"
+  [[ -s $KEYS/$first-certified-cert.pub ]] ||
+    ssh-keygen -q -s "$KEYS/user_ca" -I "$first" -n "$first" -V -5m:+3650d "$KEYS/$first-certified.pub"
+  chmod 0644 "$SSH/user_ca.pub"
+  say "[$CLUSTER_SSH_ADDR]:$CLUSTER_SSH_PORT $(cut -d' ' -f1,2 "$SSH/ssh_host_ed25519_key.pub")" |
+    write_file "$SSH/known_hosts" 0644
+}
+
+sshd_modules() {
+  local tree=$CLUSTER_DIR/modulefiles profile=/etc/profile.d/csc-cluster.sh
+  make_dir "$tree" 0755
+  make_dir "$CLUSTER_DIR/software/python-data/3.11/bin" 0755
+  ln -sfn /usr/bin/python3 "$CLUSTER_DIR/software/python-data/3.11/bin/python3"
+  cp -R "$DOCKER_DIR/config/modulefiles/." "$tree"
+  # Login shells that did not come through sshd; the first cluster of the machine claims them.
+  [[ -f $profile && -d $(sed -n 's/.*:=\(.*\)}.*/\1/p' "$profile") ]] ||
+    say ": \"\${LMOD_SITE_MODULEPATH:=$tree}\"; export LMOD_SITE_MODULEPATH" | write_file "$profile" 0644
+}
+
+sshd_prepare() {
+  local pair
+  # shellcheck disable=SC2034  # used by render
+  local USER_NAMES
+  USER_NAMES=$(user_names | xargs)
+  for pair in $CLUSTER_USERS; do make_user "${pair%%:*}" "${pair#*:}"; done
+  sshd_keys
+  sshd_modules
+  make_dir /run/sshd 0755 # fixed in Debian's sshd
+  render sshd_config | write_file "$ETC/sshd_config" 0644
+}
+
+sshd_command() { COMMAND=(/usr/sbin/sshd -D -e -f "$ETC/sshd_config"); }
+sshd_ready() { ssh-keyscan -T 3 -p "$CLUSTER_SSH_PORT" "$CLUSTER_SSH_ADDR" 2>/dev/null | grep -q ed25519; }
+sshd_program() { say sshd; }
+sshd_port() { say "$CLUSTER_SSH_PORT"; }
