@@ -1,0 +1,278 @@
+"""The client of one Slurm site: what can be asked of it, each in one remote command."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from airflow_provider_csc.errors import (
+    ConfigError,
+    SlurmError,
+    SubmitRejectedError,
+    SubmitUnknownError,
+    UnreadableOutputError,
+)
+from airflow_provider_csc.slurm.batch import LOG_FILE
+from airflow_provider_csc.slurm.commands import (
+    PollRequest,
+    SubmitRequest,
+    build_cancel,
+    build_discard,
+    build_look_up,
+    build_poll,
+    build_probe,
+    build_progress,
+    build_read_file,
+    build_submit,
+)
+from airflow_provider_csc.slurm.framing import INTERPRETER, Frame, build_program, parse_answer
+from airflow_provider_csc.slurm.identity import TaskIdentity, build_job_name
+from airflow_provider_csc.slurm.submission import (
+    Claimed,
+    LookUp,
+    NoVerdict,
+    Previous,
+    Submission,
+    adopt,
+    decide,
+    read_look_up,
+    read_submit_answer,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from airflow_provider_csc.transport.base import Transport
+
+_COMMAND_SECONDS = 60.0
+_SUBMIT_SECONDS = 180.0  # sbatch itself retries a busy controller for a while
+_RESOLVE_DELAYS = (1, 2, 4, 8, 15, 30)
+_STALE_CLAIM_SECONDS = 120
+_MAX_SCRIPT_BYTES = 4 * 1024 * 1024
+_DAY = 86_400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """Who we are on a site and which Slurm answers there; None where Slurm did not."""
+
+    user: str
+    host: str
+    home: str
+    path: str
+    version: str | None
+    cluster: str | None
+    problem: str
+
+
+class SlurmClient:
+    """
+    Asks one site.
+
+    Every method is one remote command, save `submit`, which needs more only when an earlier
+    submission of the same task may exist. All raise `TransportError` when the site cannot be
+    reached, and `UnreadableOutputError` when its answer is not whole.
+    """
+
+    def __init__(self, transport: Transport, *, login_setup: str = "") -> None:
+        self._transport = transport
+        self._setup = login_setup
+
+    async def ask(self, body: str, *, timeout: float = _COMMAND_SECONDS) -> dict[str, Frame]:  # noqa: ASYNC109
+        """Run a program of `slurm.commands` and return its frames."""
+        mark = f"@{secrets.token_hex(8)}"
+        program = build_program(body, mark=mark, setup=self._setup)
+        done = await self._transport.run(INTERPRETER, stdin=program.encode(), timeout=timeout)
+        try:
+            return parse_answer(done.stdout, mark=mark)
+        except UnreadableOutputError as error:
+            said = done.stderr[-500:].decode(errors="replace").strip()
+            raise UnreadableOutputError(
+                f"{error.message} Exit status {done.exit_status}; it said: {said or 'nothing'}",
+                **error.details,
+            ) from error
+
+    async def close(self) -> None:
+        """Release the connection."""
+        await self._transport.close()
+
+    async def probe(self) -> Probe:
+        """Return who and where we are, for a person who tests a connection."""
+        frames = await self.ask(build_probe())
+        found = frames["sbatch"].status == 0
+        config = frames["config"]
+        cluster = re.search(r"^ClusterName\s*=\s*(\S+)", config.text, re.MULTILINE)
+        return Probe(
+            user=frames["user"].text,
+            host=frames["host"].text,
+            home=frames["home"].text,
+            path=frames["path"].text,
+            version=frames["version"].text.removeprefix("slurm ").strip() if found else None,
+            cluster=cluster.group(1) if found and cluster else None,
+            problem="" if config.status == 0 else config.text,
+        )
+
+    async def poll(self, request: PollRequest) -> dict[str, Frame]:
+        """Ask for many jobs at once; see `slurm.tracking` for what becomes of the answer."""
+        return await self.ask(build_poll(request))
+
+    async def read_script(self, field: str, path: str) -> tuple[str, str]:
+        """
+        Return the resolved path and the text of a script that lies on the cluster.
+
+        :raises ConfigError: when it is missing, unreadable, too long or not text.
+        """
+        frames = await self.ask(build_read_file(path, _MAX_SCRIPT_BYTES + 1))
+        answer = frames.get("file", frames["resolved"])
+        if answer.status != 0:
+            raise ConfigError(
+                f"{field}: {path!r} cannot be read on the cluster ({answer.text or 'no such file'})"
+                ". Correct the path; nothing was submitted.",
+                field=field,
+                value=path,
+            )
+        try:
+            return frames["resolved"].text, answer.data.decode().removesuffix(".")
+        except UnicodeDecodeError as error:
+            raise ConfigError(
+                f"{field}: {path!r} is not a text file in UTF-8.", field=field, value=path
+            ) from error
+
+    async def read_progress(self, run_dir: str) -> tuple[int, ...]:
+        """Return how many bytes of its log files an earlier watcher of a job has shown."""
+        answer = (await self.ask(build_progress(run_dir)))["progress"]
+        words = answer.text.split() if answer.status == 0 else []
+        return tuple(int(word) for word in words if word.isdecimal())
+
+    async def cancel(self, job_ids: Sequence[str]) -> None:
+        """
+        Cancel jobs; one that has ended already is no error.
+
+        :raises SlurmError: when scancel could not do it.
+        """
+        answer = (await self.ask(build_cancel(job_ids)))["scancel"]
+        gone = "Invalid job id" in answer.text or "already completing" in answer.text
+        if answer.status != 0 and not gone:
+            raise SlurmError(
+                f"scancel could not cancel {', '.join(job_ids)}: {answer.text}",
+                job_ids=list(job_ids),
+                stderr=answer.text,
+            )
+
+    async def submit(
+        self,
+        request: SubmitRequest,
+        identity: TaskIdentity,
+        *,
+        label: str,
+        since: int,
+        report: Callable[[str], None],
+    ) -> Submission:
+        """
+        Submit exactly once for this task instance, or return the job that was submitted before.
+
+        ``since`` (seconds since 1970) is when the first submission may have happened at the
+        earliest. ``report`` is told, in words, what was found and decided.
+
+        :raises ConfigError: for a directory on the cluster that cannot be used.
+        :raises SubmitRejectedError: when sbatch refused; nothing was left behind.
+        :raises SubmitUnknownError: when it stayed unknown whether Slurm took the job.
+        """
+        if identity.try_number > 1:
+            look_up = await self._look_up(request, identity, label=label, since=since)
+            adopted = await self._apply_decision(look_up, identity, report)
+            if adopted:
+                return adopted
+        answer = await self._submit_step(request)
+        if isinstance(answer, Submission):
+            if answer.is_adopted:
+                report(f"This very try had submitted job {answer.job_id}; it is adopted.")
+            return answer
+        return await self._resolve(
+            answer, request, identity, label=label, since=since, report=report
+        )
+
+    async def _look_up(
+        self, request: SubmitRequest, identity: TaskIdentity, *, label: str, since: int
+    ) -> LookUp:
+        tries = range(1, identity.try_number + 1)
+        names = [build_job_name(label, f"{identity.key}.{number}") for number in tries]
+        program = build_look_up(
+            base_dir=request.base_dir, key=identity.key, names=names, since=since - _DAY
+        )
+        return read_look_up(await self.ask(program), identity.key)
+
+    async def _apply_decision(
+        self, look_up: LookUp, identity: TaskIdentity, report: Callable[[str], None]
+    ) -> Submission | None:
+        if not look_up.is_complete:
+            raise SubmitUnknownError(
+                "It cannot be told whether an earlier try of this task has a job: "
+                f"{look_up.problem}. Nothing is submitted before that is known."
+            )
+        decision = decide(
+            look_up, try_number=identity.try_number, first_try=identity.first_try
+        )
+        report(decision.why)
+        if decision.cancel:
+            await self.cancel([each.job_id for each in decision.cancel if each.job_id])
+        return _adopt(decision.adopt) if decision.adopt else None
+
+    async def _submit_step(self, request: SubmitRequest) -> Submission | Claimed | NoVerdict:
+        frames = await self.ask(build_submit(request), timeout=_SUBMIT_SECONDS)
+        try:
+            return read_submit_answer(
+                frames, work_dir=request.work_dir, base_dir=request.base_dir, log_name=LOG_FILE
+            )
+        except (SubmitRejectedError, ConfigError) as error:
+            if run_dir := error.details.get("run_dir"):
+                await self.ask(build_discard(str(run_dir)))
+            raise
+
+    async def _resolve(
+        self,
+        unclear: Claimed | NoVerdict,
+        request: SubmitRequest,
+        identity: TaskIdentity,
+        *,
+        label: str,
+        since: int,
+        report: Callable[[str], None],
+    ) -> Submission:
+        """Find out by looking what became of a submission without a verdict."""
+        said = unclear.message if isinstance(unclear, NoVerdict) else "no job id is recorded yet"
+        report(f"Whether the job was accepted is not known ({said}); looking for it by its name.")
+        previous: Previous | None = None
+        for delay in _RESOLVE_DELAYS:
+            await asyncio.sleep(delay)
+            look_up = await self._look_up(request, identity, label=label, since=since)
+            previous = next(
+                (one for one in look_up.previous if one.try_number == identity.try_number), None
+            )
+            if previous and previous.job_id:
+                report(f"It was accepted as job {previous.job_id}.")
+                return _adopt(previous)
+            stale = previous and (previous.age_seconds or 0) > _STALE_CLAIM_SECONDS
+            if isinstance(unclear, Claimed) and stale and look_up.is_complete:
+                report("An earlier attempt of this try was broken off before it submitted.")
+                await self.ask(build_discard(unclear.run_dir))
+                return await self.submit(
+                    request, identity, label=label, since=since, report=report
+                )
+        raise SubmitUnknownError(
+            f"Slurm did not say whether it accepted the job ({said}), and no job named "
+            f"{identity.token} was found since. A retry of this task looks for it again before it "
+            "submits.",
+            run_dir=unclear.run_dir,
+        )
+
+
+def _adopt(previous: Previous) -> Submission:
+    if previous.job_id is None:
+        raise ValueError("only a submission with a job id can be adopted")
+    return adopt(
+        previous.job_id, previous.run_dir or "", recorded=previous.recorded, log_name=LOG_FILE
+    )

@@ -1,0 +1,242 @@
+"""
+One poller per site and event loop: one connection and one batched query serve all who wait.
+
+Operators, sensors and whatever else waits in a process call `poller_for` and `SitePoller.watch`;
+the poller starts with its first watcher and closes with its last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import itertools
+import logging
+import random
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from airflow_provider_csc.client import SlurmClient
+from airflow_provider_csc.errors import CscError, SlurmError
+from airflow_provider_csc.slurm.commands import PollRequest
+from airflow_provider_csc.slurm.tracking import Answers, Ended, Event, JobTracker, Note, WatchSpec
+from airflow_provider_csc.transport.ssh import SshTransport
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable
+
+    from airflow_provider_csc.transport.base import SiteSettings
+
+_MAX_BACKOFF_SECONDS = 300.0
+_MAX_FOLLOW_UPS = 200
+_DETACH_SECONDS = 5.0
+# Long enough for every watcher on the loop to pass its lines on before they are acknowledged.
+_DELIVERY_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Events for one watcher, and how far its logs are shown once it has taken them."""
+
+    events: list[Event]
+    offsets: str
+
+
+@dataclass(slots=True)
+class _Watcher:
+    tracker: JobTracker
+    interval: float
+    batches: asyncio.Queue[_Batch | BaseException] = field(default_factory=asyncio.Queue)
+
+    def deliver(self, events: list[Event]) -> None:
+        """Hand events over; the watcher takes them in its own task and log context."""
+        if events:
+            self.batches.put_nowait(_Batch(events, self.tracker.offsets))
+
+
+class SitePoller:
+    """Asks one site about all watched jobs, once per interval, over one connection."""
+
+    def __init__(
+        self, client: SlurmClient, *, floor: float, on_idle: Callable[[], None] = lambda: None
+    ) -> None:
+        self._client = client
+        self._floor = floor
+        self._on_idle = on_idle
+        self._names = (f"w{number}" for number in itertools.count())
+        self._watchers: dict[str, _Watcher] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._failures = 0
+
+    @property
+    def client(self) -> SlurmClient:
+        """The client whose connection the watchers share."""
+        return self._client
+
+    async def watch(self, spec: WatchSpec, *, interval: float) -> AsyncIterator[Event]:
+        """
+        Yield what happens to some jobs; the last event is `Ended`.
+
+        ``interval`` (seconds) is how often at the least; the site's floor and the shortest interval
+        of all watchers decide. Leaving the iterator early affects nothing but this watcher.
+        """
+        name = next(self._names)
+        watcher = _Watcher(JobTracker(name, spec), interval)
+        self._watchers[name] = watcher
+        self._start()
+        try:
+            async for event in self._take(watcher):
+                yield event
+        finally:
+            await self._detach(name, watcher)
+
+    @staticmethod
+    async def _take(watcher: _Watcher) -> AsyncIterator[Event]:
+        while True:
+            batch = await watcher.batches.get()
+            if isinstance(batch, BaseException):
+                raise batch
+            for event in batch.events:
+                if isinstance(event, Ended):
+                    watcher.tracker.confirm(batch.offsets)
+                    yield event
+                    return
+                yield event
+            watcher.tracker.confirm(batch.offsets)
+
+    def _start(self) -> None:
+        self._wake.set()
+        if self._task is None or self._task.done():
+            # A context of its own: Airflow routes log records by context variables, and this
+            # task belongs to no one trigger.
+            self._task = asyncio.get_running_loop().create_task(
+                self._run(), context=contextvars.Context(), name="slurm-site-poller"
+            )
+
+    async def _detach(self, name: str, watcher: _Watcher) -> None:
+        """Forget a watcher; the last one out closes the connection."""
+        self._watchers.pop(name, None)
+        with contextlib.suppress(CscError, TimeoutError):
+            if shown := watcher.tracker.acknowledge():
+                await asyncio.wait_for(
+                    self._client.poll(PollRequest(acknowledged=shown)), _DETACH_SECONDS
+                )
+        if not self._watchers:
+            self._on_idle()
+            if self._task is not None:
+                self._task.cancel()
+            await self._client.close()
+
+    async def _run(self) -> None:
+        try:
+            while self._watchers:
+                self._wake.clear()
+                started = asyncio.get_running_loop().time()
+                await self._round()
+                await self._pause(started)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - those who wait must hear of it, whatever it is
+            for watcher in self._watchers.values():
+                watcher.batches.put_nowait(error)
+
+    async def _pause(self, started: float) -> None:
+        """Wait until the next round; a newcomer is served at once, but never below the floor."""
+        loop = asyncio.get_running_loop()
+        settling = any(watcher.tracker.is_settling for watcher in self._watchers.values())
+        shortest = min((watcher.interval for watcher in self._watchers.values()), default=0.0)
+        delay = self._floor if settling else max(self._floor, shortest)
+        if self._failures:
+            delay = backoff_seconds(self._failures, delay)
+        else:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), max(started + delay - loop.time(), 0))
+            delay = self._floor
+        await asyncio.sleep(max(started + delay - loop.time(), 0))
+
+    async def _round(self) -> None:
+        watchers = list(self._watchers.values())
+        try:
+            await self._ask(watchers, [watcher.tracker.ask() for watcher in watchers])
+            await self._follow_up(watchers)
+            await self._cancel(watchers)
+            await self._acknowledge(watchers)
+            self._failures = 0
+        except CscError as error:
+            self._failures += 1
+            for watcher in watchers:
+                watcher.deliver(watcher.tracker.park(error.message))
+
+    async def _ask(self, watchers: list[_Watcher], requests: list[PollRequest]) -> None:
+        request = merge(requests)
+        if not request:
+            return
+        answers = Answers(await self._client.poll(request))
+        for watcher in watchers:
+            watcher.deliver(watcher.tracker.observe(answers))
+
+    async def _follow_up(self, watchers: list[_Watcher]) -> None:
+        """Ask the other sources about jobs that squeue showed as over, and read their logs out."""
+        for _ in range(_MAX_FOLLOW_UPS):
+            over = [one for one in watchers if one.tracker.is_settling]
+            if not over:
+                return
+            await self._ask(over, [watcher.tracker.follow_up() for watcher in over])
+            if not any(one.tracker.has_more_log and not one.tracker.is_done for one in over):
+                return
+
+    async def _cancel(self, watchers: list[_Watcher]) -> None:
+        for watcher in watchers:
+            if job_ids := watcher.tracker.jobs_to_cancel:
+                try:
+                    await self._client.cancel(job_ids)
+                except SlurmError as error:
+                    watcher.deliver([Note(error.message, logging.WARNING)])
+
+    async def _acknowledge(self, watchers: list[_Watcher]) -> None:
+        await asyncio.sleep(_DELIVERY_SECONDS)
+        shown = [pair for watcher in watchers for pair in watcher.tracker.acknowledge()]
+        if shown:
+            await self._client.poll(PollRequest(acknowledged=tuple(shown)))
+
+
+def backoff_seconds(failures: int, shortest: float) -> float:
+    """Return the wait after some failures in a row: doubling, capped, with a quarter of jitter."""
+    grown = min(shortest * 2.0 ** min(failures - 1, 16), _MAX_BACKOFF_SECONDS)
+    return max(grown * random.uniform(0.75, 1.0), shortest)  # noqa: S311 - no secret hangs on it
+
+
+def merge(requests: Iterable[PollRequest]) -> PollRequest:
+    """Return one request that asks what all of them ask."""
+    parts = list(requests)
+    return PollRequest(
+        queued=tuple(job for part in parts for job in part.queued),
+        accounted=tuple(job for part in parts for job in part.accounted),
+        exit_records=tuple(record for part in parts for record in part.exit_records),
+        logs=tuple(log for part in parts for log in part.logs),
+        acknowledged=tuple(pair for part in parts for pair in part.acknowledged),
+    )
+
+
+_pollers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[SiteSettings, SitePoller]] = (
+    WeakKeyDictionary()
+)
+
+
+def poller_for(settings: SiteSettings) -> SitePoller:
+    """Return the poller of a site on the running event loop; equal settings share one."""
+    on_loop = _pollers.setdefault(asyncio.get_running_loop(), {})
+    if settings not in on_loop:
+        on_loop[settings] = SitePoller(
+            open_client(settings),
+            floor=settings.poll_interval_floor,
+            on_idle=lambda: on_loop.pop(settings, None) and None,
+        )
+    return on_loop[settings]
+
+
+def open_client(settings: SiteSettings) -> SlurmClient:
+    """Return a client of a site; it connects when it is first asked something."""
+    return SlurmClient(SshTransport(settings.ssh), login_setup=settings.login_setup)

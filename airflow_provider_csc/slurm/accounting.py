@@ -1,0 +1,105 @@
+"""What a job used, computed from the rows of sacct, and how it is shown to a reader."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from airflow_provider_csc.slurm.output import AccountingRow
+
+_KIBI = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """
+    What one job used; None where the site's accounting does not say.
+
+    ``cpu_efficiency`` is processor time over allocated processors times elapsed time: 1 is all of
+    it, more than 1 means processors beyond the allocation. ``max_rss_bytes`` is the largest
+    resident set of any one task; ``memory_bytes`` that of the largest step, all its tasks together.
+    """
+
+    elapsed_seconds: int | None
+    cpu_efficiency: float | None
+    max_rss_bytes: int | None
+    memory_bytes: int | None
+
+
+def compute_usage(rows: Sequence[AccountingRow]) -> Usage:
+    """Return the usage of one job from its own row and the rows of its steps."""
+    job = next((row for row in rows if row.step is None), None)
+    steps = [row for row in rows if row.step is not None]
+    return Usage(
+        elapsed_seconds=job.elapsed_seconds if job else None,
+        cpu_efficiency=_cpu_efficiency(job) if job else None,
+        max_rss_bytes=max((row.max_rss_bytes for row in steps if row.max_rss_bytes), default=None),
+        memory_bytes=max(filter(None, map(_step_memory, steps)), default=None),
+    )
+
+
+def _cpu_efficiency(row: AccountingRow) -> float | None:
+    if row.cpu_seconds is None or not row.cpus or not row.elapsed_seconds:
+        return None
+    return round(row.cpu_seconds / (row.cpus * row.elapsed_seconds), 4)
+
+
+def _step_memory(row: AccountingRow) -> int | None:
+    """Return the memory of all tasks of a step; sacct's MaxRSS is that of the largest one only."""
+    if row.total_rss_bytes:
+        return row.total_rss_bytes
+    return row.max_rss_bytes * (row.tasks or 1) if row.max_rss_bytes else None
+
+
+_HEADINGS = ("step", "state", "exit", "tasks", "cpus", "elapsed", "cpu time", "cpu", "memory")
+
+
+def render_table(rows: Sequence[AccountingRow]) -> str:
+    """Return the accounting of one job as a short table, one line a step."""
+    table = [_HEADINGS, *(_cells(row) for row in rows)]
+    widths = [max(len(cells[column]) for cells in table) for column in range(len(_HEADINGS))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+        for cells in table
+    )
+
+
+def _cells(row: AccountingRow) -> tuple[str, ...]:
+    efficiency = _cpu_efficiency(row)
+    memory = _step_memory(row)
+    return (
+        row.step or "job",
+        row.state.name,
+        _text(row.exit_code) + (f":{row.signal}" if row.signal else ""),
+        _text(row.tasks),
+        _text(row.cpus),
+        format_seconds(row.elapsed_seconds),
+        format_seconds(row.cpu_seconds),
+        "-" if efficiency is None else f"{efficiency:.0%}",
+        f"of {row.requested_memory or '?'}" if row.step is None else format_bytes(memory),
+    )
+
+
+def _text(value: int | None) -> str:
+    return "-" if value is None else str(value)
+
+
+def format_seconds(seconds: float | None) -> str:
+    """Return a duration to read, ``1 day, 2:03:04``; ``-`` for None."""
+    return "-" if seconds is None else str(timedelta(seconds=round(seconds)))
+
+
+def format_bytes(count: int | None) -> str:
+    """Return a size to read, in binary units; ``-`` for None."""
+    if count is None:
+        return "-"
+    size, unit = float(count), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):  # noqa: B007 - the last one is kept
+        if size < _KIBI or unit == "TiB":
+            break
+        size /= _KIBI
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

@@ -1,0 +1,244 @@
+"""
+The batch script: what Slurm runs around the user's own script.
+
+The user's script is kept unmodified in the run directory. The batch script beside it carries its
+``#SBATCH`` lines, prepares the environment, runs it, hands signals on, and writes as its very last
+act the exit record, from which the end of the job is known even when Slurm has forgotten it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from airflow_provider_csc.errors import ConfigError
+from airflow_provider_csc.slurm.framing import quote, words
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+SCRIPT_FILE = "script"
+BATCH_FILE = "batch.sh"
+JOB_ID_FILE = "job_id"
+EXIT_FILE = "exit.json"
+LOG_FILE = "stdout.log"
+PROGRESS_FILE = "log_offsets"
+
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_MAX_SCRIPT_BYTES = 4 * 1024 * 1024  # slurm.conf(5), max_script_size: 4 MiB by default
+
+_HEAD = """\
+#!/bin/bash --login
+{directives}
+# Written by airflow-provider-csc. The script it runs lies unmodified beside it.
+run_dir=$1
+rm -f -- "$run_dir"/{exit_file}
+started=$(date +%s)
+
+finish() {{
+  printf '{{"job_id": "%s", "exit_code": %d, "started": %d, "ended": %d, "node": "%s"}}\\n' \\
+    "$SLURM_JOB_ID" "$1" "$started" "$(date +%s)" "${{SLURMD_NODENAME:-$HOSTNAME}}" \\
+    >"$run_dir"/{exit_file}.new && mv -f -- "$run_dir"/{exit_file}.new "$run_dir"/{exit_file}
+  exit "$1"
+}}
+prepare() {{
+  "$@" && return
+  local status=$?
+  printf 'airflow-provider-csc: on %s this failed with status %d: %s\\n' \\
+    "$HOSTNAME" "$status" "$*" >&2
+  finish "$status"
+}}
+"""
+
+_MODULE_HELP = """
+if ! type module >/dev/null 2>&1; then
+  printf 'airflow-provider-csc: %s has no `module` command in a login shell.\\n' "$HOSTNAME" >&2
+  finish 127
+fi
+"""
+
+# Standard input is kept (bash would give a background command /dev/null), and a signal that Slurm
+# sends to the batch shell alone (sbatch --signal=B:...) reaches the user's script. SIGTERM is not
+# handed on: Slurm sends that one to every process of the job by itself. `wait` returns early when
+# a trap ran, so it is asked again until it was not interrupted.
+_TAIL = """
+child=
+hand_on() {{ interrupted=1; [ -z "$child" ] || kill -s "$1" "$child" 2>/dev/null; }}
+for name in HUP INT QUIT USR1 USR2 URG XCPU; do
+  trap "hand_on $name" "$name"
+done
+trap interrupted=1 TERM
+"$run_dir"/{script_file} <&0 &
+child=$!
+interrupted=1
+while [ -n "$interrupted" ]; do
+  interrupted=
+  wait "$child"
+  status=$?
+done
+finish "$status"
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """What is prepared before the user's script runs: modules, then a virtual one, then variables."""
+
+    env: Mapping[str, str] = field(default_factory=dict)
+    modules: Sequence[str] = ()
+    path: str | None = None
+
+
+def render_batch_script(*, directives: Sequence[str], environment: Environment) -> str:
+    """Return the text of the batch script, which gets its run directory as only argument."""
+    head = _HEAD.format(directives="\n".join(directives), exit_file=EXIT_FILE)
+    return head + _render_environment(environment) + _TAIL.format(script_file=SCRIPT_FILE)
+
+
+def _render_environment(environment: Environment) -> str:
+    lines = []
+    if environment.modules:
+        lines.append(_MODULE_HELP)
+        lines += [f"prepare module {words(parse_module(each))}" for each in environment.modules]
+    if environment.path:
+        lines.append(f"prepare source {quote(environment.path.rstrip('/') + '/bin/activate')}")
+    lines += [f"export {name}={quote(value)}" for name, value in environment.env.items()]
+    return "\n".join(lines) + "\n"
+
+
+def parse_module(line: str) -> list[str]:
+    """
+    Return the words of one module line: ``load x``, ``use /path``, or ``x`` for ``load x``.
+
+    :raises ConfigError: for a line with no module in it, or with an unprintable character.
+    """
+    parts = line.split()
+    if not parts or not line.isprintable():
+        raise ConfigError(
+            f"modules: {line!r} names no module. Write 'gcc/15.2.0', 'load gcc/15.2.0' or "
+            "'use /path/to/modulefiles'.",
+            field="modules",
+            value=line,
+        )
+    known = {"load", "use", "unload", "swap", "purge", "add", "restore", "try-load", "unuse"}
+    return parts if parts[0] in known else ["load", *parts]
+
+
+def parse_environment(
+    *, env: Mapping[str, object] | None, modules: Sequence[str] | None, path: str | None
+) -> Environment:
+    """
+    Validate what the user asked to be prepared.
+
+    :raises ConfigError: names the field, the value and the remedy.
+    """
+    for line in modules or ():
+        parse_module(line)
+    if path is not None:
+        check_remote_path("environment", path)
+    return Environment(env=_parse_env(env or {}), modules=tuple(modules or ()), path=path)
+
+
+def _parse_env(env: Mapping[str, object]) -> dict[str, str]:
+    for name, value in env.items():
+        if not _ENV_NAME.fullmatch(name):
+            raise ConfigError(
+                f"env: {name!r} is not a name for an environment variable; use letters, digits "
+                "and underscores, not beginning with a digit.",
+                field="env",
+                value=name,
+            )
+        if value is None or "\0" in str(value):
+            raise ConfigError(
+                f"env[{name!r}] is {value!r}; give text without NUL bytes, or leave it out.",
+                field=f"env[{name!r}]",
+                value=value,
+            )
+    return {name: str(value) for name, value in env.items()}
+
+
+def check_remote_path(field_name: str, path: str) -> str:
+    """
+    Return an absolute path on the cluster, or one below ``~/``, as it is.
+
+    :raises ConfigError: for anything else; a shell's ``$VARIABLES`` are never expanded.
+    """
+    if not path.startswith(("/", "~/")) and path != "~":
+        raise ConfigError(
+            f"{field_name}: {path!r} is not an absolute path on the cluster. Write it in full, "
+            "for example '/scratch/project_2001234/me', or '~/below/home'.",
+            field=field_name,
+            value=path,
+        )
+    if any(ord(character) < 32 for character in path):  # noqa: PLR2004
+        raise ConfigError(
+            f"{field_name}: {path!r} holds a control character (such as a newline), which Slurm "
+            "cannot store in a path. Rename the directory.",
+            field=field_name,
+            value=path,
+        )
+    return path
+
+
+def render_command(command: str | Sequence[str]) -> str:
+    """Return the script for ``command``: text for a shell, or one program with its arguments."""
+    if isinstance(command, str):
+        return f"#!/bin/bash\n{command}\n"
+    return f"#!/bin/bash\nexec {words(list(command))}\n"
+
+
+def check_script(field_name: str, text: str) -> str:
+    """
+    Return a batch script that Slurm and the kernel can run, as it is.
+
+    :raises ConfigError: for one that is empty, has no ``#!`` line, holds a NUL byte, has Windows
+        line endings, or is longer than Slurm takes.
+    """
+    problem = _script_problem(text)
+    if problem:
+        raise ConfigError(f"{field_name}: {problem}", field=field_name, value=text[:200])
+    return text
+
+
+def _script_problem(text: str) -> str | None:
+    if not text.strip():
+        return "the script is empty. Give at least '#!/bin/bash' and one command."
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        return f"line {line} holds a NUL byte; is it a binary program? Give a text script."
+    if "\r\n" in text:
+        return "it has Windows line endings (CR LF); convert it, for example with dos2unix."
+    if not text.startswith("#!"):
+        first = text.splitlines()[0][:60]
+        return f"the first line is {first!r}; it must name the interpreter, as '#!/bin/bash'."
+    if len(text.encode()) > _MAX_SCRIPT_BYTES:
+        return "it is larger than the 4 MiB Slurm takes. Ship the data beside the script."
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitRecord:
+    """What the job itself wrote down at its end. Times in seconds since 1970, the node's clock."""
+
+    job_id: str
+    exit_code: int
+    started: int
+    ended: int
+    node: str
+
+
+def parse_exit_record(data: bytes) -> ExitRecord | None:
+    """Read an exit record; None for bytes that are not one whole record."""
+    try:
+        fields = json.loads(data)
+        return ExitRecord(
+            job_id=str(fields["job_id"]),
+            exit_code=int(fields["exit_code"]),
+            started=int(fields["started"]),
+            ended=int(fields["ended"]),
+            node=str(fields["node"]),
+        )
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,268 @@
+"""
+The shell programs that a site runs for us, as text.
+
+Each is one remote command, framed as `framing` describes; `output` reads the answers. They need
+bash, coreutils and Slurm's own commands, and leave nothing running.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from airflow_provider_csc.slurm.batch import (
+    BATCH_FILE,
+    EXIT_FILE,
+    JOB_ID_FILE,
+    LOG_FILE,
+    PROGRESS_FILE,
+    SCRIPT_FILE,
+)
+from airflow_provider_csc.slurm.framing import assignments, quote, words
+from airflow_provider_csc.slurm.output import ACCOUNTING_FORMAT, QUEUE_FORMAT, SEPARATOR
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+# squeue and sacct print times with strftime(3)'s %s: seconds since 1970, whatever the site's zone.
+_EPOCH = "env SLURM_TIME_FORMAT=%s"
+_SEPARATOR = f"$'\\x{ord(SEPARATOR):02x}'"
+
+_PLACE = """
+place() {
+  case $1 in
+    '~') printf '%s' "$HOME" ;;
+    '~/'*) printf '%s' "$HOME/${1#'~/'}" ;;
+    *) printf '%s' "$1" ;;
+  esac
+}
+"""
+
+_SUBMIT = """
+put() { printf '%s' "$2" >"$1"; }
+enter() { cd -- "$1" && [ -w . ] && pwd; }
+send() { cd -- "$cwd" && sbatch --parsable "$@"; }
+submit() {
+  umask 077
+  local base run_dir cwd log id
+  base=$(place "$base_dir")
+  run_dir=$base/$token
+  cwd=$run_dir
+  frame run_dir 0 "$run_dir"
+  if [ -n "$work_dir" ]; then
+    cwd=$(place "$work_dir")
+    ask work_dir enter "$cwd" || return
+  fi
+  ask base mkdir -p -- "$base" || return
+  if ! ask claim mkdir -- "$run_dir"; then
+    [ -d "$run_dir" ] && ask existing cat -- "$run_dir/JOB_ID"
+    return
+  fi
+  ask files put "$run_dir/SCRIPT" "$script" &&
+    ask files put "$run_dir/BATCH" "$batch" &&
+    ask files chmod 700 "$run_dir/SCRIPT" || return
+  log=${run_dir//\\%/%%}/LOG
+  [ -z "$own_output" ] || options+=(--output="$log")
+  ask sbatch send "${options[@]}" "$run_dir/BATCH" "$run_dir" || return
+  id=$(grep -E '^[0-9]+(;|$)' <<<"$answer" | tail -n 1)
+  ask record put "$run_dir/JOB_ID" "$id"
+  [ -n "$own_output" ] && return
+  ask paths scontrol --oneliner show job "${id%%;*}"
+  printf '\\n%s\\n' "$answer" >>"$run_dir/JOB_ID"
+}
+"""
+
+
+def _fill(text: str) -> str:
+    names = {"SCRIPT": SCRIPT_FILE, "BATCH": BATCH_FILE, "JOB_ID": JOB_ID_FILE, "LOG": LOG_FILE}
+    for name, file in names.items():
+        text = text.replace(f"/{name}", f"/{file}")
+    return text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitRequest:
+    """
+    Everything one submission consists of.
+
+    ``base_dir`` and ``work_dir`` are absolute or begin with ``~``; without ``work_dir`` the job
+    runs in its run directory. ``own_output`` says that the log goes into the run directory because
+    the user named no other place.
+    """
+
+    token: str
+    base_dir: str
+    work_dir: str | None
+    script: str
+    batch: str
+    options: tuple[str, ...]
+    own_output: bool
+
+
+def build_submit(request: SubmitRequest) -> str:
+    """Claim the run directory, write the files, submit, record the id: one remote step."""
+    values = assignments(
+        {
+            "base_dir": request.base_dir,
+            "token": request.token,
+            "work_dir": request.work_dir or "",
+            "own_output": "1" if request.own_output else "",
+            "script": request.script,
+            "batch": request.batch,
+        }
+    )
+    return f"{values}\noptions=({words(request.options)})\n{_PLACE}{_fill(_SUBMIT)}\nsubmit\n"
+
+
+def build_discard(run_dir: str) -> str:
+    """Remove a run directory in which no job was submitted."""
+    # The directory above goes too when the submission had made it, that is, when it is empty.
+    path = quote(run_dir)
+    return f'ask discard rm -rf -- {path}\nrmdir -- "$(dirname -- {path})" 2>/dev/null\n'
+
+
+def build_look_up(*, base_dir: str, key: str, names: Sequence[str], since: int) -> str:
+    """
+    Ask for every submission of a task instance: run directories, then squeue, then sacct by name.
+
+    ``since`` (seconds since 1970) bounds sacct's search, which a site's database pays for.
+    """
+    return f"""{_PLACE}
+base=$(place {quote(base_dir)})
+since=$(date --date=@{since} +%FT%T)
+frame clock 0 "$(date +%s)"
+frame base 0 "$base"
+for dir in "$base"/{key}.*; do
+  [ -d "$dir" ] || continue
+  frame "dir.${{dir##*.}}" 0 "$dir"
+  ask "age.${{dir##*.}}" stat --format=%Y -- "$dir"
+  ask "job_id.${{dir##*.}}" cat -- "$dir/{JOB_ID_FILE}"
+  ask "exit.${{dir##*.}}" cat -- "$dir/{EXIT_FILE}"
+done
+ask squeue {_squeue()} --me
+ask sacct {_sacct()} --allocations --starttime="$since" --name={quote(",".join(names))}
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogRequest:
+    """Read at most ``limit`` bytes of a file from ``offset``; negative: from the end."""
+
+    name: str
+    path: str
+    offset: int
+    limit: int
+
+
+_READ_LOG = """
+read_log() {
+  local LC_ALL=C size start take
+  size=$(stat --dereference --format=%s -- "$2" 2>/dev/null) || { frame "$1" 1 ''; return; }
+  start=$3
+  [ "$start" -ge 0 ] || { start=$((size + start)); [ "$start" -ge 0 ] || start=0; }
+  take=$((size - start))
+  [ "$take" -ge 0 ] || take=0
+  [ "$take" -le "$4" ] || take=$4
+  set -- "$1" "$2" "$size $start "
+  printf '%s %s %d %d\\n%s' "$mark" "$1" 0 "$((take + ${#3}))" "$3"
+  [ "$take" -eq 0 ] || dd if="$2" bs=65536 skip="$start" count="$take" status=none \\
+    iflag=skip_bytes,count_bytes,fullblock
+  printf '\\n'
+}
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PollRequest:
+    """What one round asks a site; empty parts cost nothing."""
+
+    queued: tuple[str, ...] = ()
+    accounted: tuple[str, ...] = ()
+    exit_records: tuple[tuple[str, str], ...] = ()
+    logs: tuple[LogRequest, ...] = ()
+    acknowledged: tuple[tuple[str, str], ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to ask."""
+        return bool(
+            self.queued or self.accounted or self.exit_records or self.logs or self.acknowledged
+        )
+
+
+def build_poll(request: PollRequest) -> str:
+    """Ask squeue, sacct, exit records and new log bytes of many jobs in one remote command."""
+    lines = ["frame clock 0 \"$(printf '%(%s)T' -1)\""]
+    lines += [f"printf '%s\\n' {quote(text)} >{quote(_join(run_dir, PROGRESS_FILE))}"
+              for run_dir, text in request.acknowledged]
+    if request.queued:
+        lines.append(f"ask squeue {_squeue()} --jobs={_id_list(request.queued)}")
+    if request.accounted:
+        lines.append(f"ask sacct {_sacct()} --jobs={_id_list(request.accounted)}")
+    lines += [f"ask {name} cat -- {quote(_join(run_dir, EXIT_FILE))}"
+              for name, run_dir in request.exit_records]
+    if request.logs:
+        lines.append(_READ_LOG)
+    lines += [f"read_log {log.name} {quote(log.path)} {log.offset} {log.limit}"
+              for log in request.logs]
+    return "\n".join(lines) + "\n"
+
+
+def build_progress(run_dir: str) -> str:
+    """Ask how far the log of a run directory was shown by an earlier watcher."""
+    return f"ask progress cat -- {quote(_join(run_dir, PROGRESS_FILE))}\n"
+
+
+def build_cancel(job_ids: Sequence[str]) -> str:
+    """Cancel jobs as scancel(1) does by default: SIGTERM, then SIGKILL after KillWait."""
+    return f"ask scancel scancel -- {words(job_ids)}\n"
+
+
+def build_read_file(path: str, limit: int) -> str:
+    """
+    Read a small file, at most ``limit`` bytes of it.
+
+    A full stop is put behind it, because bash would take the newlines off its end.
+    """
+    return (
+        f"{_PLACE}\npath=$(place {quote(path)})\n"
+        f'whole() {{ head --bytes={limit} -- "$1" && printf .; }}\n'
+        'ask resolved readlink --canonicalize-existing -- "$path" && ask file whole "$path"\n'
+    )
+
+
+def build_probe() -> str:
+    """Ask who and where we are and which Slurm answers."""
+    return """
+ask user id -un
+ask host uname -n
+frame home 0 "$HOME"
+frame path 0 "$PATH"
+ask sbatch command -v sbatch
+ask version sbatch --version
+ask config scontrol show config
+frame clock 0 "$(date +%s)"
+"""
+
+
+def _squeue() -> str:
+    return f"{_EPOCH} squeue --noheader --states=all --format={_ansi(QUEUE_FORMAT)}"
+
+
+def _sacct() -> str:
+    fields = ",".join(ACCOUNTING_FORMAT)
+    return f"{_EPOCH} sacct --noheader --parsable2 --delimiter={_SEPARATOR} --format={fields}"
+
+
+def _ansi(text: str) -> str:
+    return "$'" + text.replace(SEPARATOR, f"\\x{ord(SEPARATOR):02x}") + "'"
+
+
+def _id_list(job_ids: Iterable[str]) -> str:
+    unique = sorted(set(job_ids))
+    # squeue answers an unknown id with an error when it is the only one asked for, and leaves it
+    # out otherwise (src/squeue/squeue.c); asked for twice it is never the only one.
+    return quote(",".join([*unique, unique[0]]))
+
+
+def _join(directory: str, name: str) -> str:
+    return f"{directory.rstrip('/')}/{name}"

@@ -1,0 +1,292 @@
+"""
+Read what squeue, sacct, sbatch and scontrol print.
+
+A failed command, an answer without the job and a row are three different things: `NoAnswer`, an
+`Answer` without it, and a row.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from airflow_provider_csc.slurm.states import JobState, parse_cancelled_by, parse_state
+from airflow_provider_csc.slurm.values import parse_elapsed, parse_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from airflow_provider_csc.slurm.framing import Frame
+
+# A character that no name, reason or path holds in practice.
+SEPARATOR = "\x1f"
+
+# squeue(1), -o. The name is last, because it alone is free text.
+_QUEUE_FIELDS = ("%i", "%T", "%r", "%P", "%N", "%V", "%S", "%u", "%j")
+QUEUE_FORMAT = SEPARATOR.join(_QUEUE_FIELDS)
+
+# sacct(1), --format; every one of these exists from Slurm 20.11 on.
+ACCOUNTING_FORMAT = (
+    "JobID",
+    "State",
+    "ExitCode",
+    "Reason",
+    "Partition",
+    "NodeList",
+    "Submit",
+    "Start",
+    "End",
+    "ElapsedRaw",
+    "TotalCPU",
+    "AllocCPUS",
+    "NTasks",
+    "MaxRSS",
+    "TRESUsageInTot",
+    "ReqMem",
+    "NNodes",
+    "TimelimitRaw",
+    "Cluster",
+    "User",
+    "JobName",
+)
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[Row]):
+    """A command answered; a job that has no row here is not known to it."""
+
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NoAnswer:
+    """A command failed, so nothing is known; ``reason`` is what it said."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueRow:
+    """One job or array element as squeue shows it. Times: seconds since 1970, None if not set."""
+
+    job_id: str
+    state: JobState
+    reason: str
+    partition: str
+    nodes: str
+    submitted: int | None
+    started: int | None
+    user: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountingRow:
+    """One job (``123``), array element (``123_4``) or step (``123.batch``) as sacct shows it."""
+
+    job_id: str
+    state: JobState
+    cancelled_by: str | None
+    exit_code: int | None
+    signal: int | None
+    reason: str
+    partition: str
+    nodes: str
+    submitted: int | None
+    started: int | None
+    ended: int | None
+    elapsed_seconds: int | None
+    cpu_seconds: float | None
+    cpus: int | None
+    tasks: int | None
+    max_rss_bytes: int | None
+    total_rss_bytes: int | None
+    requested_memory: str
+    node_count: int | None
+    time_limit_minutes: int | None
+    cluster: str
+    user: str
+    name: str
+
+    @property
+    def step(self) -> str | None:
+        """The step's name (``batch``, ``extern``, ``0``), or None for the job itself."""
+        _, dot, step = self.job_id.partition(".")
+        return step if dot else None
+
+
+def parse_queue(frame: Frame) -> Answer[QueueRow] | NoAnswer:
+    """Read squeue's answer."""
+    if frame.status != 0:
+        # With a single id, squeue says so of one it does not know; that is an answer.
+        if "Invalid job id specified" in frame.text:
+            return Answer(())
+        return NoAnswer(_last_line(frame, "squeue"))
+    return Answer(tuple(_rows(frame, len(_QUEUE_FIELDS), _parse_queue_row)))
+
+
+def parse_accounting(frame: Frame) -> Answer[AccountingRow] | NoAnswer:
+    """Read sacct's answer, jobs and steps."""
+    if frame.status != 0:
+        return NoAnswer(_last_line(frame, "sacct"))
+    return Answer(tuple(_rows(frame, len(ACCOUNTING_FORMAT), _parse_accounting_row)))
+
+
+def is_without_accounting(answer: object) -> bool:
+    """Whether the site keeps no accounting at all, so that waiting for it is in vain."""
+    return isinstance(answer, NoAnswer) and "accounting storage is disabled" in answer.reason
+
+
+def _rows(frame: Frame, width: int, parse: Callable[[list[str]], Row]) -> Iterable[Row]:
+    # Lines that do not have the form are what other programs say on standard error.
+    for line in frame.data.decode(errors="replace").split("\n"):
+        fields = line.split(SEPARATOR, width - 1)
+        if len(fields) == width and _JOB_ID.match(fields[0]):
+            yield parse(fields)
+
+
+_JOB_ID = re.compile(r"\d+([_+.].*)?$")
+
+
+def _parse_queue_row(fields: list[str]) -> QueueRow:
+    job_id, state, reason, partition, nodes, submitted, started, user, name = fields
+    return QueueRow(
+        job_id=job_id,
+        state=parse_state(state),
+        reason="" if reason == "None" else reason,
+        partition=partition,
+        nodes=nodes,
+        submitted=_integer(submitted),
+        started=_integer(started),
+        user=user,
+        name=name,
+    )
+
+
+def _parse_accounting_row(fields: list[str]) -> AccountingRow:
+    row = dict(zip(ACCOUNTING_FORMAT, fields, strict=True))
+    exit_code, signal = _parse_exit_code(row["ExitCode"])
+    return AccountingRow(
+        job_id=row["JobID"],
+        state=parse_state(row["State"]),
+        cancelled_by=parse_cancelled_by(row["State"]),
+        exit_code=exit_code,
+        signal=signal,
+        reason="" if row["Reason"] == "None" else row["Reason"],
+        partition=row["Partition"],
+        nodes="" if row["NodeList"] == "None assigned" else row["NodeList"],
+        submitted=_integer(row["Submit"]),
+        started=_integer(row["Start"]),
+        ended=_integer(row["End"]),
+        elapsed_seconds=_integer(row["ElapsedRaw"]),
+        cpu_seconds=_optional(parse_elapsed, row["TotalCPU"]),
+        cpus=_integer(row["AllocCPUS"]),
+        tasks=_integer(row["NTasks"]),
+        max_rss_bytes=_optional(parse_size, row["MaxRSS"]),
+        total_rss_bytes=_optional(parse_size, _tres(row["TRESUsageInTot"], "mem")),
+        requested_memory=row["ReqMem"],
+        node_count=_integer(row["NNodes"]),
+        time_limit_minutes=_integer(row["TimelimitRaw"]),
+        cluster=row["Cluster"],
+        user=row["User"],
+        name=row["JobName"],
+    )
+
+
+def _integer(text: str) -> int | None:
+    return int(text) if text.isdecimal() else None
+
+
+Value = TypeVar("Value")
+
+
+def _optional(parse: Callable[[str], Value], text: str) -> Value | None:
+    try:
+        return parse(text) if text else None
+    except ValueError:
+        return None
+
+
+def _tres(text: str, name: str) -> str:
+    pairs = dict(item.split("=", 1) for item in text.split(",") if "=" in item)
+    return pairs.get(name, "")
+
+
+def _parse_exit_code(text: str) -> tuple[int | None, int | None]:
+    """Read sacct's ``ExitCode``, ``code:signal``."""
+    code, _, signal = text.partition(":")
+    return _integer(code), _integer(signal) or None
+
+
+def _last_line(frame: Frame, command: str) -> str:
+    lines = [line for line in frame.text.splitlines() if line.strip()]
+    return lines[-1] if lines else f"{command} failed with status {frame.status} and said nothing"
+
+
+def belongs_to(row_id: str, job_id: str) -> bool:
+    """
+    Whether a row is (an element, a step, a component of) the job asked for.
+
+    ``123_4`` also matches the row of its still pending array, ``123_[0-9%2]``.
+    """
+    if row_id == job_id or (row_id.startswith(job_id) and row_id[len(job_id)] in "_+."):
+        return True
+    base, underscore, index = job_id.partition("_")
+    pending = re.fullmatch(rf"{re.escape(base)}_\[(.*?)(%\d+)?\]", row_id)
+    return bool(underscore and pending and _holds_index(pending.group(1), int(index)))
+
+
+def _holds_index(spec: str, index: int) -> bool:
+    for part in spec.split(","):
+        bounds, _, step = part.partition(":")
+        first, _, last = bounds.partition("-")
+        if not first.isdecimal():
+            continue
+        span = range(int(first), int(last or first) + 1, int(step or 1))
+        if index in span:
+            return True
+    return False
+
+
+_SUBMITTED = re.compile(r"^(\d+)(?:;(\S+))?$", re.MULTILINE)
+
+
+def parse_job_id(text: str) -> str | None:
+    """Read ``sbatch --parsable``'s answer (``123`` or ``123;cluster``) among any warnings."""
+    found = _SUBMITTED.findall(text)
+    return found[-1][0] if found else None
+
+
+# What sbatch says when it cannot know whether the controller took the job (slurm_errno.c,
+# SLURM_COMMUNICATIONS_* and SLURM_PROTOCOL_*; the socket's own errors besides).
+_NO_VERDICT = re.compile(
+    r"timed out|Unable to contact slurm controller|Communication (connection|send|receive|shutdown)"
+    r"|Zero Bytes were transmitted|Unexpected message received|Connection (refused|reset)"
+    r"|Transport endpoint|Message receive failure|Protocol version|standby mode|Broken pipe"
+    r"|Unspecified error|Resource temporarily unavailable|temporarily unable",
+    re.IGNORECASE,
+)
+
+
+def is_submit_verdict(frame: Frame) -> bool:
+    """Whether a failed sbatch is known to have submitted nothing."""
+    killed = frame.status > 128  # noqa: PLR2004
+    return not killed and bool(frame.text) and not _NO_VERDICT.search(frame.text)
+
+
+def parse_log_paths(text: str) -> tuple[str | None, str | None]:
+    """Read StdOut and StdErr of ``scontrol --oneliner show job``."""
+    found = dict(re.findall(r" (StdOut|StdErr|StdIn)=(.*?)(?= \w+=|\s*$)", text))
+    stdout = found.get("StdOut") or None
+    return stdout, found.get("StdErr") or stdout
+
+
+def parse_log(frame: Frame) -> tuple[int, int, bytes] | None:
+    """Return size, offset and bytes of a log that was read; None where there is no such file."""
+    if frame.status != 0:
+        return None
+    size, offset, data = frame.data.split(b" ", 2)
+    return int(size), int(offset), data

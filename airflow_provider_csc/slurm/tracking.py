@@ -1,0 +1,428 @@
+"""
+Follow one waiting task's jobs from round to round: what to ask next, what to tell, when to stop.
+
+A tracker does no I/O. The poller asks it what it wants to know (`ask`, `follow_up`), hands it the
+answers (`observe`), and passes on the events.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from airflow_provider_csc.slurm.batch import parse_exit_record
+from airflow_provider_csc.slurm.commands import LogRequest, PollRequest
+from airflow_provider_csc.slurm.logtext import LineReader
+from airflow_provider_csc.slurm.output import (
+    AccountingRow,
+    Answer,
+    NoAnswer,
+    QueueRow,
+    belongs_to,
+    is_without_accounting,
+    parse_accounting,
+    parse_log,
+    parse_queue,
+)
+from airflow_provider_csc.slurm.result import JobResult, build_result
+from airflow_provider_csc.slurm.states import JobState, Phase
+from airflow_provider_csc.slurm.verdict import Evidence, judge
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from airflow_provider_csc.slurm.framing import Frame
+
+_CHUNK_BYTES = 256 * 1024
+_TAIL_BYTES = 64 * 1024
+# How long an ended job waits for its accounting row and for the end of its log (seconds).
+_SETTLE_SECONDS = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchSpec:
+    """
+    What to follow.
+
+    ``log_paths`` are stdout and, where it is another file, stderr; ``log_offsets`` the bytes of
+    them that were shown before. ``missing_seconds`` is how long squeue and sacct must both deny
+    a job before it is given up as UNKNOWN. The limits are in seconds, ``deadline`` since 1970.
+    """
+
+    job_ids: tuple[str, ...]
+    run_dir: str | None = None
+    log_paths: tuple[str, ...] = ()
+    log_offsets: tuple[int, ...] = ()
+    log_limit_bytes: int = 10 * 1024 * 1024
+    missing_seconds: int = 600
+    queue_timeout: float | None = None
+    run_timeout: float | None = None
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogLines:
+    """Lines the job wrote."""
+
+    lines: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something a reader of the task log should know; ``level`` as in `logging`."""
+
+    text: str
+    level: int = logging.INFO
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Every job has ended, with evidence."""
+
+    results: list[JobResult]
+
+
+Event = LogLines | Note | Ended
+
+
+class Answers:
+    """One answer of a site, read once for all the trackers it serves."""
+
+    def __init__(self, frames: Mapping[str, Frame]) -> None:
+        self.clock = int(frames["clock"].text)
+        self.frames = frames
+        self.queue = parse_queue(frames["squeue"]) if "squeue" in frames else None
+        self.accounting = parse_accounting(frames["sacct"]) if "sacct" in frames else None
+        self._queue_index = _index(self.queue)
+        self._accounting_index = _index(self.accounting)
+
+    def queue_of(self, job_id: str) -> Answer[QueueRow]:
+        """Return squeue's rows of one job; it must have answered."""
+        return Answer(_select(self._queue_index, job_id))
+
+    def accounting_of(self, job_id: str) -> Answer[AccountingRow] | NoAnswer | None:
+        """Return sacct's rows of one job and its steps, or that it was not asked or not heard."""
+        if not isinstance(self.accounting, Answer):
+            return self.accounting
+        return Answer(_select(self._accounting_index, job_id))
+
+
+Row = TypeVar("Row", QueueRow, AccountingRow)
+_BASE_ID = re.compile(r"\d+")
+
+
+def _index(answer: Answer[Row] | NoAnswer | None) -> dict[str, list[Row]]:
+    index: dict[str, list[Row]] = {}
+    for row in answer.rows if isinstance(answer, Answer) else ():
+        index.setdefault(_base_of(row.job_id), []).append(row)
+    return index
+
+
+def _base_of(job_id: str) -> str:
+    found = _BASE_ID.match(job_id)
+    return found.group() if found else job_id
+
+
+def _select(index: dict[str, list[Row]], job_id: str) -> tuple[Row, ...]:
+    rows: Sequence[Row] = index.get(_base_of(job_id), ())
+    return tuple(row for row in rows if belongs_to(row.job_id, job_id))
+
+
+@dataclass(slots=True)
+class _Job:
+    """What is known of one job so far."""
+
+    job_id: str
+    queue: Answer[QueueRow] | None = None
+    accounting: Answer[AccountingRow] | NoAnswer | None = None
+    shown: tuple[str, str] | None = None
+    settling_since: int | None = None
+    result: JobResult | None = None
+
+
+@dataclass(slots=True)
+class _Log:
+    """One log file and how far it was read."""
+
+    path: str
+    offset: int
+    line_offset: int
+    reader: LineReader = field(default_factory=LineReader)
+    size: int | None = None
+    shown_bytes: int = 0
+    is_capped: bool = False
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether all there is was read."""
+        return self.size is None or self.offset >= self.size or self.is_capped
+
+
+class JobTracker:
+    """Follow the jobs of one `WatchSpec`; ``name`` makes its frames unique in an answer."""
+
+    def __init__(self, name: str, spec: WatchSpec) -> None:
+        self.spec = spec
+        self._name = name
+        self._jobs = [_Job(job_id) for job_id in spec.job_ids]
+        offsets = [*spec.log_offsets, *[0] * len(spec.log_paths)]
+        self._logs = [
+            _Log(path, offset, offset) for path, offset in zip(spec.log_paths, offsets, strict=False)
+        ]
+        self._parked: str | None = None
+        self._clock: int | None = None
+        self._acknowledged = self._confirmed = self.offsets
+        self.limit: str | None = None
+
+    @property
+    def is_settling(self) -> bool:
+        """Whether some job is over for squeue, so that the other sources must be asked."""
+        return any(job.settling_since is not None for job in self._open)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every job has its result."""
+        return not self._open
+
+    @property
+    def jobs_to_cancel(self) -> list[str]:
+        """The jobs that a limit of the task wants gone and that are still there."""
+        return [job.job_id for job in self._open if self._is_live(job)] if self.limit else []
+
+    @property
+    def _open(self) -> list[_Job]:
+        return [job for job in self._jobs if job.result is None]
+
+    @property
+    def has_more_log(self) -> bool:
+        """Whether more of a log is known to exist than was read."""
+        return not all(log.is_drained for log in self._logs)
+
+    @property
+    def offsets(self) -> str:
+        """How far the logs were read, in whole lines; what `confirm` takes."""
+        return " ".join(str(log.line_offset) for log in self._logs)
+
+    def confirm(self, offsets: str) -> None:
+        """Note that all lines up to here reached the task's log."""
+        self._confirmed = offsets
+
+    def ask(self) -> PollRequest:
+        """Return what a regular round asks: squeue, and the logs of what runs."""
+        running = any(job.shown and job.shown[0] == Phase.RUNNING.value for job in self._open)
+        return PollRequest(
+            queued=tuple(job.job_id for job in self._open),
+            logs=self._log_requests() if running else (),
+        )
+
+    def follow_up(self) -> PollRequest:
+        """Return what must be asked of jobs that squeue showed as ended, or not at all."""
+        over = tuple(job.job_id for job in self._open if job.settling_since is not None)
+        return PollRequest(
+            queued=tuple(job.job_id for job in self._open),
+            accounted=over,
+            exit_records=((self._exit_name, self.spec.run_dir),) if self.spec.run_dir else (),
+            logs=self._log_requests(),
+        )
+
+    def acknowledge(self) -> tuple[tuple[str, str], ...]:
+        """Return what to write down about how far the log was shown, where that has changed."""
+        if not self.spec.run_dir or self._confirmed == self._acknowledged:
+            return ()
+        self._acknowledged = self._confirmed
+        return ((self.spec.run_dir, self._confirmed),)
+
+    @property
+    def _exit_name(self) -> str:
+        return f"{self._name}.exit"
+
+    def observe(self, answers: Answers) -> list[Event]:
+        """Take in one answer of the site and return what follows from it."""
+        self._clock = answers.clock
+        lines = self._read_logs(answers.frames)
+        if isinstance(answers.queue, NoAnswer):
+            return [*lines, *self.park(f"squeue gave no answer: {answers.queue.reason}")]
+        events = self._resume()
+        if answers.queue is not None:
+            events += self._observe_queue(answers)
+        events += lines
+        if answers.accounting is not None:
+            events += self._settle(answers)
+        return [*events, *self._check_limits()]
+
+    def park(self, reason: str) -> list[Event]:
+        """Note that the site gave no answer; said once, however long it lasts."""
+        if self._parked is not None:
+            return []
+        self._parked = reason
+        waits = "The task waits without a limit and uses up no retry; the job is not affected."
+        return [Note(f"No answer from the site: {reason} {waits}", logging.WARNING)]
+
+    def _resume(self) -> list[Event]:
+        if self._parked is None:
+            return []
+        self._parked = None
+        return [Note("The site answers again.")]
+
+    def _observe_queue(self, answers: Answers) -> list[Event]:
+        events: list[Event] = []
+        for job in self._open:
+            job.queue = answers.queue_of(job.job_id)
+            if self._is_live(job):
+                job.settling_since = None
+                job.accounting = None
+                events += _describe_change(job)
+            elif job.settling_since is None:
+                job.settling_since = self._clock
+        return events
+
+    @staticmethod
+    def _is_live(job: _Job) -> bool:
+        return job.queue is not None and any(not row.state.is_final for row in job.queue.rows)
+
+    def _check_limits(self) -> list[Event]:
+        if self.limit is not None or self._clock is None:
+            return []
+        for name, since, seconds in self._limits():
+            if seconds is not None and since is not None and self._clock - since > seconds:
+                self.limit = name
+                return [
+                    Note(f"{name} of {seconds:.0f} s is reached; cancelling.", logging.WARNING)
+                ]
+        return []
+
+    def _limits(self) -> list[tuple[str, float | None, float | None]]:
+        rows = [row for job in self._open if job.queue for row in job.queue.rows]
+        queued = [row.submitted for row in rows if row.state.phase is Phase.QUEUED]
+        running = [row.started for row in rows if row.state.phase is Phase.RUNNING]
+        return [
+            ("queue_timeout", _earliest(queued), self.spec.queue_timeout),
+            ("timeout", _earliest(running), self.spec.run_timeout),
+            ("execution_timeout", self.spec.deadline, 0 if self.spec.deadline else None),
+        ]
+
+    def _log_requests(self) -> tuple[LogRequest, ...]:
+        return tuple(
+            LogRequest(
+                name=f"{self._name}.log{number}",
+                path=log.path,
+                offset=log.offset,
+                limit=_CHUNK_BYTES,
+            )
+            for number, log in enumerate(self._logs)
+            if not log.is_capped
+        )
+
+    def _read_logs(self, frames: Mapping[str, Frame]) -> list[Event]:
+        lines: list[str] = []
+        for number, log in enumerate(self._logs):
+            frame = frames.get(f"{self._name}.log{number}")
+            answer = parse_log(frame) if frame else None
+            if answer is not None:
+                lines += self._take_log(log, *answer)
+        return [LogLines(lines)] if lines else []
+
+    def _take_log(self, log: _Log, size: int, offset: int, data: bytes) -> list[str]:
+        if size < log.offset:
+            log.offset = 0  # It was truncated, as when a requeued job opens it anew.
+            return [f"[{log.path} was truncated; reading it from its beginning]"]
+        log.size, log.offset = size, offset + len(data)
+        log.line_offset = _after_last_line(log, offset, data)
+        log.shown_bytes += len(data)
+        lines = log.reader.feed(data)
+        if log.shown_bytes >= self.spec.log_limit_bytes and log.offset < size:
+            log.is_capped = True
+            lines += log.reader.flush()
+            lines.append(f"[not shown: the rest of {log.path}, of which {size} bytes exist so far]")
+        return lines
+
+    def _settle(self, answers: Answers) -> list[Event]:
+        frame = answers.frames.get(self._exit_name)
+        record = parse_exit_record(frame.data) if frame else None
+        for job in self._open:
+            if job.settling_since is None:
+                continue
+            job.accounting = answers.accounting_of(job.job_id)
+            own = record if record and record.job_id == job.job_id else None
+            evidence = Evidence(queue=job.queue, accounting=job.accounting, exit_record=own)
+            if self._is_settled(job, evidence):
+                job.result = self._build_result(job, evidence)
+        return [*self._explain_wait(answers.accounting), *self._end()]
+
+    def _is_settled(self, job: _Job, evidence: Evidence) -> bool:
+        waited = (self._clock or 0) - (job.settling_since or 0)
+        if judge(evidence).is_final:
+            accounted = isinstance(job.accounting, Answer) and judge(
+                Evidence(accounting=job.accounting)
+            ).is_final
+            whole = accounted or is_without_accounting(job.accounting)
+            drained = all(log.is_drained for log in self._logs)
+            return drained and (whole or waited >= _SETTLE_SECONDS)
+        return evidence.is_denied and waited >= self.spec.missing_seconds
+
+    def _explain_wait(
+        self, accounting: Answer[AccountingRow] | NoAnswer | None
+    ) -> list[Event]:
+        """Park when a job is over for squeue, and the source that knows how is away."""
+        stuck = any(
+            job.settling_since is not None
+            and (self._clock or 0) - job.settling_since >= _SETTLE_SECONDS
+            for job in self._open
+        )
+        if stuck and isinstance(accounting, NoAnswer):
+            return self.park(f"sacct gave no answer: {accounting.reason}")
+        return []
+
+    def _build_result(self, job: _Job, evidence: Evidence) -> JobResult:
+        paths = [log.path for log in self._logs]
+        return build_result(
+            job.job_id,
+            evidence,
+            run_dir=self.spec.run_dir,
+            stdout_path=paths[0] if paths else None,
+            stderr_path=paths[-1] if paths else None,
+            limit=self.limit,
+        )
+
+    def _end(self) -> list[Event]:
+        if not self.is_done:
+            return []
+        rest = [line for log in self._logs for line in log.reader.flush()]
+        ended = Ended([job.result for job in self._jobs if job.result is not None])
+        return [LogLines(rest), ended] if rest else [ended]
+
+
+def _after_last_line(log: _Log, offset: int, data: bytes) -> int:
+    newline = data.rfind(b"\n")
+    if newline >= 0:
+        return offset + newline + 1
+    return log.line_offset if log.offset - log.line_offset < _TAIL_BYTES else log.offset
+
+
+def _earliest(times: list[int | None]) -> int | None:
+    return min((time for time in times if time), default=None)
+
+
+def _describe_change(job: _Job) -> list[Event]:
+    rows = job.queue.rows if job.queue else ()
+    row = min(
+        (row for row in rows if not row.state.is_final),
+        key=lambda each: each.state.phase is not Phase.RUNNING,
+    )
+    # A state's name alone would say "still PENDING" again for each element of an array.
+    detail = row.reason if row.state.phase is Phase.QUEUED else row.nodes
+    seen = (row.state.phase.value, f"{row.state.name} {detail}")
+    if job.shown == seen:
+        return []
+    job.shown = seen
+    return [Note(_describe_row(job.job_id, row.state, row, detail))]
+
+
+def _describe_row(job_id: str, state: JobState, row: QueueRow, detail: str) -> str:
+    where = f"in partition {row.partition}"
+    about = f" ({detail})" if detail else ""
+    if state.phase is Phase.RUNNING and detail:
+        about = f" on {detail}"
+    return f"Job {job_id} is {state.name}{about} {where}: it {state.meaning}."

@@ -1,0 +1,91 @@
+"""What a client needs of a way to a site, and the settings that describe one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandResult:
+    """A command that ran to its end; its exit status is known, whatever it is."""
+
+    exit_status: int
+    stdout: bytes
+    stderr: bytes
+
+
+class Transport(Protocol):
+    """Runs one command at a time on a log-in node; keeps no state between two of them."""
+
+    async def run(self, command: str, *, stdin: bytes, timeout: float) -> CommandResult:
+        """
+        Run a command and return its output.
+
+        :raises TransportError: when the answer is not complete; what the command did is unknown.
+        """
+
+    async def close(self) -> None:
+        """Release the connection; the next `run` opens a new one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hop:
+    """One host to log in to: a jump host, or the log-in node itself."""
+
+    host: str
+    port: int = 22
+    username: str | None = None
+
+    def __str__(self) -> str:
+        user = f"{self.username}@" if self.username else ""
+        return f"{user}{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Secret:
+    """Text that must not be printed by accident."""
+
+    value: str
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    __str__ = __repr__
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SshSettings:
+    """
+    How to log in by SSH.
+
+    Key and certificate are each given as a file on this machine or as text. ``known_hosts`` is a
+    file or the lines of one, ``host_key`` one public key; without either, ``~/.ssh/known_hosts``
+    is used. Two equal settings share a connection.
+    """
+
+    target: Hop
+    jump_hosts: tuple[Hop, ...] = ()
+    key_file: str | None = None
+    private_key: Secret | None = None
+    passphrase: Secret | None = None
+    password: Secret | None = None
+    certificate_file: str | None = None
+    certificate: str | None = None
+    known_hosts: str | None = None
+    host_key: str | None = None
+    no_host_key_check: bool = False
+    connect_timeout: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteSettings:
+    """A Slurm site as its connection describes it. Times in seconds."""
+
+    ssh: SshSettings
+    account: str | None = None
+    partition: str | None = None
+    time: str | None = None
+    work_dir: str = "~/airflow-runs"
+    login_setup: str = ""
+    poll_interval_floor: float = 5.0

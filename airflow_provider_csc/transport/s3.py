@@ -1,0 +1,85 @@
+"""The one place that reads botocore's exceptions."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import TYPE_CHECKING
+
+from botocore import exceptions as boto  # noqa: TID253 - this file exists to know botocore
+
+from airflow_provider_csc.allas.faults import explain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def describe_failure(error: Exception, endpoint_url: str) -> str:
+    """Say in one line what failed between us and the object store, and what to do about it."""
+    host = endpoint_url.partition("://")[2]
+    match error:
+        case boto.ClientError():
+            return f"{endpoint_url} answered {_read_answer(error)}"
+        case boto.NoCredentialsError() | boto.PartialCredentialsError():
+            return "No access key and secret key were found. Enter both in the connection."
+        case boto.HTTPClientError() | boto.ConnectionError():
+            return _describe_connection(error, endpoint_url, host)
+        case _:
+            return f"{endpoint_url}: {error}"
+
+
+def _read_answer(error: boto.ClientError) -> str:
+    answer = error.response.get("Error", {})
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return explain(answer.get("Code", "Unknown"), answer.get("Message", ""), status)
+
+
+def _describe_connection(error: Exception, endpoint_url: str, host: str) -> str:
+    match error:
+        case boto.ConnectTimeoutError():
+            return f"No connection to {host} in time. A firewall may drop it; check host and port."
+        case boto.ReadTimeoutError():
+            return f"{endpoint_url} took the connection but gave no answer in time. Try later."
+        case boto.ProxyConnectionError():
+            return f"The proxy on the way to {host} refused. Check HTTPS_PROXY and NO_PROXY."
+        case _:
+            said = filter(None, (_describe_cause(cause, host) for cause in _walk_causes(error)))
+            return next(said, f"The connection to {endpoint_url} failed: {error}")
+
+
+def _describe_cause(cause: BaseException, host: str) -> str | None:
+    match cause:
+        case socket.gaierror():
+            return f"The name of {host} is not known (DNS: {cause.strerror}). Check the URL."
+        case ConnectionRefusedError():
+            return f"{host} refused the connection. Check host and port, and that it runs."
+        case ssl.SSLCertVerificationError():
+            return (
+                f"The certificate of {host} is not trusted ({cause.verify_message}). "
+                "Enter the CA that signed it as CA bundle, or correct the host name."
+            )
+        case ssl.SSLError():
+            return f"{host} does not speak TLS ({cause.reason}). Should the URL begin with http://?"
+        case _:
+            return None
+
+
+def _walk_causes(error: BaseException) -> Iterator[BaseException]:
+    """
+    Walk to the system's own error, which tells DNS from refusal from TLS.
+
+    botocore keeps urllib3's exception as ``kwargs["error"]``, urllib3 the system's as cause,
+    ``reason`` or argument.
+    """
+    seen: set[int] = set()
+    waiting: list[object] = [error]
+    while waiting:
+        current = waiting.pop(0)
+        if not isinstance(current, BaseException) or id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        kwargs = getattr(current, "kwargs", None)
+        waiting += [current.__cause__, current.__context__, getattr(current, "reason", None)]
+        waiting += [kwargs.get("error")] if isinstance(kwargs, dict) else []
+        waiting += current.args
