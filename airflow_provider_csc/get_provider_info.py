@@ -1,0 +1,252 @@
+"""
+What Airflow reads about this package in every process; imports nothing.
+
+The connection forms below are their only description. Airflow 3.2 and later read them from here
+(``conn-fields``, ``ui-field-behaviour``); Airflow 3.1 asks the hook classes, which answer from here
+through :mod:`airflow_provider_csc.hooks._forms`.
+
+A field's ``schema`` is JSON schema as Airflow's page draws it (read in 3.1.0 and 3.3.2): ``null``
+beside the type makes it optional, ``enum`` a select, ``boolean`` a check box, the formats
+``password`` and ``multiline`` a masked input and a text area, and ``examples`` the values offered
+while typing; extra fields have no placeholder. A key text is ``multiline`` because a masked input
+is a single line, in which a browser drops the line ends a key needs; Airflow masks it by its name
+when it shows the connection again. (3.1 masks no extra field while one types.)
+"""
+
+from __future__ import annotations
+
+
+def get_provider_info() -> dict[str, object]:
+    """Describe this provider in the form of Airflow's ``provider_info.schema.json``."""
+    return {
+        "package-name": "airflow-provider-csc",
+        "name": "CSC",
+        "description": (
+            "Run jobs on Slurm supercomputers such as Roihu and LUMI, with their data in Allas "
+            "or any other Ceph object store."
+        ),
+        "integrations": [
+            {
+                "integration-name": "Slurm",
+                "external-doc-url": "https://slurm.schedmd.com/",
+                "tags": ["service"],
+            },
+            {
+                "integration-name": "Allas",
+                "external-doc-url": "https://docs.csc.fi/data/Allas/",
+                "tags": ["service"],
+            },
+        ],
+        "hooks": [_modules("Slurm", "hooks.slurm"), _modules("Allas", "hooks.allas")],
+        "operators": [_modules("Slurm", "operators.slurm")],
+        "sensors": [_modules("Slurm", "sensors.slurm")],
+        "triggers": [_modules("Slurm", "triggers.slurm")],
+        "connection-types": [SLURM_CONNECTION, ALLAS_CONNECTION],
+        "extra-links": ["airflow_provider_csc.links.slurm.SlurmJobLink"],
+        "config": {"csc": CONFIG_SECTION},
+    }
+
+
+def _modules(integration: str, module: str) -> dict[str, object]:
+    return {
+        "integration-name": integration,
+        "python-modules": [f"airflow_provider_csc.{module}"],
+    }
+
+
+def _field(label: str, description: str, **schema: object) -> dict[str, object]:
+    return {"label": label, "description": description, "schema": schema}
+
+
+def _text(label: str, description: str, *examples: str) -> dict[str, object]:
+    offered = {"examples": list(examples)} if examples else {}
+    return _field(label, description, type=["string", "null"], **offered)
+
+
+def _text_area(label: str, description: str) -> dict[str, object]:
+    return _field(label, description, type=["string", "null"], format="multiline")
+
+
+def _secret(label: str, description: str) -> dict[str, object]:
+    return _field(label, description, type=["string", "null"], format="password")
+
+
+def _seconds(label: str, description: str) -> dict[str, object]:
+    return _field(label, description, type=["integer", "null"], minimum=1)
+
+
+def _check_box(label: str, description: str) -> dict[str, object]:
+    return _field(label, description, type=["boolean", "null"], default=False)
+
+
+def _choice(label: str, description: str, *values: str) -> dict[str, object]:
+    return _field(label, description, type=["string", "null"], enum=list(values))
+
+
+SLURM_CONNECTION: dict[str, object] = {
+    "connection-type": "slurm",
+    "hook-class-name": "airflow_provider_csc.hooks.slurm.SlurmHook",
+    "hook-name": "Slurm",
+    "ui-field-behaviour": {
+        "hidden-fields": ["schema", "password"],
+        "relabeling": {"host": "Log-in node", "login": "User name"},
+        "placeholders": {"host": "roihu-cpu.csc.fi", "port": "22", "login": "your CSC user name"},
+    },
+    "conn-fields": {
+        "key_file": _text(
+            "Private key file",
+            "Path of the SSH private key where tasks run (workers and triggerer). "
+            "A certificate beside it, named <key>-cert.pub, is used with it.",
+            "~/.ssh/id_ed25519",
+        ),
+        "private_key": _text_area(
+            "Private key text",
+            "The SSH private key itself, all its lines, instead of a file. "
+            "Shown while you paste it, masked ever after.",
+        ),
+        "private_key_passphrase": _secret(
+            "Private key passphrase", "Opens the private key, be it a file or a text."
+        ),
+        "certificate_file": _text(
+            "Certificate file",
+            "Path of the signed SSH user certificate where tasks run, when it does not lie "
+            "beside the key. Roihu accepts a key only with a certificate, valid for 24 hours.",
+            "~/.ssh/id_ed25519-cert.pub",
+        ),
+        "certificate": _text_area(
+            "Certificate text", "The signed SSH user certificate itself, instead of a file."
+        ),
+        "known_hosts": _text_area(
+            "Known hosts",
+            "Path of a known_hosts file where tasks run, or its lines themselves "
+            "(from ssh-keyscan, checked against the site's published fingerprints).",
+        ),
+        "host_key": _text(
+            "Host key",
+            "The log-in node's public host key, as one line, instead of known hosts.",
+            "ssh-ed25519 AAAA…",
+        ),
+        "no_host_key_check": _check_box(
+            "Do not check the host key",
+            "Insecure: whoever answers at this address is trusted. For throw-away clusters only.",
+        ),
+        "jump_hosts": _text(
+            "Jump hosts",
+            "Hosts to pass on the way, first hop first: user@host:port, separated by commas.",
+            "me@gateway.example.org:22",
+        ),
+        "account": _text(
+            "Account",
+            "Project that jobs are billed to, unless a task names its own (sbatch --account).",
+            "project_2001234",
+        ),
+        "partition": _text(
+            "Partition",
+            "Where jobs run, unless a task names its own (sbatch --partition).",
+            "small",
+            "test",
+        ),
+        "time": _text(
+            "Time limit",
+            "Longest run of a job, unless a task sets its own (sbatch --time).",
+            "00:30:00",
+            "1-00:00:00",
+        ),
+        "work_dir": _text(
+            "Work directory",
+            "Directory on the cluster under which each job gets its run directory; the compute "
+            "nodes must see it too. Default: ~/airflow-runs.",
+            "/scratch/project_2001234/airflow-runs",
+        ),
+        "login_setup": _text_area(
+            "Log-in set-up",
+            "Shell lines run before each command on the log-in node, for example "
+            "export PATH=/opt/slurm/bin:$PATH",
+        ),
+        "poll_interval_floor": _seconds(
+            "Shortest poll interval",
+            "Seconds. This site is never asked more often than that, whatever tasks wish. "
+            "Default: 5.",
+        ),
+        "connect_timeout": _seconds(
+            "Connect timeout",
+            "Seconds allowed for reaching the log-in node and logging in. Default: 30.",
+        ),
+    },
+}
+
+ALLAS_CONNECTION: dict[str, object] = {
+    "connection-type": "allas",
+    "hook-class-name": "airflow_provider_csc.hooks.allas.AllasHook",
+    "hook-name": "Allas (S3)",
+    "ui-field-behaviour": {
+        "hidden-fields": ["host", "port", "schema"],
+        "relabeling": {"login": "Access key", "password": "Secret key"},
+        "placeholders": {
+            "login": "from: openstack ec2 credentials create",
+            "password": "the secret that belongs to it",
+        },
+    },
+    "conn-fields": {
+        "endpoint": _choice(
+            "Object store",
+            "allas (https://a3s.fi, the default), lumi-o (https://lumidata.eu), "
+            "or custom with its URL below.",
+            "allas",
+            "lumi-o",
+            "custom",
+        ),
+        "endpoint_url": _text(
+            "Endpoint URL",
+            "URL of another Ceph or S3 service; only with the object store custom.",
+            "https://s3.example.org",
+        ),
+        "bucket_name": _text(
+            "Default bucket",
+            "Bucket for calls that name none. Names are shared by all of Allas: "
+            "put your project number in.",
+            "2001234-airflow",
+        ),
+        "project": _text(
+            "Project",
+            "Project the keys belong to; named in messages, so that a wrong key is found sooner.",
+            "project_2001234",
+        ),
+        "region_name": _text(
+            "Region",
+            "Only for a service that checks it; Allas and LUMI-O do not.",
+            "us-east-1",
+        ),
+        "addressing_style": _choice(
+            "Addressing",
+            "path (https://host/bucket, the default, works everywhere), "
+            "virtual (https://bucket.host), or auto (the client decides).",
+            "path",
+            "virtual",
+            "auto",
+        ),
+        "ca_bundle": _text(
+            "CA bundle",
+            "Path, where tasks run, of the certificates that vouch for the endpoint, "
+            "when its certificate is not publicly trusted.",
+            "/etc/ssl/certs/ca-certificates.crt",
+        ),
+    },
+}
+
+CONFIG_SECTION: dict[str, object] = {
+    "description": "Settings of the CSC provider (Slurm and Allas).",
+    "options": {
+        "deployment": {
+            "description": (
+                "Name of this Airflow deployment; part of the token by which a job finds its "
+                "task. Set it when two deployments with equal [api] base_url submit as the same "
+                "cluster user."
+            ),
+            "version_added": "0.1.0",
+            "type": "string",
+            "example": "production",
+            "default": "",
+        },
+    },
+}
