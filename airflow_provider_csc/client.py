@@ -24,7 +24,6 @@ from airflow_provider_csc.slurm.commands import (
     build_look_up,
     build_poll,
     build_probe,
-    build_progress,
     build_read_file,
     build_submit,
 )
@@ -110,7 +109,7 @@ class SlurmClient:
             host=frames["host"].text,
             home=frames["home"].text,
             path=frames["path"].text,
-            version=frames["version"].text.removeprefix("slurm ").strip() if found else None,
+            version=_version(frames["version"].text) if found else None,
             cluster=cluster.group(1) if found and cluster else None,
             problem="" if config.status == 0 else config.text,
         )
@@ -140,12 +139,6 @@ class SlurmClient:
             raise ConfigError(
                 f"{field}: {path!r} is not a text file in UTF-8.", field=field, value=path
             ) from error
-
-    async def read_progress(self, run_dir: str) -> tuple[int, ...]:
-        """Return how many bytes of its log files an earlier watcher of a job has shown."""
-        answer = (await self.ask(build_progress(run_dir)))["progress"]
-        words = answer.text.split() if answer.status == 0 else []
-        return tuple(int(word) for word in words if word.isdecimal())
 
     async def cancel(self, job_ids: Sequence[str]) -> None:
         """
@@ -268,6 +261,11 @@ class SlurmClient:
             "submits.",
             run_dir=unclear.run_dir,
         )
+
+
+def _version(text: str) -> str:
+    """Read ``slurm 23.11.4`` and Debian's ``slurm-wlm 22.05.8``."""
+    return text.split()[-1] if text else ""
 
 
 def _adopt(previous: Previous) -> Submission:

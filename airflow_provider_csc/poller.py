@@ -178,14 +178,13 @@ class SitePoller:
             watcher.deliver(watcher.tracker.observe(answers))
 
     async def _follow_up(self, watchers: list[_Watcher]) -> None:
-        """Ask the other sources about jobs that squeue showed as over, and read their logs out."""
+        """Read the first lines of what started; hear all sources about what is over."""
         for _ in range(_MAX_FOLLOW_UPS):
-            over = [one for one in watchers if one.tracker.is_settling]
-            if not over:
+            eager = [one for one in watchers if one.tracker.is_settling or one.tracker.is_starting]
+            if not eager:
                 return
-            await self._ask(over, [watcher.tracker.follow_up() for watcher in over])
-            if not any(one.tracker.has_more_log and not one.tracker.is_done for one in over):
-                return
+            await self._ask(eager, [watcher.tracker.follow_up() for watcher in eager])
+            watchers = [one for one in eager if one.tracker.is_settling and one.tracker.has_more_log]
 
     async def _cancel(self, watchers: list[_Watcher]) -> None:
         for watcher in watchers:
@@ -215,6 +214,7 @@ def merge(requests: Iterable[PollRequest]) -> PollRequest:
         queued=tuple(job for part in parts for job in part.queued),
         accounted=tuple(job for part in parts for job in part.accounted),
         exit_records=tuple(record for part in parts for record in part.exit_records),
+        progress=tuple(pair for part in parts for pair in part.progress),
         logs=tuple(log for part in parts for log in part.logs),
         acknowledged=tuple(pair for part in parts for pair in part.acknowledged),
     )

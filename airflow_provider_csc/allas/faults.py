@@ -45,7 +45,7 @@ def explain(code: str, message: str = "", status: int | None = None) -> str:
     remedy = REMEDIES.get(code)
     if remedy is not None:
         return f"{code}: {remedy}"
-    words = f"{code}: {message}" if message and message != code else code
-    if status is not None and code == str(status):
+    if code in ("", str(status)):
+        words = f"{status}: {message}" if message and message != code else str(status)
         return f"HTTP status {words}, which is no answer of an S3 service. Check the endpoint URL."
-    return words
+    return f"{code}: {message}" if message else code

@@ -75,7 +75,7 @@ child=$!
 interrupted=1
 while [ -n "$interrupted" ]; do
   interrupted=
-  wait "$child"
+  wait "$child" 2>/dev/null
   status=$?
 done
 finish "$status"

@@ -7,7 +7,7 @@ bash, coreutils and Slurm's own commands, and leave nothing running.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from airflow_provider_csc.slurm.batch import (
@@ -66,7 +66,7 @@ submit() {
   ask sbatch send "${options[@]}" "$run_dir/BATCH" "$run_dir" || return
   id=$(grep -E '^[0-9]+(;|$)' <<<"$answer" | tail -n 1)
   ask record put "$run_dir/JOB_ID" "$id"
-  [ -n "$own_output" ] && return
+  [ -n "$asks_paths" ] || return
   ask paths scontrol --oneliner show job "${id%%;*}"
   printf '\\n%s\\n' "$answer" >>"$run_dir/JOB_ID"
 }
@@ -86,8 +86,8 @@ class SubmitRequest:
     Everything one submission consists of.
 
     ``base_dir`` and ``work_dir`` are absolute or begin with ``~``; without ``work_dir`` the job
-    runs in its run directory. ``own_output`` says that the log goes into the run directory because
-    the user named no other place.
+    runs in its run directory. With ``own_output`` the log goes into the run directory, because the
+    user named no other place; with ``asks_paths`` Slurm is asked where output or error go.
     """
 
     token: str
@@ -97,6 +97,7 @@ class SubmitRequest:
     batch: str
     options: tuple[str, ...]
     own_output: bool
+    asks_paths: bool
 
 
 def build_submit(request: SubmitRequest) -> str:
@@ -107,6 +108,7 @@ def build_submit(request: SubmitRequest) -> str:
             "token": request.token,
             "work_dir": request.work_dir or "",
             "own_output": "1" if request.own_output else "",
+            "asks_paths": "1" if request.asks_paths else "",
             "script": request.script,
             "batch": request.batch,
         }
@@ -179,37 +181,33 @@ class PollRequest:
     queued: tuple[str, ...] = ()
     accounted: tuple[str, ...] = ()
     exit_records: tuple[tuple[str, str], ...] = ()
+    progress: tuple[tuple[str, str], ...] = ()
     logs: tuple[LogRequest, ...] = ()
     acknowledged: tuple[tuple[str, str], ...] = ()
 
     def __bool__(self) -> bool:
         """Whether there is anything to ask."""
-        return bool(
-            self.queued or self.accounted or self.exit_records or self.logs or self.acknowledged
-        )
+        return any(getattr(self, field.name) for field in fields(self))
 
 
 def build_poll(request: PollRequest) -> str:
     """Ask squeue, sacct, exit records and new log bytes of many jobs in one remote command."""
     lines = ["frame clock 0 \"$(printf '%(%s)T' -1)\""]
-    lines += [f"printf '%s\\n' {quote(text)} >{quote(_join(run_dir, PROGRESS_FILE))}"
-              for run_dir, text in request.acknowledged]
+    for run_dir, text in request.acknowledged:
+        lines.append(f"printf '%s\\n' {quote(text)} >{quote(_join(run_dir, PROGRESS_FILE))}")
     if request.queued:
         lines.append(f"ask squeue {_squeue()} --jobs={_id_list(request.queued)}")
     if request.accounted:
         lines.append(f"ask sacct {_sacct()} --jobs={_id_list(request.accounted)}")
-    lines += [f"ask {name} cat -- {quote(_join(run_dir, EXIT_FILE))}"
-              for name, run_dir in request.exit_records]
+    for name, run_dir in request.exit_records:
+        lines.append(f"ask {name} cat -- {quote(_join(run_dir, EXIT_FILE))}")
+    for name, run_dir in request.progress:
+        lines.append(f"ask {name} cat -- {quote(_join(run_dir, PROGRESS_FILE))}")
     if request.logs:
         lines.append(_READ_LOG)
-    lines += [f"read_log {log.name} {quote(log.path)} {log.offset} {log.limit}"
-              for log in request.logs]
+    for log in request.logs:
+        lines.append(f"read_log {log.name} {quote(log.path)} {log.offset} {log.limit}")
     return "\n".join(lines) + "\n"
-
-
-def build_progress(run_dir: str) -> str:
-    """Ask how far the log of a run directory was shown by an earlier watcher."""
-    return f"ask progress cat -- {quote(_join(run_dir, PROGRESS_FILE))}\n"
 
 
 def build_cancel(job_ids: Sequence[str]) -> str:

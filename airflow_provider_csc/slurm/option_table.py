@@ -217,25 +217,25 @@ SHORT_FORMS = {option.short: option.name for option in OPTIONS.values() if optio
 # Second names that sbatch reads and its manual leaves out.
 ALIASES = {"cluster": "clusters", "tasks-per-node": "ntasks-per-node"}
 
-_PRINTS_ONLY = "it makes sbatch print and submit nothing. Leave it out"
-_OUR_OUTPUT = "it changes what sbatch prints, which is read here. Leave it out"
+_PRINTS_ONLY = ("it makes sbatch print and submit nothing", "Leave it out.")
+_OUR_OUTPUT = ("it changes what sbatch prints, which is read here", "Leave it out.")
 
 # Why an option is not the user's to set, and what to do instead.
 RESERVED = {
     "autocomplete": _PRINTS_ONLY,
-    "chdir": "the job's directory is a parameter of its own. Use `work_dir`",
-    "clusters": "a connection stands for one cluster. Use one connection for each",
-    "external": "it submits a job that has no script. Leave it out",
+    "chdir": ("the job's directory is a parameter of its own", "Use `work_dir`."),
+    "clusters": ("a connection stands for one cluster", "Use one connection for each."),
+    "external": ("it submits a job that has no script", "Leave it out."),
     "help": _PRINTS_ONLY,
-    "job-name": "the job's name also carries the mark by which it is found. Use `job_name`",
+    "job-name": ("the name also carries the mark by which a job is found", "Use `job_name`."),
     "parsable": _OUR_OUTPUT,
     "quiet": _OUR_OUTPUT,
     "test-only": _PRINTS_ONLY,
     "usage": _PRINTS_ONLY,
     "verbose": _OUR_OUTPUT,
     "version": _PRINTS_ONLY,
-    "wait": "it makes sbatch wait, and waiting is done here. Use `wait_for_completion`",
-    "wrap": "the command is a parameter of its own. Use `command`",
+    "wait": ("sbatch would wait for the job", "Use `wait_for_completion`, which waits here."),
+    "wrap": ("the command is a parameter of its own", "Use `command`."),
 }
 
 # Of each group sbatch takes one option only: sbatch(1) of 25.11 and, in slurm_opt.c,

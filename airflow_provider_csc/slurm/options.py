@@ -101,8 +101,8 @@ def _canonical_name(key: str, value: object) -> str:
     name = str(key).strip().removeprefix("--").replace("_", "-")
     name = ALIASES.get(name, name)
     if name in RESERVED:
-        reason, remedy = RESERVED[name].split(". ")
-        raise _config_error(key, value, f"--{name} is not yours to set: {reason}", f"{remedy}.")
+        reason, remedy = RESERVED[name]
+        raise _config_error(key, value, f"--{name} cannot be set here: {reason}", remedy)
     if name not in OPTIONS:
         raise _config_error(key, value, "sbatch has no such option", _suggestion(name))
     return name
@@ -123,7 +123,7 @@ def _parse_value(option: Option, value: object) -> str | bool | None:
     word = value.strip().lower() if isinstance(value, str) and stands_alone else value
     if word is None or word is False or word == "false" or word in ([], ()):
         return None
-    if stands_alone and (word is True or word in {"true", ""}):
+    if stands_alone and word in (True, "true", ""):
         return True
     if value is True or option.kind is Kind.FLAG:
         problem = "needs a value" if value is True else f"takes no value, not {shown(value)}"

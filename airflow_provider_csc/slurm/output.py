@@ -117,6 +117,15 @@ class AccountingRow:
         _, dot, step = self.job_id.partition(".")
         return step if dot else None
 
+    @property
+    def is_provisional(self) -> bool:
+        """
+        Whether slurmdbd has the end of the job but not its beginning yet.
+
+        Seen on 22.05 for jobs of a second or less: name ``allocation``, ReqMem ``16?``.
+        """
+        return self.name == "allocation" and self.requested_memory.endswith("?")
+
 
 def parse_queue(frame: Frame) -> Answer[QueueRow] | NoAnswer:
     """Read squeue's answer."""

@@ -46,20 +46,27 @@ class WatchSpec:
     """
     What to follow.
 
-    ``log_paths`` are stdout and, where it is another file, stderr; ``log_offsets`` the bytes of
-    them that were shown before. ``missing_seconds`` is how long squeue and sacct must both deny
-    a job before it is given up as UNKNOWN. The limits are in seconds, ``deadline`` since 1970.
+    With a run directory, its exit record is evidence, and how far the logs were shown is noted
+    there. ``missing_seconds`` is how long squeue and sacct must both deny a job before it is given
+    up as UNKNOWN. The limits are in seconds, ``deadline`` since 1970.
     """
 
     job_ids: tuple[str, ...]
     run_dir: str | None = None
-    log_paths: tuple[str, ...] = ()
-    log_offsets: tuple[int, ...] = ()
+    stdout_path: str | None = None
+    stderr_path: str | None = None
+    stream_logs: bool = True
     log_limit_bytes: int = 10 * 1024 * 1024
     missing_seconds: int = 600
     queue_timeout: float | None = None
     run_timeout: float | None = None
     deadline: float | None = None
+
+    @property
+    def log_paths(self) -> tuple[str, ...]:
+        """The files to stream: stdout and, where it is another file, stderr."""
+        paths = (self.stdout_path, self.stderr_path) if self.stream_logs else ()
+        return tuple(dict.fromkeys(path for path in paths if path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +154,8 @@ class _Log:
     """One log file and how far it was read."""
 
     path: str
-    offset: int
-    line_offset: int
+    offset: int = 0
+    line_offset: int = 0
     reader: LineReader = field(default_factory=LineReader)
     size: int | None = None
     shown_bytes: int = 0
@@ -167,10 +174,9 @@ class JobTracker:
         self.spec = spec
         self._name = name
         self._jobs = [_Job(job_id) for job_id in spec.job_ids]
-        offsets = [*spec.log_offsets, *[0] * len(spec.log_paths)]
-        self._logs = [
-            _Log(path, offset, offset) for path, offset in zip(spec.log_paths, offsets, strict=False)
-        ]
+        self._logs = [_Log(path) for path in spec.log_paths]
+        # Until it is known how far an earlier watcher came, no log is read.
+        self._resumes = bool(spec.run_dir and self._logs)
         self._parked: str | None = None
         self._clock: int | None = None
         self._acknowledged = self._confirmed = self.offsets
@@ -185,6 +191,16 @@ class JobTracker:
     def is_done(self) -> bool:
         """Whether every job has its result."""
         return not self._open
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether the logs should be read at once rather than in the next round."""
+        return any(log.size is None for log in self._logs) and self._is_running
+
+    @property
+    def _is_running(self) -> bool:
+        rows = [row for job in self._open if job.queue for row in job.queue.rows]
+        return any(row.state.phase is Phase.RUNNING for row in rows)
 
     @property
     def jobs_to_cancel(self) -> list[str]:
@@ -211,14 +227,20 @@ class JobTracker:
 
     def ask(self) -> PollRequest:
         """Return what a regular round asks: squeue, and the logs of what runs."""
-        running = any(job.shown and job.shown[0] == Phase.RUNNING.value for job in self._open)
+        resumes = ((self._progress_name, self.spec.run_dir),) if self.spec.run_dir else ()
         return PollRequest(
             queued=tuple(job.job_id for job in self._open),
-            logs=self._log_requests() if running else (),
+            progress=resumes if self._resumes else (),
+            logs=self._log_requests() if self._is_running else (),
         )
 
     def follow_up(self) -> PollRequest:
-        """Return what must be asked of jobs that squeue showed as ended, or not at all."""
+        """
+        Return what to ask besides: the first lines of a job that just started, and all sources
+        about one that squeue shows as ended, or not at all.
+        """
+        if not self.is_settling:
+            return PollRequest(logs=self._log_requests())
         over = tuple(job.job_id for job in self._open if job.settling_since is not None)
         return PollRequest(
             queued=tuple(job.job_id for job in self._open),
@@ -238,10 +260,15 @@ class JobTracker:
     def _exit_name(self) -> str:
         return f"{self._name}.exit"
 
+    @property
+    def _progress_name(self) -> str:
+        return f"{self._name}.progress"
+
     def observe(self, answers: Answers) -> list[Event]:
         """Take in one answer of the site and return what follows from it."""
         self._clock = answers.clock
-        lines = self._read_logs(answers.frames)
+        resumed = self._resume_logs(answers.frames)
+        lines = resumed + self._read_logs(answers.frames)
         if isinstance(answers.queue, NoAnswer):
             return [*lines, *self.park(f"squeue gave no answer: {answers.queue.reason}")]
         events = self._resume()
@@ -303,7 +330,23 @@ class JobTracker:
             ("execution_timeout", self.spec.deadline, 0 if self.spec.deadline else None),
         ]
 
+    def _resume_logs(self, frames: Mapping[str, Frame]) -> list[Event]:
+        """Go on where an earlier watcher of the same job stopped."""
+        frame = frames.get(self._progress_name)
+        if frame is None or not self._resumes:
+            return []
+        self._resumes = False
+        offsets = [int(word) for word in frame.text.split() if word.isdecimal()]
+        if frame.status != 0 or len(offsets) != len(self._logs) or not any(offsets):
+            return []
+        for log, offset in zip(self._logs, offsets, strict=True):
+            log.offset = log.line_offset = offset
+        self._acknowledged = self._confirmed = self.offsets
+        return [Note(f"Watching again; the log goes on behind byte {self.offsets}.")]
+
     def _log_requests(self) -> tuple[LogRequest, ...]:
+        if self._resumes:
+            return ()
         return tuple(
             LogRequest(
                 name=f"{self._name}.log{number}",
@@ -376,13 +419,12 @@ class JobTracker:
         return []
 
     def _build_result(self, job: _Job, evidence: Evidence) -> JobResult:
-        paths = [log.path for log in self._logs]
         return build_result(
             job.job_id,
             evidence,
             run_dir=self.spec.run_dir,
-            stdout_path=paths[0] if paths else None,
-            stderr_path=paths[-1] if paths else None,
+            stdout_path=self.spec.stdout_path,
+            stderr_path=self.spec.stderr_path,
             limit=self.limit,
         )
 

@@ -81,20 +81,22 @@ def _worst(states: list[JobState]) -> JobState | None:
 def _final_row(accounting: Answer[AccountingRow] | NoAnswer | None) -> AccountingRow | None:
     rows = accounting.rows if isinstance(accounting, Answer) else ()
     jobs = [row for row in rows if row.step is None]
-    if not jobs or any(not row.state.is_final for row in jobs):
+    if not jobs or any(not row.state.is_final or row.is_provisional for row in jobs):
         return None
     return min(jobs, key=lambda row: row.state.is_success)
 
 
 def _from_accounting(row: AccountingRow, record: ExitRecord | None) -> Verdict:
-    code, signal = row.exit_code, row.signal
-    if record is not None and record.exit_code and not code and not signal:
-        # A job that Slurm ended is accounted as 0:0 or by the batch shell; the script's own word
-        # is nearer.
+    """
+    Take the state from accounting, and the exit code from the job itself where it left one.
+
+    sacct takes 128 off an exit code above 127 (src/sacct/print.c, 22.05), so ``exit 137`` and
+    ``exit 9`` look alike there; and a job that Slurm ended is accounted as 0.
+    """
+    if record is not None and (record.exit_code or row.state.is_success):
         code, signal = split_exit_code(record.exit_code)
-    elif code:
-        code, signal = split_exit_code(code)[0], signal or split_exit_code(code)[1]
-    return Verdict(state=row.state, exit_code=code, signal=signal)
+        return Verdict(state=row.state, exit_code=code, signal=signal)
+    return Verdict(state=row.state, exit_code=row.exit_code, signal=row.signal)
 
 
 def _from_exit_record(record: ExitRecord, queued: JobState | None) -> Verdict:

@@ -89,3 +89,4 @@ class SiteSettings:
     work_dir: str = "~/airflow-runs"
     login_setup: str = ""
     poll_interval_floor: float = 5.0
+    web_interface: str | None = None

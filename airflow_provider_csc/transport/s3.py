@@ -44,7 +44,7 @@ def _describe_connection(error: Exception, endpoint_url: str, host: str) -> str:
             return f"The proxy on the way to {host} refused. Check HTTPS_PROXY and NO_PROXY."
         case _:
             said = filter(None, (_describe_cause(cause, host) for cause in _walk_causes(error)))
-            return next(said, f"The connection to {endpoint_url} failed: {error}")
+            return next(said, f"{endpoint_url}: {error}")
 
 
 def _describe_cause(cause: BaseException, host: str) -> str | None:
@@ -60,6 +60,9 @@ def _describe_cause(cause: BaseException, host: str) -> str | None:
             )
         case ssl.SSLError():
             return f"{host} does not speak TLS ({cause.reason}). Should the URL begin with http://?"
+        case boto.SSLError() if "doesn't match" in str(cause.kwargs.get("error")):
+            # urllib3 compares names itself and has no public type for the outcome.
+            return f"{cause}. Correct the host name in the endpoint URL."
         case _:
             return None
 

@@ -1,0 +1,196 @@
+"""Turn what a DAG author wrote into one submission, or say what is wrong with it."""
+
+from __future__ import annotations
+
+import posixpath
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from airflow_provider_csc.errors import ConfigError
+from airflow_provider_csc.slurm.batch import (
+    check_remote_path,
+    check_script,
+    parse_environment,
+    render_batch_script,
+    render_command,
+)
+from airflow_provider_csc.slurm.commands import SubmitRequest
+from airflow_provider_csc.slurm.identity import build_job_name
+from airflow_provider_csc.slurm.options import option_arguments, parse_options
+from airflow_provider_csc.slurm.script_options import check_script_options, read_script_options
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from airflow_provider_csc.slurm.identity import TaskIdentity
+
+# Options that say where the job's output goes; with any of them the place is the user's.
+_OUTPUT = ("output", "error")
+# Options that fall back to the connection.
+_DEFAULTS = ("account", "partition", "time")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSpec:
+    """What a DAG author asked for; exactly one of the first three is given."""
+
+    command: str | Sequence[str] | None = None
+    script: str | None = None
+    remote_script: str | None = None
+    options: Mapping[str, object] = field(default_factory=dict)
+    env: Mapping[str, object] | None = None
+    modules: Sequence[str] | None = None
+    environment: str | None = None
+    work_dir: str | None = None
+    job_name: str | None = None
+
+
+def check_source(spec: JobSpec) -> None:
+    """
+    Check that exactly one of command, script and remote_script is given.
+
+    :raises ConfigError: naming those that are, and the remedy.
+    """
+    sources = ("command", "script", "remote_script")
+    given = [name for name in sources if getattr(spec, name) is not None]
+    if len(given) != 1:
+        found = " and ".join(given) or "none of them"
+        raise ConfigError(
+            f"Give exactly one of command, script and remote_script; given: {found}.",
+            field="command",
+            value=given,
+        )
+
+
+def check_spec(spec: JobSpec) -> None:
+    """
+    Check everything that can be checked without the cluster.
+
+    :raises ConfigError: names the field, the value and the remedy.
+    """
+    check_source(spec)
+    _check_command(spec.command)
+    if spec.script is not None:
+        check_script("script", spec.script)
+    if spec.remote_script is not None:
+        check_remote_path("remote_script", spec.remote_script)
+    if spec.work_dir is not None:
+        check_remote_path("work_dir", spec.work_dir)
+    if spec.job_name is not None:
+        check_job_name("job_name", spec.job_name)
+    parse_options(spec.options)
+    parse_environment(env=spec.env, modules=spec.modules, path=spec.environment)
+
+
+def _check_command(command: str | Sequence[str] | None) -> None:
+    if command is None:
+        return
+    words = [command] if isinstance(command, str) else list(command)
+    if not words or not str(words[0]).strip():
+        raise ConfigError(
+            f"command: {command!r} is empty. Give a shell command, or a program and its arguments.",
+            field="command",
+            value=command,
+        )
+    bad = next((word for word in words if not isinstance(word, str) or "\0" in word), None)
+    if bad is not None:
+        raise ConfigError(
+            f"command: {bad!r} is not text without NUL bytes. Convert it with str().",
+            field="command",
+            value=bad,
+        )
+
+
+def check_job_name(field_name: str, name: str) -> str:
+    """
+    Return a job name that squeue and sacct can look up.
+
+    :raises ConfigError: for an empty one, a comma (their --name takes a list), a control character.
+    """
+    if not name.strip() or "," in name or any(ord(character) < 32 for character in name):  # noqa: PLR2004
+        raise ConfigError(
+            f"{field_name}: {name!r} cannot be a job name here: it must not be empty and must not "
+            "hold a comma or a control character, or Slurm could not look the job up by its name.",
+            field=field_name,
+            value=name,
+        )
+    return name
+
+
+def build_request(
+    spec: JobSpec,
+    identity: TaskIdentity,
+    *,
+    script: str,
+    defaults: Mapping[str, str | None],
+    base_dir: str,
+) -> tuple[SubmitRequest, str]:
+    """
+    Return the submission and the readable part of its job name.
+
+    ``script`` is the text of whichever source the spec names; ``defaults`` what the connection
+    says for account, partition and time.
+
+    :raises ConfigError: for options that cannot be, in the task or in the script's own lines.
+    """
+    own = read_script_options(script)
+    check_script_options(own, script_field="remote_script" if spec.remote_script else "script")
+    options = parse_options(spec.options)
+    chosen = {**own.options, **options}
+    _refuse_array(options, own.options)
+    for name in _DEFAULTS:
+        if defaults.get(name) and name not in chosen:
+            options |= parse_options({name: defaults[name]})
+    label = check_job_name(
+        "job_name", spec.job_name or _text(own.options.get("job-name")) or identity.default_label
+    )
+    # A requeued job must not truncate what is already in the task's log.
+    if "open-mode" not in chosen:
+        options["open-mode"] = "append"
+    options["job-name"] = build_job_name(label, identity.token)
+    environment = parse_environment(env=spec.env, modules=spec.modules, path=spec.environment)
+    request = SubmitRequest(
+        token=identity.token,
+        base_dir=base_dir,
+        work_dir=_choose_work_dir(spec),
+        script=script,
+        batch=render_batch_script(directives=own.lines, environment=environment),
+        options=tuple(option_arguments(options)),
+        own_output="output" not in chosen,
+        asks_paths=any(name in chosen for name in _OUTPUT),
+    )
+    return request, label
+
+
+def _text(value: str | bool | None) -> str | None:  # noqa: FBT001 - an option's value
+    return value if isinstance(value, str) else None
+
+
+def _refuse_array(options: Mapping[str, object], own: Mapping[str, object]) -> None:
+    if "array" in options or "array" in own:
+        where = "options['array']" if "array" in options else "script: #SBATCH --array"
+        raise ConfigError(
+            f"{where}: a task is one job here, not an array. Use .expand() for one job each.",
+            field=where,
+            value=options.get("array", own.get("array")),
+        )
+
+
+def _choose_work_dir(spec: JobSpec) -> str | None:
+    """Return the directory the job starts in; None is its run directory."""
+    if spec.work_dir is None and spec.remote_script is not None:
+        return posixpath.dirname(spec.remote_script)
+    return spec.work_dir
+
+
+def read_source(spec: JobSpec, remote_text: str | None = None) -> str:
+    """
+    Return the script the job runs.
+
+    :raises ConfigError: when it cannot be run.
+    """
+    if spec.remote_script is not None:
+        return check_script("remote_script", remote_text or "")
+    if spec.script is not None:
+        return check_script("script", spec.script)
+    return check_script("command", render_command(spec.command or ""))
