@@ -9,7 +9,6 @@ ceph_cli() { timeout 10 ceph --conf "$CEPH_CONF" --name client.admin --connect-t
 ceph_daemon() { COMMAND=("$1" --foreground --conf "$CEPH_CONF" --name "$2" --setuser ceph --setgroup ceph); }
 
 ceph_configure() {
-  # shellcheck disable=SC2034  # used by render
   local CEPH_FSID OSD_PORT_LAST=$((CLUSTER_OSD_PORT + 19))
   CEPH_FSID=$(ceph_fsid)
   make_dir "$CEPH_DATA" 0755 ceph:ceph

@@ -3,13 +3,14 @@
 import json
 import sys
 
+NUMBERS = {"ssh_port", "port", "slurm_gpus_per_node", "slurm_node_cpus", "slurm_node_memory_mb"}
 LISTS = {"slurm_partitions", "slurm_nodes", "slurm_gpu_nodes"}
 
 
 def typed(name: str, text: str) -> object:
     if name in LISTS:
         return text.split()
-    return int(text) if name.endswith("port") else text
+    return int(text) if name in NUMBERS else text
 
 
 facts: dict = {}

@@ -2,7 +2,7 @@
 # What a client needs to know, as cluster.env for shells and cluster.json for Python.
 
 # One fact a line, "path=value". In JSON a dot nests, a port is a number and a
-# plural of FACT_LISTS a list; in the shell file it is upper case, with "_" for every dot and dash.
+# listed name is a list (see facts.py); in the shell file it is upper case, with "_" for every dot and dash.
 facts() {
   local pair service first=${CLUSTER_USERS%% *}
   cat <<FACTS
@@ -23,6 +23,10 @@ slurm_partitions=$PARTITIONS
 slurm_default_partition=small
 slurm_nodes=$CLUSTER_NODES
 slurm_gpu_nodes=$CLUSTER_GPU_NODES
+slurm_gpus_per_node=$CLUSTER_GPUS_PER_NODE
+slurm_node_cpus=$CLUSTER_NODE_CPUS
+slurm_node_memory_mb=$CLUSTER_NODE_MEMORY
+slurm_memory_limits=$(memory_limits)
 module_path=$CLUSTER_DIR/modulefiles
 FACTS
   for pair in $CLUSTER_USERS; do user_facts "users.${pair%%:*}." "${pair%%:*}" "${pair#*:}"; done

@@ -32,14 +32,12 @@ apt_install() {
 
 # without_daemons COMMAND: Debian asks policy-rc.d before it starts a daemon; answer no.
 without_daemons() {
-  local policy=/usr/sbin/policy-rc.d kept result=0
-  kept=$(mktemp -d)
-  [[ ! -e $policy ]] || mv "$policy" "$kept/"
-  printf '#!/bin/sh\nexit 101\n' >"$policy"
-  chmod 0755 "$policy"
-  "$@" || result=$?
-  rm -f "$policy"
-  [[ ! -e $kept/policy-rc.d ]] || mv "$kept/policy-rc.d" "$policy"
-  rmdir "$kept"
-  return "$result"
+  local policy=/usr/sbin/policy-rc.d
+  [[ ! -e $policy ]] || mv -n "$policy" "$policy.kept"
+  (
+    trap 'rm -f "$policy"; [[ ! -e $policy.kept ]] || mv "$policy.kept" "$policy"' EXIT
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 0755 "$policy"
+    "$@"
+  )
 }

@@ -49,11 +49,12 @@ process_letter() { sed 's/^.*) \(.\) .*/\1/' "/proc/$1/stat" 2>/dev/null || say 
 process_alive() { [[ $(process_letter "$1") != [XZ] && -d /proc/$1 ]]; }
 process_stopped() { [[ $(process_letter "$1") == T ]]; }
 
-# A clean environment: what the caller has set must not reach the jobs.
+# A clean environment: what the caller has set must not reach the jobs. The working
+# directory marks what a daemon leaves behind (end_jobs looks for it).
 spawn() {
   local service=$1
   call "$service" command
-  setsid env -i PATH="$DAEMON_PATH" LANG=C.UTF-8 HOME=/ SLURM_CONF="$SLURM_CONF" \
+  setsid env --ignore-environment --chdir="$CLUSTER_DIR" PATH="$DAEMON_PATH" LANG=C.UTF-8 HOME=/ SLURM_CONF="$SLURM_CONF" \
     "${COMMAND[@]}" </dev/null >>"$(log_file "$service")" 2>&1 9>&- &
   say "$!" >"$(pid_file "$service")"
 }
@@ -115,6 +116,15 @@ end_processes() {
       sleep 0.05
     done
   done
+}
+
+# descendants PID...: the processes and all that they started.
+descendants() {
+  local children
+  children=$(ps -o pid= --ppid "$(xargs <<<"$*")" | xargs)
+  say "$*"
+  # shellcheck disable=SC2086  # a list
+  [[ -z $children ]] || descendants $children
 }
 
 signal_service() {

@@ -72,7 +72,9 @@ setting CLUSTER_KILL_WAIT 5        # seconds from SIGTERM to SIGKILL
 setting CLUSTER_SLURMD_TIMEOUT 30  # seconds until a silent node is DOWN
 setting CLUSTER_MAX_ARRAY 10001
 setting CLUSTER_MAX_JOBS 50000
-setting CLUSTER_ACCT_FREQUENCY 2   # seconds between samples; memory limits act on them
+setting CLUSTER_ACCT_FREQUENCY 2   # seconds between samples of a job's memory and CPU time
+setting CLUSTER_MEMORY_LIMITS auto # cgroup, sampling, or what the machine allows
+setting CLUSTER_FIRST_JOB $((1000 + CLUSTER_PORT_OFFSET))
 
 # People: user:account pairs. The first user also gets a key that only a certificate opens.
 setting CLUSTER_USERS "alice:project_2001234 bob:project_2005678"

@@ -2,6 +2,7 @@
 # slurmdbd, slurmctld, one slurmd per node, and the accounts they know.
 
 PARTITIONS="small test gpu down restricted"
+CGROUPS=/sys/fs/cgroup
 
 # comma LIST: "c1 c2" becomes "c1,c2".
 comma() { say "${1// /,}"; }
@@ -19,17 +20,38 @@ node_lines() {
 }
 
 slurm_configure() {
-  # shellcheck disable=SC2034  # used by render
-  local NODE_LINES NODE_LIST GPU_NODE_LIST LAST_GPU=$((CLUSTER_GPUS_PER_NODE - 1))
+  local NODE_LINES NODE_LIST GPU_NODE_LIST LAST_GPU=$((CLUSTER_GPUS_PER_NODE - 1)) LIMIT_LINES
   NODE_LINES=$(node_lines)
   NODE_LIST=$(comma "$CLUSTER_NODES")
   GPU_NODE_LIST=$(comma "$CLUSTER_GPU_NODES")
+  LIMIT_LINES=$(limit_lines)
   make_dir "$RUN/slurm" 0755 slurm:slurm
+  render cgroup.conf | write_file "$ETC/cgroup.conf" 0644
   render slurm.conf | write_file "$ETC/slurm.conf" 0644
   make_dir "$STATE/gpu" 0755
-  (cd "$STATE/gpu" && seq -f 'gpu%g' 0 "$LAST_GPU" | xargs touch)
+  seq -f "$STATE/gpu/gpu%g" 0 "$LAST_GPU" | xargs -n 1 ln -sfn /dev/null
   render gres.conf | write_file "$ETC/gres.conf" 0644
   slurm_default_conf
+}
+
+# memory_limits: how a job's memory is held to --mem. Slurm 22.05 needs no systemd
+# only with the controllers of cgroup v1, and must be allowed to make groups in them.
+memory_limits() {
+  if [[ $CLUSTER_MEMORY_LIMITS != auto ]]; then
+    say "$CLUSTER_MEMORY_LIMITS"
+  elif [[ -w $CGROUPS/memory/cgroup.procs && -w $CGROUPS/freezer/cgroup.procs ]]; then
+    say cgroup
+  else
+    say sampling
+  fi
+}
+
+limit_lines() {
+  case $(memory_limits) in
+    cgroup) printf '%s\n' ProctrackType=proctrack/cgroup TaskPlugin=task/cgroup ;;
+    sampling) printf '%s\n' ProctrackType=proctrack/linuxproc TaskPlugin=task/none JobAcctGatherParams=OverMemoryKill ;;
+    *) die "CLUSTER_MEMORY_LIMITS is '$CLUSTER_MEMORY_LIMITS', not auto, cgroup or sampling" ;;
+  esac
 }
 
 # Shells without SLURM_CONF find the machine's first cluster.
@@ -39,7 +61,6 @@ slurm_default_conf() {
 }
 
 slurmdbd_prepare() {
-  # shellcheck disable=SC2034  # used by render
   local DB_PASSWORD
   DB_PASSWORD=$(secret db_password 16)
   slurm_configure
@@ -82,11 +103,43 @@ slurmd_command() { COMMAND=(slurmd -D -N "$1" -f "$SLURM_CONF"); }
 slurmd_program() { say slurmd; }
 slurmd_port() { awk -v node="NodeName=$1" '$1 == node {sub(".* Port=", ""); print $1}' "$SLURM_CONF" 2>/dev/null; }
 
-# A node that a crash left down or drained is put back into service.
 slurmd_ready() {
   case $(timeout 5 sinfo -h -N -n "$1" -p small -o %T) in
     idle | mixed | allocated | completing) ;;
-    down | drained | draining | down\*) scontrol update nodename="$1" state=resume && false ;;
     *) false ;;
   esac
+}
+
+# Nodes that a crash left drained or down are put back into service.
+revive_nodes() {
+  local node
+  for node in $(timeout 5 sinfo -h -N -p small -t drain,down -o %N); do
+    scontrol update nodename="$node" state=resume || true # already on its way back
+  done
+}
+
+# step_daemons: the process ids of the cluster's running job steps.
+step_daemons() {
+  local comm
+  for comm in /proc/[0-9]*/comm; do
+    [[ $(cat "$comm" 2>/dev/null) == slurmstepd ]] || continue
+    [[ $(readlink "${comm%/comm}/cwd") != "$CLUSTER_DIR" ]] || basename "${comm%/comm}"
+  done
+}
+
+# end_jobs: cancel the queue, then make sure that no step outlives the cluster.
+end_jobs() {
+  local steps
+  if service_pid slurmctld >/dev/null; then
+    user_names | xargs -n 1 timeout 20 scancel --quiet --user || true
+    wait_for_steps $((CLUSTER_KILL_WAIT + 10))
+  fi
+  steps=$(step_daemons | xargs)
+  # shellcheck disable=SC2086,SC2046  # lists
+  [[ -z $steps ]] || kill -KILL $(descendants $steps) 2>/dev/null || true
+}
+
+wait_for_steps() {
+  local deadline=$((SECONDS + $1))
+  while [[ -n $(step_daemons) ]] && ((SECONDS < deadline)); do sleep 0.2; done
 }

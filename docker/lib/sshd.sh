@@ -32,9 +32,11 @@ sshd_keys() {
   [[ -s $KEYS/$first-certified-cert.pub ]] ||
     ssh-keygen -q -s "$KEYS/user_ca" -I "$first" -n "$first" -V -5m:+3650d "$KEYS/$first-certified.pub"
   chmod 0644 "$SSH/user_ca.pub"
-  say "[$CLUSTER_SSH_ADDR]:$CLUSTER_SSH_PORT $(cut -d' ' -f1,2 "$SSH/ssh_host_ed25519_key.pub")" |
+  say "$(known_host) $(cut -d' ' -f1,2 "$SSH/ssh_host_ed25519_key.pub")" |
     write_file "$SSH/known_hosts" 0644
 }
+
+known_host() { if [[ $CLUSTER_SSH_PORT == 22 ]]; then say "$CLUSTER_SSH_ADDR"; else say "[$CLUSTER_SSH_ADDR]:$CLUSTER_SSH_PORT"; fi; }
 
 sshd_modules() {
   local tree=$CLUSTER_DIR/modulefiles profile=/etc/profile.d/csc-cluster.sh
@@ -49,7 +51,6 @@ sshd_modules() {
 
 sshd_prepare() {
   local pair
-  # shellcheck disable=SC2034  # used by render
   local USER_NAMES
   USER_NAMES=$(user_names | xargs)
   for pair in $CLUSTER_USERS; do make_user "${pair%%:*}" "${pair#*:}"; done
@@ -61,5 +62,13 @@ sshd_prepare() {
 
 sshd_command() { COMMAND=(/usr/sbin/sshd -D -e -f "$ETC/sshd_config"); }
 sshd_ready() { ssh-keyscan -T 3 -p "$CLUSTER_SSH_PORT" "$CLUSTER_SSH_ADDR" 2>/dev/null | grep -q ed25519; }
+# Sessions outlive their sshd; a cluster that goes down ends them.
+end_sessions() {
+  local pids
+  pids=$(ss -tnpH state established "sport = :$CLUSTER_SSH_PORT" | grep -o 'pid=[0-9]*' | cut -d= -f2 | sort -u | xargs)
+  # shellcheck disable=SC2086,SC2046  # lists
+  [[ -z $pids ]] || end_processes 2 $(descendants $pids)
+}
+
 sshd_program() { say sshd; }
 sshd_port() { say "$CLUSTER_SSH_PORT"; }
