@@ -53,16 +53,28 @@ def _describe_cause(cause: BaseException, host: str) -> str | None:
             return f"The name of {host} is not known (DNS: {cause.strerror}). Check the URL."
         case ConnectionRefusedError():
             return f"{host} refused the connection. Check host and port, and that it runs."
+        case ssl.SSLError() | boto.SSLError():
+            return _describe_tls(cause, host)
+        case FileNotFoundError() | PermissionError() | IsADirectoryError():
+            return f"The CA bundle cannot be read here ({cause.strerror}). Check its path."
+        case _:
+            return None
+
+
+def _describe_tls(error: ssl.SSLError | boto.SSLError, host: str) -> str | None:
+    match error:
         case ssl.SSLCertVerificationError():
             return (
-                f"The certificate of {host} is not trusted ({cause.verify_message}). "
+                f"The certificate of {host} is not trusted ({error.verify_message}). "
                 "Enter the CA that signed it as CA bundle, or correct the host name."
             )
+        case ssl.SSLError() if error.library in ("PEM", "X509"):
+            return f"The CA bundle holds no certificate ({error.reason}). Check the file."
         case ssl.SSLError():
-            return f"{host} does not speak TLS ({cause.reason}). Should the URL begin with http://?"
-        case boto.SSLError() if "doesn't match" in str(cause.kwargs.get("error")):
+            return f"{host} does not speak TLS ({error.reason}). Should the URL begin with http://?"
+        case boto.SSLError() if "doesn't match" in str(error.kwargs.get("error")):
             # urllib3 compares names itself and has no public type for the outcome.
-            return f"{cause}. Correct the host name in the endpoint URL."
+            return f"{error}. Correct the host name in the endpoint URL."
         case _:
             return None
 

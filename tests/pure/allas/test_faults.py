@@ -22,6 +22,7 @@ NOT_S3 = "which is no answer of an S3 service. Check the endpoint URL."
         ("InternalError", "", 500, "InternalError"),
         ("404", "Not Found", 404, f"HTTP status 404: Not Found, {NOT_S3}"),
         ("502", "502", 502, f"HTTP status 502, {NOT_S3}"),
+        ("", "", 404, f"HTTP status 404, {NOT_S3}"),
     ],
 )
 def test_an_unknown_code_comes_with_the_servers_own_words(
