@@ -120,10 +120,10 @@ def _suggestion(name: str) -> str:
 def _parse_value(option: Option, value: object) -> str | bool | None:
     """Return the option's text, True when it stands alone, or None when it is left out."""
     stands_alone = option.is_value_optional or option.kind is Kind.FLAG
-    word = value.strip().lower() if isinstance(value, str) and stands_alone else value
+    word = value.strip(" ").lower() if isinstance(value, str) and stands_alone else value
     if word is None or word is False or word == "false" or word in ([], ()):
         return None
-    if stands_alone and word in (True, "true", ""):
+    if stands_alone and (word is True or word in ("true", "")):
         return True
     if value is True or option.kind is Kind.FLAG:
         problem = "needs a value" if value is True else f"takes no value, not {shown(value)}"

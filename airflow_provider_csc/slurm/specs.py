@@ -72,15 +72,15 @@ _SIGNALS = (
     *("STOP", "TERM", "TSTP", "TTIN", "TTOU", "URG", "USR1", "USR2", "XCPU"),
 )
 _SIGNAL = re.compile(
-    rf"(?P<who>B|R|BR|RB)?:?(?:SIG)?(?P<name>{'|'.join(_SIGNALS)}|[0-9]{{1,5}})(?:@(?P<at>[0-9]+))?"
+    rf"(?P<who>B|R|BR|RB)?:?(?:SIG)?(?P<name>{'|'.join(_SIGNALS)}|[0-9]{{1,5}})(?:@(?P<at>[0-9]{{1,5}}))?"
 )
-_UINT16_MAX = 65535
+_UINT16 = range(65536)
 
 
 def parse_signal(value: str | int) -> str:
     """Return a checked ``[{R|B}:]<signal>[@seconds]``, the signal as a bare name or number."""
     match = _SIGNAL.fullmatch(number_text(value).upper())
-    if match and int(match["at"] or 0) <= _UINT16_MAX:
+    if match and _is_signal(match["name"]) and int(match["at"] or 0) in _UINT16:
         who = f"{match['who']}:" if match["who"] else ""
         return who + match["name"] + (f"@{int(match['at'])}" if match["at"] else "")
     remedy = (
@@ -88,6 +88,10 @@ def parse_signal(value: str | int) -> str:
         f"'B:TERM@60'; signals have a number or one of the names {', '.join(_SIGNALS)}."
     )
     raise NotationError(f"{shown(value)} is not a signal", remedy)
+
+
+def _is_signal(name: str) -> bool:
+    return not name.isdecimal() or 0 < int(name) in _UINT16
 
 
 def parse_switches(value: str | int) -> str:

@@ -17,6 +17,7 @@ UNLIMITED = None
 """The time limit that ``UNLIMITED`` and ``INFINITE`` name; a number of seconds is any other."""
 
 _INT_MAX = 2**31 - 1  # Slurm counts in C ints and wraps round beyond
+_LARGEST_BYTES = 2**63
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50, "E": 2**60}
 
 _TIME = re.compile(
@@ -101,8 +102,7 @@ def format_elapsed(seconds: float) -> str:
     return format_time_limit(int(seconds)).removeprefix("0-")
 
 
-# Twelve digits of terabytes are the most that Slurm multiplies without wrapping round.
-_MEMORY = re.compile(r"\+?([0-9]{1,12})(?:([KMGT])B?)?", re.IGNORECASE)
+_MEMORY = re.compile(r"\+?([0-9]{1,18})(?:([KMGT])B?)?", re.IGNORECASE)
 
 
 def parse_memory(value: str | int) -> int:
@@ -112,13 +112,12 @@ def parse_memory(value: str | int) -> int:
     :raises NotationError: for anything else, also for fractions, which sbatch does not read.
     """
     match = _MEMORY.fullmatch(number_text(value))
-    if not match:
-        remedy = (
-            "Write a whole number and K, M, G or T (else it is M), for example '1536M' or '4G'."
-        )
+    number, unit = match.groups(default="M") if match else ("0", "M")
+    size_bytes = int(number) * _UNITS[unit.upper()]
+    if not match or size_bytes >= _LARGEST_BYTES:
+        remedy = "Write a whole number and K, M, G or T (or none: M), for example '1536M' or '4G'."
         raise NotationError(f"{shown(value)} is not a memory size", remedy)
-    number, unit = match.groups(default="M")
-    return int(number) * _UNITS[unit.upper()]
+    return size_bytes
 
 
 def format_memory(size_bytes: int) -> str:
