@@ -17,6 +17,7 @@ from airflow_provider_csc.errors import (
 )
 from airflow_provider_csc.slurm.batch import LOG_FILE
 from airflow_provider_csc.slurm.commands import (
+    LogRequest,
     PollRequest,
     SubmitRequest,
     build_cancel,
@@ -24,11 +25,22 @@ from airflow_provider_csc.slurm.commands import (
     build_look_up,
     build_poll,
     build_probe,
+    build_query,
+    build_read_bytes,
     build_read_file,
     build_submit,
+    build_write_file,
 )
-from airflow_provider_csc.slurm.framing import INTERPRETER, Frame, build_program, parse_answer
+from airflow_provider_csc.slurm.framing import (
+    INTERPRETER,
+    Frame,
+    build_program,
+    parse_answer,
+    quote,
+)
 from airflow_provider_csc.slurm.identity import TaskIdentity, build_job_name
+from airflow_provider_csc.slurm.output import Answer, NoAnswer, parse_log
+from airflow_provider_csc.slurm.result import JobResult, build_result
 from airflow_provider_csc.slurm.submission import (
     Claimed,
     LookUp,
@@ -40,6 +52,8 @@ from airflow_provider_csc.slurm.submission import (
     read_look_up,
     read_submit_answer,
 )
+from airflow_provider_csc.slurm.tracking import Answers
+from airflow_provider_csc.slurm.verdict import Evidence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -80,7 +94,7 @@ class SlurmClient:
         self._transport = transport
         self._setup = login_setup
 
-    async def ask(self, body: str, *, timeout: float = _COMMAND_SECONDS) -> dict[str, Frame]:  # noqa: ASYNC109
+    async def ask(self, body: str, *, timeout: float = _COMMAND_SECONDS) -> dict[str, Frame]:
         """Run a program of `slurm.commands` and return its frames."""
         mark = f"@{secrets.token_hex(8)}"
         program = build_program(body, mark=mark, setup=self._setup)
@@ -139,6 +153,54 @@ class SlurmClient:
             raise ConfigError(
                 f"{field}: {path!r} is not a text file in UTF-8.", field=field, value=path
             ) from error
+
+    async def query(self, job_ids: Sequence[str]) -> dict[str, JobResult]:
+        """
+        Return what squeue and sacct say of jobs now, by the ids asked for.
+
+        A job neither of them knows is left out.
+
+        :raises SlurmError: when squeue, or sacct where it is needed, gave no answer.
+        """
+        answers = Answers(await self.ask(build_query(job_ids)))
+        if isinstance(answers.queue, NoAnswer):
+            raise SlurmError(f"squeue gave no answer: {answers.queue.reason}")
+        found: dict[str, JobResult] = {}
+        for job_id in job_ids:
+            evidence = Evidence(
+                queue=answers.queue_of(job_id), accounting=answers.accounting_of(job_id)
+            )
+            if isinstance(evidence.accounting, NoAnswer) and evidence.queue == Answer(()):
+                raise SlurmError(f"sacct gave no answer: {evidence.accounting.reason}")
+            if not evidence.is_denied:
+                found[job_id] = build_result(job_id, evidence)
+        return found
+
+    async def read_bytes(self, path: str, *, offset: int = 0, limit: int = 1 << 20) -> bytes:
+        """
+        Return at most ``limit`` bytes of a file on the cluster; a negative offset is from its end.
+
+        :raises SlurmError: when there is no such file, or it cannot be read.
+        """
+        request = LogRequest(name="part", path=path, offset=offset, limit=limit)
+        answer = parse_log((await self.ask(build_read_bytes(request)))["part"])
+        if answer is None:
+            raise SlurmError(f"{path!r} cannot be read on the cluster.", path=path)
+        return answer[2]
+
+    async def write_file(self, path: str, text: str, *, mode: int = 0o600) -> None:
+        """
+        Write a small text file on the cluster, as a whole or not at all.
+
+        :raises SlurmError: when it cannot be written.
+        """
+        answer = (await self.ask(build_write_file(path, text, mode)))["write"]
+        if answer.status != 0:
+            raise SlurmError(f"{path!r} cannot be written on the cluster: {answer.text}", path=path)
+
+    async def run(self, command: str, *, timeout: float = _COMMAND_SECONDS) -> Frame:
+        """Run a shell command on the log-in node; a short one, as the site's rules demand."""
+        return (await self.ask(f"ask run eval {quote(command)}", timeout=timeout))["run"]
 
     async def cancel(self, job_ids: Sequence[str]) -> None:
         """
@@ -206,9 +268,7 @@ class SlurmClient:
                 "It cannot be told whether an earlier try of this task has a job: "
                 f"{look_up.problem}. Nothing is submitted before that is known."
             )
-        decision = decide(
-            look_up, try_number=identity.try_number, first_try=identity.first_try
-        )
+        decision = decide(look_up, try_number=identity.try_number, first_try=identity.first_try)
         report(decision.why)
         if decision.cancel:
             await self.cancel([each.job_id for each in decision.cancel if each.job_id])
@@ -252,9 +312,7 @@ class SlurmClient:
             if isinstance(unclear, Claimed) and stale and look_up.is_complete:
                 report("An earlier attempt of this try was broken off before it submitted.")
                 await self.ask(build_discard(unclear.run_dir))
-                return await self.submit(
-                    request, identity, label=label, since=since, report=report
-                )
+                return await self.submit(request, identity, label=label, since=since, report=report)
         raise SubmitUnknownError(
             f"Slurm did not say whether it accepted the job ({said}), and no job named "
             f"{identity.token} was found since. A retry of this task looks for it again before it "
@@ -265,7 +323,7 @@ class SlurmClient:
 
 def _version(text: str) -> str:
     """Read ``slurm 23.11.4`` and Debian's ``slurm-wlm 22.05.8``."""
-    return text.split()[-1] if text else ""
+    return text.rsplit(maxsplit=1)[-1] if text else ""
 
 
 def _adopt(previous: Previous) -> Submission:

@@ -11,7 +11,6 @@ CscError
     SubmitRejectedError    sbatch was refused; no job exists
     SubmitUnknownError     sbatch gave no verdict; a job may or may not exist
     UnreadableOutputError  an answer did not have the documented form
-    JobNotFoundError       neither squeue nor sacct know the job, and both answered
   JobFailedError           the job ended, and not with success
   AllasError               the object store refused or failed
 
@@ -86,10 +85,6 @@ class SubmitUnknownError(SlurmError):
 
 class UnreadableOutputError(SlurmError):
     """An answer did not have the documented form."""
-
-
-class JobNotFoundError(SlurmError):
-    """Neither squeue nor sacct know the job, and both answered."""
 
 
 class JobFailedError(CscError):

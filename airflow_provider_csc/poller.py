@@ -24,7 +24,7 @@ from airflow_provider_csc.slurm.tracking import Answers, Ended, Event, JobTracke
 from airflow_provider_csc.transport.ssh import SshTransport
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 
     from airflow_provider_csc.transport.base import SiteSettings
 
@@ -75,7 +75,7 @@ class SitePoller:
         """The client whose connection the watchers share."""
         return self._client
 
-    async def watch(self, spec: WatchSpec, *, interval: float) -> AsyncIterator[Event]:
+    async def watch(self, spec: WatchSpec, *, interval: float) -> AsyncGenerator[Event, None]:
         """
         Yield what happens to some jobs; the last event is `Ended`.
 
@@ -184,7 +184,9 @@ class SitePoller:
             if not eager:
                 return
             await self._ask(eager, [watcher.tracker.follow_up() for watcher in eager])
-            watchers = [one for one in eager if one.tracker.is_settling and one.tracker.has_more_log]
+            watchers = [
+                one for one in eager if one.tracker.is_settling and one.tracker.has_more_log
+            ]
 
     async def _cancel(self, watchers: list[_Watcher]) -> None:
         for watcher in watchers:
@@ -225,18 +227,17 @@ _pollers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[SiteSettings, SitePo
 )
 
 
+def _forget(on_loop: dict[SiteSettings, SitePoller], settings: SiteSettings) -> None:
+    on_loop.pop(settings, None)
+
+
 def poller_for(settings: SiteSettings) -> SitePoller:
     """Return the poller of a site on the running event loop; equal settings share one."""
     on_loop = _pollers.setdefault(asyncio.get_running_loop(), {})
     if settings not in on_loop:
         on_loop[settings] = SitePoller(
-            open_client(settings),
+            SlurmClient(SshTransport(settings.ssh), login_setup=settings.login_setup),
             floor=settings.poll_interval_floor,
-            on_idle=lambda: on_loop.pop(settings, None) and None,
+            on_idle=lambda: _forget(on_loop, settings),
         )
     return on_loop[settings]
-
-
-def open_client(settings: SiteSettings) -> SlurmClient:
-    """Return a client of a site; it connects when it is first asked something."""
-    return SlurmClient(SshTransport(settings.ssh), login_setup=settings.login_setup)

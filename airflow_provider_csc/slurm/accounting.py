@@ -98,7 +98,7 @@ def format_bytes(count: int | None) -> str:
     if count is None:
         return "-"
     size, unit = float(count), "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):  # noqa: B007 - the last one is kept
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if size < _KIBI or unit == "TiB":
             break
         size /= _KIBI

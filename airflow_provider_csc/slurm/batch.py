@@ -84,7 +84,7 @@ finish "$status"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """What is prepared before the user's script runs: modules, then a virtual one, then variables."""
+    """What is prepared for the user's script: modules, a virtual environment, variables."""
 
     env: Mapping[str, str] = field(default_factory=dict)
     modules: Sequence[str] = ()
@@ -226,7 +226,7 @@ class ExitRecord:
     exit_code: int
     started: int
     ended: int
-    node: str
+    nodes: str
 
 
 def parse_exit_record(data: bytes) -> ExitRecord | None:
@@ -238,7 +238,7 @@ def parse_exit_record(data: bytes) -> ExitRecord | None:
             exit_code=int(fields["exit_code"]),
             started=int(fields["started"]),
             ended=int(fields["ended"]),
-            node=str(fields["node"]),
+            nodes=str(fields["node"]),
         )
     except (ValueError, KeyError, TypeError):
         return None

@@ -205,8 +205,9 @@ def build_poll(request: PollRequest) -> str:
         lines.append(f"ask {name} cat -- {quote(_join(run_dir, PROGRESS_FILE))}")
     if request.logs:
         lines.append(_READ_LOG)
-    for log in request.logs:
-        lines.append(f"read_log {log.name} {quote(log.path)} {log.offset} {log.limit}")
+    lines.extend(
+        f"read_log {log.name} {quote(log.path)} {log.offset} {log.limit}" for log in request.logs
+    )
     return "\n".join(lines) + "\n"
 
 
@@ -226,6 +227,29 @@ def build_read_file(path: str, limit: int) -> str:
         f'whole() {{ head --bytes={limit} -- "$1" && printf .; }}\n'
         'ask resolved readlink --canonicalize-existing -- "$path" && ask file whole "$path"\n'
     )
+
+
+def build_read_bytes(request: LogRequest) -> str:
+    """Read a part of any file."""
+    return (
+        f"{_READ_LOG}\n"
+        f"read_log {request.name} {quote(request.path)} {request.offset} {request.limit}\n"
+    )
+
+
+def build_write_file(path: str, text: str, mode: int) -> str:
+    """Write a small file as a whole: under another name first, then renamed."""
+    return (
+        f"{_PLACE}\npath=$(place {quote(path)})\n"
+        'put() { umask 077; printf \'%s\' "$2" >"$1"; }\n'
+        f'ask write put "$path.new" {quote(text)} &&\n'
+        f'  ask write chmod {mode:o} -- "$path.new" && ask write mv -f -- "$path.new" "$path"\n'
+    )
+
+
+def build_query(job_ids: Sequence[str]) -> str:
+    """Ask squeue and sacct about jobs, once."""
+    return build_poll(PollRequest(queued=tuple(job_ids), accounted=tuple(job_ids)))
 
 
 def build_probe() -> str:

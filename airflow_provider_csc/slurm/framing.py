@@ -27,8 +27,8 @@ INTERPRETER = "bash -c 'eval \"$(cat)\"'"
 _END = "end"
 _SETUP_END = "setup"
 
-# `ask NAME COMMAND...` frames a command's output and status, and leaves them in $answer and $?. Both
-# streams, because a failed command explains itself on standard error. LC_ALL makes bash count
+# `ask NAME COMMAND...` frames a command's output and status, and leaves them in $answer and $?.
+# Both streams, because a failed command explains itself on standard error. LC_ALL makes bash count
 # bytes, and stays inside the function: a job inherits the environment of its submission.
 _PRELUDE = r"""
 frame() { local LC_ALL=C; printf '%s %s %d %d\n%s\n' "$mark" "$1" "$2" "${#3}" "$3"; }

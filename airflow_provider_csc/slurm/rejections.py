@@ -11,8 +11,10 @@ import re
 _REMEDIES = (
     (
         r"Invalid account or account/partition combination",
-        "The account is unknown, you are not a member, its project lacks this service, or the "
-        "partition is not open to it. Check `account` and `partition`.",
+        (
+            "The account is unknown, you are not a member, its project lacks this service, or the "
+            "partition is not open to it. Check `account` and `partition`."
+        ),
     ),
     (
         r"[Ii]nvalid partition",
@@ -20,8 +22,10 @@ _REMEDIES = (
     ),
     (
         r"Requested time limit is invalid",
-        "`time` is missing or longer than the partition allows; `scontrol show partition` tells "
-        "its MaxTime.",
+        (
+            "`time` is missing or longer than the partition allows; `scontrol show partition` tells "
+            "its MaxTime."
+        ),
     ),
     (
         r"Memory specification can ?not be satisfied",
@@ -29,8 +33,10 @@ _REMEDIES = (
     ),
     (
         r"Requested node configuration is not available",
-        "The partition has no node with these cores, memory, GPUs or disks. Ask for less, or for "
-        "another partition.",
+        (
+            "The partition has no node with these cores, memory, GPUs or disks. Ask for less, or for "
+            "another partition."
+        ),
     ),
     (
         r"Node count specification invalid|Requested partition configuration not available",
@@ -38,8 +44,10 @@ _REMEDIES = (
     ),
     (
         r"AssocMaxSubmitJobLimit|violates accounting/QOS policy",
-        "A limit of the account or its quality of service: a missing `account`, too many jobs in "
-        "the queue, too much asked for, or no billing units left.",
+        (
+            "A limit of the account or its quality of service: a missing `account`, too many jobs in "
+            "the queue, too much asked for, or no billing units left."
+        ),
     ),
     (
         r"[Ii]nvalid generic resource|[Ii]nvalid (gres|Trackable RESource)",

@@ -8,11 +8,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_csc.slurm.accounting import compute_usage, format_bytes, render_table
-from airflow_provider_csc.slurm.output import AccountingRow, Answer, QueueRow
-from airflow_provider_csc.slurm.verdict import Evidence, Verdict, judge
+from airflow_provider_csc.slurm.output import Answer
+from airflow_provider_csc.slurm.states import parse_state
+from airflow_provider_csc.slurm.verdict import Evidence, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,11 @@ class JobResult:
     def is_success(self) -> bool:
         """Whether the evidence says COMPLETED; nothing else is success."""
         return self.state == "COMPLETED"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job has ended."""
+        return parse_state(self.state).is_final
 
     def to_payload(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -96,12 +102,12 @@ def build_result(
     job_id: str,
     evidence: Evidence,
     *,
-    run_dir: str | None,
-    stdout_path: str | None,
-    stderr_path: str | None,
-    limit: str | None,
+    run_dir: str | None = None,
+    stdout_path: str | None = None,
+    stderr_path: str | None = None,
+    limit: str | None = None,
 ) -> JobResult:
-    """Put together what the sources said of an ended job; accounting speaks before squeue."""
+    """Put together what the sources said of a job; accounting speaks before squeue."""
     verdict = judge(evidence)
     rows = evidence.accounting.rows if isinstance(evidence.accounting, Answer) else ()
     queue = evidence.queue.rows if isinstance(evidence.queue, Answer) else ()
@@ -109,19 +115,21 @@ def build_result(
     queued = queue[0] if queue else None
     usage = compute_usage(rows)
     record = evidence.exit_record
+    # The sources, the one that knows best first.
+    told = [source for source in (job, queued, record) if source is not None]
     return JobResult(
         job_id=job_id,
         state=verdict.state.name,
         exit_code=verdict.exit_code,
         signal=verdict.signal,
-        name=_first(job and job.name, queued and queued.name),
-        cluster=_first(job and job.cluster),
-        reason=_reason(verdict, job, queued),
-        partition=_first(job and job.partition, queued and queued.partition),
-        nodes=_first(job and job.nodes, queued and queued.nodes, record and record.node),
-        submit_time=_iso(job and job.submitted, queued and queued.submitted),
-        start_time=_iso(job and job.started, queued and queued.started, record and record.started),
-        end_time=_iso(job and job.ended, record and record.ended),
+        name=_first(told, "name"),
+        cluster=_first(told, "cluster"),
+        reason=None if verdict.state.is_success else _first([queued, job], "reason"),
+        partition=_first(told, "partition"),
+        nodes=_first(told, "nodes"),
+        submit_time=_iso(_first(told, "submitted")),
+        start_time=_iso(_first(told, "started")),
+        end_time=_iso(_first(told, "ended")),
         elapsed_seconds=_elapsed(usage.elapsed_seconds, evidence),
         cpu_efficiency=usage.cpu_efficiency,
         max_rss_bytes=usage.max_rss_bytes,
@@ -136,13 +144,13 @@ def build_result(
     )
 
 
-def _first(*values: str | None) -> str | None:
-    return next((value for value in values if value), None)
+def _first(sources: Sequence[object], name: str) -> Any:
+    """Return what the first source that has it says."""
+    return next(filter(None, (getattr(source, name, None) for source in sources)), None)
 
 
-def _iso(*seconds: int | None) -> str | None:
-    known = next((value for value in seconds if value), None)
-    return datetime.fromtimestamp(known, UTC).isoformat() if known else None
+def _iso(seconds: int | None) -> str | None:
+    return datetime.fromtimestamp(seconds, UTC).isoformat() if seconds else None
 
 
 def _elapsed(accounted: int | None, evidence: Evidence) -> int | None:
@@ -150,14 +158,6 @@ def _elapsed(accounted: int | None, evidence: Evidence) -> int | None:
     if accounted is None and record is not None:
         return record.ended - record.started
     return accounted
-
-
-def _reason(
-    verdict: Verdict, job: AccountingRow | None, queued: QueueRow | None
-) -> str | None:
-    if verdict.state.is_success:
-        return None
-    return _first(queued and queued.reason, job and job.reason)
 
 
 def describe_result(result: JobResult) -> str:

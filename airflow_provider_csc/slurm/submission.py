@@ -84,9 +84,7 @@ def read_submit_answer(
     )
 
 
-def _check_directories(
-    frames: Mapping[str, Frame], *, work_dir: str | None, base_dir: str
-) -> None:
+def _check_directories(frames: Mapping[str, Frame], *, work_dir: str | None, base_dir: str) -> None:
     if frames.get("work_dir", _OK).status != 0:
         said = frames["work_dir"].text or "you may not write there"
         raise ConfigError(
@@ -176,9 +174,7 @@ def read_look_up(frames: Mapping[str, Frame], key: str) -> LookUp:
     by_try = _by_try(rows, key)
     accounted = _by_try(jobs, key)
     tries = sorted({*by_try, *accounted, *_directory_tries(frames)})
-    problems = [
-        answer.reason for answer in (queue, accounting) if not isinstance(answer, Answer)
-    ]
+    problems = [answer.reason for answer in (queue, accounting) if not isinstance(answer, Answer)]
     return LookUp(
         previous=tuple(
             _previous(number, frames, by_try.get(number, []), accounted.get(number, []))
@@ -215,7 +211,9 @@ def _previous(
     directory, job_frame = frames.get(f"dir.{number}"), frames.get(f"job_id.{number}")
     job_id = parse_job_id(job_frame.text) if job_frame and job_frame.status == 0 else None
     if job_id is None:
-        job_id = next((row.job_id for row in [*queued, *accounted]), None)
+        job_id = next(
+            iter([row.job_id for row in queued] + [row.job_id for row in accounted]), None
+        )
     exit_frame = frames.get(f"exit.{number}")
     record: ExitRecord | None = parse_exit_record(exit_frame.data) if exit_frame else None
     evidence = Evidence(

@@ -236,8 +236,10 @@ class JobTracker:
 
     def follow_up(self) -> PollRequest:
         """
-        Return what to ask besides: the first lines of a job that just started, and all sources
-        about one that squeue shows as ended, or not at all.
+        Return what to ask besides, in the same round.
+
+        That is the first lines of a job that just started, and all sources about one that squeue
+        shows as ended, or not at all.
         """
         if not self.is_settling:
             return PollRequest(logs=self._log_requests())
@@ -315,9 +317,7 @@ class JobTracker:
         for name, since, seconds in self._limits():
             if seconds is not None and since is not None and self._clock - since > seconds:
                 self.limit = name
-                return [
-                    Note(f"{name} of {seconds:.0f} s is reached; cancelling.", logging.WARNING)
-                ]
+                return [Note(f"{name} of {seconds:.0f} s is reached; cancelling.", logging.WARNING)]
         return []
 
     def _limits(self) -> list[tuple[str, float | None, float | None]]:
@@ -397,17 +397,16 @@ class JobTracker:
     def _is_settled(self, job: _Job, evidence: Evidence) -> bool:
         waited = (self._clock or 0) - (job.settling_since or 0)
         if judge(evidence).is_final:
-            accounted = isinstance(job.accounting, Answer) and judge(
-                Evidence(accounting=job.accounting)
-            ).is_final
+            accounted = (
+                isinstance(job.accounting, Answer)
+                and judge(Evidence(accounting=job.accounting)).is_final
+            )
             whole = accounted or is_without_accounting(job.accounting)
             drained = all(log.is_drained for log in self._logs)
             return drained and (whole or waited >= _SETTLE_SECONDS)
         return evidence.is_denied and waited >= self.spec.missing_seconds
 
-    def _explain_wait(
-        self, accounting: Answer[AccountingRow] | NoAnswer | None
-    ) -> list[Event]:
+    def _explain_wait(self, accounting: Answer[AccountingRow] | NoAnswer | None) -> list[Event]:
         """Park when a job is over for squeue, and the source that knows how is away."""
         stuck = any(
             job.settling_since is not None

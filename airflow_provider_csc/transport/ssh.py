@@ -48,7 +48,7 @@ class SshTransport:
         self._channels = asyncio.Semaphore(_MAX_CHANNELS)
         self._connections: list[asyncssh.SSHClientConnection] = []
 
-    async def run(self, command: str, *, stdin: bytes, timeout: float) -> CommandResult:  # noqa: ASYNC109
+    async def run(self, command: str, *, stdin: bytes, timeout: float) -> CommandResult:
         """Run a command on the log-in node; see `Transport.run`."""
         async with self._channels:
             connection = await self._connect()

@@ -1,0 +1,214 @@
+"""Reach a Slurm site through an Airflow connection."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from airflow.providers.common.compat.connection import (
+    get_async_connection,
+    get_async_extra_dejson,
+)
+from airflow.sdk import BaseHook
+
+from airflow_provider_csc.errors import CscError
+from airflow_provider_csc.hooks._forms import build_field_behaviour, build_form_widgets
+from airflow_provider_csc.slurm.batch import check_remote_path
+from airflow_provider_csc.slurm.plan import JobSpec, build_request, read_source
+from airflow_provider_csc.transport.connection import ConnectionFields, parse_connection
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+
+    from airflow.sdk import Connection
+
+    from airflow_provider_csc.client import Probe, SlurmClient
+    from airflow_provider_csc.slurm.commands import SubmitRequest
+    from airflow_provider_csc.slurm.framing import Frame
+    from airflow_provider_csc.slurm.identity import TaskIdentity
+    from airflow_provider_csc.slurm.result import JobResult
+    from airflow_provider_csc.slurm.submission import Submission
+    from airflow_provider_csc.transport.base import SiteSettings
+
+Value = TypeVar("Value")
+
+
+def run_sync(work: Coroutine[Any, Any, Value]) -> Value:
+    """Run a coroutine from code that is not async, also while an event loop runs (a notebook)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(asyncio.run, work).result()
+
+
+@asynccontextmanager
+async def open_client(settings: SiteSettings) -> AsyncIterator[SlurmClient]:
+    """Yield a client of a site; it connects when first asked something, and closes at the end."""
+    client = _open(settings)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+def _open(settings: SiteSettings) -> SlurmClient:
+    from airflow_provider_csc.client import SlurmClient
+    from airflow_provider_csc.transport.ssh import SshTransport
+
+    return SlurmClient(SshTransport(settings.ssh), login_setup=settings.login_setup)
+
+
+class SlurmHook(BaseHook):
+    """
+    Ask a Slurm site: submit, query, cancel, read and write small files, run a short command.
+
+    Each method opens a connection of its own. To ask several things over one, or from async code,
+    use ``async with open_client(await hook.aget_settings()) as client``.
+
+    :param slurm_conn_id: a connection of type ``slurm``, or a plain ``ssh`` one.
+    """
+
+    conn_name_attr = "slurm_conn_id"
+    default_conn_name = "slurm_default"
+    conn_type = "slurm"
+    hook_name = "Slurm"
+
+    def __init__(self, slurm_conn_id: str = default_conn_name) -> None:
+        super().__init__()
+        self.slurm_conn_id = slurm_conn_id
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """Return the form's extra fields (Airflow 3.1; later versions read the provider info)."""
+        return build_form_widgets(cls.conn_type)
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """Return hidden, renamed and explained fields (Airflow 3.1)."""
+        return build_field_behaviour(cls.conn_type)
+
+    def get_settings(self) -> SiteSettings:
+        """
+        Return the site as the connection describes it.
+
+        :raises ConfigError: for a connection of another type, or a field that cannot be.
+        """
+        connection = self.get_connection(self.slurm_conn_id)
+        return parse_connection(_fields(connection, connection.extra_dejson))
+
+    async def aget_settings(self) -> SiteSettings:
+        """Do the same as `get_settings` on an event loop."""
+        connection = await get_async_connection(self.slurm_conn_id)
+        return parse_connection(_fields(connection, await get_async_extra_dejson(connection)))
+
+    def get_conn(self) -> SlurmClient:
+        """Return an async client of the site; whoever takes it closes it."""
+        return _open(self.get_settings())
+
+    def submit(
+        self, spec: JobSpec, identity: TaskIdentity, *, since: int, report: Callable[[str], None]
+    ) -> Submission:
+        """
+        Submit a job exactly once for this task instance; see `SlurmClient.submit`.
+
+        :raises ConfigError: for a request that cannot be; nothing was submitted.
+        """
+        settings = self.get_settings()
+
+        async def work(client: SlurmClient) -> Submission:
+            request, label = await _plan(client, settings, spec, identity)
+            return await client.submit(request, identity, label=label, since=since, report=report)
+
+        return self._with_client(work, settings)
+
+    def query(self, job_ids: Sequence[str]) -> dict[str, JobResult]:
+        """Return what squeue and sacct say of jobs now; see `SlurmClient.query`."""
+        return self._with_client(lambda client: client.query(job_ids))
+
+    def cancel(self, job_ids: Sequence[str]) -> None:
+        """Cancel jobs with scancel; see `SlurmClient.cancel`."""
+        self._with_client(lambda client: client.cancel(job_ids))
+
+    def read_bytes(self, path: str, *, offset: int = 0, limit: int = 1 << 20) -> bytes:
+        """Return a part of a file on the cluster; see `SlurmClient.read_bytes`."""
+        return self._with_client(lambda client: client.read_bytes(path, offset=offset, limit=limit))
+
+    def write_file(self, path: str, text: str, *, mode: int = 0o600) -> None:
+        """Write a small text file on the cluster; see `SlurmClient.write_file`."""
+        self._with_client(lambda client: client.write_file(path, text, mode=mode))
+
+    def run(self, command: str, *, timeout: float = 60.0) -> Frame:
+        """Run a short shell command on the log-in node; returns its status and output."""
+        return self._with_client(lambda client: client.run(command, timeout=timeout))
+
+    def _with_client(
+        self,
+        work: Callable[[SlurmClient], Coroutine[Any, Any, Value]],
+        settings: SiteSettings | None = None,
+    ) -> Value:
+        """Do async work over a connection of its own, from code that is not async."""
+        known = settings or self.get_settings()
+
+        async def do() -> Value:
+            async with open_client(known) as client:
+                return await work(client)
+
+        return run_sync(do())
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Log in, and say whom we are and which Slurm answers; or precisely what failed."""
+        try:
+            return _describe_probe(self._with_client(lambda client: client.probe()))
+        except CscError as error:
+            return False, error.message
+
+
+def _fields(connection: Connection, extra: dict[str, Any]) -> ConnectionFields:
+    return ConnectionFields(
+        conn_id=connection.conn_id,
+        conn_type=connection.conn_type or "",
+        host=connection.host,
+        port=connection.port,
+        login=connection.login,
+        password=connection.password,
+        extra=extra,
+    )
+
+
+async def _plan(
+    client: SlurmClient, settings: SiteSettings, spec: JobSpec, identity: TaskIdentity
+) -> tuple[SubmitRequest, str]:
+    text = None
+    if spec.remote_script is not None:
+        path, text = await client.read_script("remote_script", spec.remote_script)
+        spec = replace(spec, remote_script=path)
+    return build_request(
+        spec,
+        identity,
+        script=read_source(spec, text),
+        defaults={
+            "account": settings.account,
+            "partition": settings.partition,
+            "time": settings.time,
+        },
+        base_dir=check_remote_path("work_dir of the connection", settings.work_dir),
+    )
+
+
+def _describe_probe(probe: Probe) -> tuple[bool, str]:
+    reached = f"Logged in as {probe.user} on {probe.host}"
+    if probe.version is None:
+        return False, (
+            f"{reached}, but there is no sbatch in a non-interactive shell there "
+            f"(PATH={probe.path}). Give the lines that find it in Log-in set-up, for example "
+            "'export PATH=/opt/slurm/bin:$PATH' or 'source /etc/profile'."
+        )
+    if probe.cluster is None:
+        said = probe.problem or "no reason given"
+        return False, f"{reached}; Slurm {probe.version} is there, but gives no answer: {said}"
+    return True, f"{reached}; Slurm {probe.version}, cluster {probe.cluster}."
