@@ -180,9 +180,10 @@ class AllasHook(S3Hook):
         names = [name for name in (owner.get("DisplayName"), owner.get("ID")) if name]
         credentials = self.get_session().get_credentials()
         key = f"access key {credentials.access_key[:4]}…" if credentials else "no access key"
+        number = len(answer.get("Buckets", []))
         message = (
             f"Reached {endpoint_url} as {names[0] if names else 'an unnamed user'} ({key}), "
-            f"{len(answer.get('Buckets', []))} buckets visible"
+            f"{number} bucket{'' if number == 1 else 's'} visible"
         )
         if self.project and names and self.project not in names:
             message += f". The connection says project {self.project}: are these its keys?"

@@ -16,7 +16,11 @@ from airflow_provider_csc.slurm.batch import (
 )
 from airflow_provider_csc.slurm.commands import SubmitRequest
 from airflow_provider_csc.slurm.identity import build_job_name
-from airflow_provider_csc.slurm.options import option_arguments, parse_options
+from airflow_provider_csc.slurm.options import (
+    check_contradictions,
+    option_arguments,
+    parse_options,
+)
 from airflow_provider_csc.slurm.script_options import check_script_options, read_script_options
 
 if TYPE_CHECKING:
@@ -137,7 +141,15 @@ def build_request(
     check_script_options(own, script_field="remote_script" if spec.remote_script else "script")
     options = parse_options(spec.options)
     chosen = {**own.options, **options}
+    check_contradictions(chosen)
     _refuse_array(options, own.options)
+    if own.is_heterogeneous:
+        raise ConfigError(
+            "script: '#SBATCH hetjob' makes a job of several components, which cannot be followed "
+            "as one task yet. Submit the components as tasks of their own.",
+            field="script",
+            value="#SBATCH hetjob",
+        )
     for name in _DEFAULTS:
         if defaults.get(name) and name not in chosen:
             options |= parse_options({name: defaults[name]})

@@ -23,8 +23,8 @@ _REMEDIES = (
     (
         r"Requested time limit is invalid",
         (
-            "`time` is missing or longer than the partition allows; `scontrol show partition` tells "
-            "its MaxTime."
+            "`time` is missing or longer than the partition allows; "
+            "`scontrol show partition` tells its MaxTime."
         ),
     ),
     (
@@ -34,8 +34,8 @@ _REMEDIES = (
     (
         r"Requested node configuration is not available",
         (
-            "The partition has no node with these cores, memory, GPUs or disks. Ask for less, or for "
-            "another partition."
+            "The partition has no node with these cores, memory, GPUs or disks. Ask for less, or "
+            "for another partition."
         ),
     ),
     (
@@ -45,8 +45,8 @@ _REMEDIES = (
     (
         r"AssocMaxSubmitJobLimit|violates accounting/QOS policy",
         (
-            "A limit of the account or its quality of service: a missing `account`, too many jobs in "
-            "the queue, too much asked for, or no billing units left."
+            "A limit of the account or its quality of service: a missing `account`, too many jobs "
+            "in the queue, too much asked for, or no billing units left."
         ),
     ),
     (
