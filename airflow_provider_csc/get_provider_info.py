@@ -168,6 +168,13 @@ SLURM_CONNECTION: dict[str, object] = {
             "Seconds. This site is never asked more often than that, whatever tasks wish. "
             "Default: 5.",
         ),
+        "web_interface": _text(
+            "Web interface",
+            "Address of the site's Open OnDemand; a task's link then opens the job's run "
+            "directory there.",
+            "https://www.roihu.csc.fi",
+            "https://www.lumi.csc.fi",
+        ),
         "connect_timeout": _seconds(
             "Connect timeout",
             "Seconds allowed for reaching the log-in node and logging in. Default: 30.",

@@ -11,7 +11,6 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from asgiref.sync import sync_to_async
 from botocore.config import Config  # noqa: TID253 - S3Hook, the base class, has loaded it anyway
 from botocore.exceptions import BotoCoreError, ClientError  # noqa: TID253 - likewise
-from typing_extensions import override
 
 from airflow_provider_csc.allas.connection import Fields, build_aws_extra, build_client_config
 from airflow_provider_csc.allas.endpoints import ALLAS
@@ -64,7 +63,6 @@ class AllasHook(S3Hook):
         return self.conn_config.extra_config.get("project")
 
     @cached_property
-    @override
     def conn_config(self) -> AwsConnectionWrapper:
         """Settings of the client: the connection's, Ceph's needs, and the hook's arguments."""
         connection = self._wrap_connection() if self.aws_conn_id else None
@@ -75,7 +73,6 @@ class AllasHook(S3Hook):
             verify=self._verify,
         )
 
-    @override
     def create_bucket(
         self, bucket_name: str | None = None, region_name: str | None = None, **kwargs: Any
     ) -> None:
@@ -87,7 +84,6 @@ class AllasHook(S3Hook):
         """
         super().create_bucket(bucket_name, region_name or ALLAS.region_name, **kwargs)
 
-    @override
     def test_connection(self) -> tuple[bool, str]:  # pyright: ignore[reportIncompatibleMethodOverride] - the base is unannotated
         """
         List the buckets, once and with short timeouts, and say who was let in or what failed.
@@ -104,7 +100,6 @@ class AllasHook(S3Hook):
             return False, describe_failure(error, client.meta.endpoint_url)
         return True, self._describe_access(client.meta.endpoint_url, answer)
 
-    @override
     async def get_head_object_async(
         self, client: Any, key: str, bucket_name: str | None = None
     ) -> dict[str, Any] | None:
@@ -114,7 +109,6 @@ class AllasHook(S3Hook):
         head: dict[str, Any] | None = await super().get_head_object_async(client, key, **named)
         return head
 
-    @override
     async def get_file_metadata_async(
         self, client: Any, bucket_name: str | None = None, key: str | None = None
     ) -> AsyncIterator[Any]:
@@ -124,13 +118,11 @@ class AllasHook(S3Hook):
             yield row
 
     @classmethod
-    @override
     def get_connection_form_widgets(cls) -> dict[str, Any]:
         """Answer Airflow 3.1; later versions read provider info."""
         return build_form_widgets(cls.conn_type)
 
     @classmethod
-    @override
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
         """Answer Airflow 3.1; later versions read provider info."""
         return build_field_behaviour(cls.conn_type)

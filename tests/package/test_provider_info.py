@@ -14,6 +14,7 @@ import pytest
 from jsonschema import Draft7Validator
 
 from airflow_provider_csc.get_provider_info import get_provider_info
+from airflow_provider_csc.transport.connection import ConnectionFields, parse_connection
 
 READ_FORMS = """
 import json
@@ -145,6 +146,25 @@ def test_every_field_explains_itself(kind: str, name: str) -> None:
     assert field["label"][0].isupper()
     assert len(field["description"]) > 30
     assert "null" in field["schema"]["type"], "a field without null would be required"
+
+
+class RecordingExtra(dict[str, Any]):
+    """An empty extra that remembers which names were asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: set[str] = set()
+
+    def get(self, key: str, default: object = None) -> object:
+        self.asked.add(key)
+        return default
+
+
+def test_the_slurm_form_offers_exactly_what_the_code_reads() -> None:
+    extra = RecordingExtra()
+    parse_connection(ConnectionFields(conn_id="c", conn_type="slurm", host="h", extra=extra))
+    of_ssh_connections_only = {"conn_timeout"}
+    assert set(CONNECTIONS["slurm"]["conn-fields"]) == extra.asked - of_ssh_connections_only
 
 
 def test_what_is_secret_is_masked() -> None:
