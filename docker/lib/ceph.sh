@@ -77,7 +77,7 @@ ceph_recover() {
   local service
   ceph_osd_lost || return 0
   say "ceph-osd lost its data; the object store starts again, empty"
-  for service in radosgw ceph-mgr ceph-mon; do stop_service "$service"; done
+  for service in radosgw ceph-mgr ceph-mon; do stop_service "$service" 0; done
   rm -rf "$CEPH_DATA"
 }
 

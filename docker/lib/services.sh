@@ -93,12 +93,12 @@ not_ready() {
   exit 1
 }
 
-# stop_service SERVICE: ask, wait, then insist.
+# stop_service SERVICE [SECONDS]: ask, wait so long, then insist.
 stop_service() {
   local service=$1 pid
   if pid=$(service_pid "$service"); then
     kill -CONT "$pid" 2>/dev/null || true
-    end_processes "$CLUSTER_READY_TIMEOUT" "$pid"
+    end_processes "${2:-$CLUSTER_STOP_TIMEOUT}" "$pid"
     say "stopped $service"
   fi
   rm -f "$(pid_file "$service")"
@@ -121,7 +121,7 @@ end_processes() {
 # descendants PID...: the processes and all that they started.
 descendants() {
   local children
-  children=$(ps -o pid= --ppid "$(xargs <<<"$*")" | xargs)
+  children=$(ps -o pid= --ppid "${*// /,}" | xargs) || true # none
   say "$*"
   # shellcheck disable=SC2086  # a list
   [[ -z $children ]] || descendants $children

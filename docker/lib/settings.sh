@@ -85,6 +85,8 @@ setting CLUSTER_S3_REGION us-east-1
 
 # Seconds one service may take to become ready.
 setting CLUSTER_READY_TIMEOUT 60
+# Seconds one service may take to end before it is killed.
+setting CLUSTER_STOP_TIMEOUT 20
 
 ETC=$CLUSTER_DIR/etc
 RUN=$CLUSTER_DIR/run

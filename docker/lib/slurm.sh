@@ -123,7 +123,7 @@ step_daemons() {
   local comm
   for comm in /proc/[0-9]*/comm; do
     [[ $(cat "$comm" 2>/dev/null) == slurmstepd ]] || continue
-    [[ $(readlink "${comm%/comm}/cwd") != "$CLUSTER_DIR" ]] || basename "${comm%/comm}"
+    [[ ! ${comm%/comm}/cwd -ef $CLUSTER_DIR ]] || basename "${comm%/comm}"
   done
 }
 

@@ -65,7 +65,7 @@ sshd_ready() { ssh-keyscan -T 3 -p "$CLUSTER_SSH_PORT" "$CLUSTER_SSH_ADDR" 2>/de
 # Sessions outlive their sshd; a cluster that goes down ends them.
 end_sessions() {
   local pids
-  pids=$(ss -tnpH state established "sport = :$CLUSTER_SSH_PORT" | grep -o 'pid=[0-9]*' | cut -d= -f2 | sort -u | xargs)
+  pids=$(ss -tnpH state established "sport = :$CLUSTER_SSH_PORT" | grep -o 'pid=[0-9]*' | cut -d= -f2 | xargs) || true # none
   # shellcheck disable=SC2086,SC2046  # lists
   [[ -z $pids ]] || end_processes 2 $(descendants $pids)
 }
