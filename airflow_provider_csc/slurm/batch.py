@@ -59,17 +59,16 @@ if ! type module >/dev/null 2>&1; then
 fi
 """
 
-# Standard input is kept (bash would give a background command /dev/null), and a signal that Slurm
-# sends to the batch shell alone (sbatch --signal=B:...) reaches the user's script. SIGTERM is not
-# handed on: Slurm sends that one to every process of the job by itself. `wait` returns early when
-# a trap ran, so it is asked again until it was not interrupted.
+# Standard input is kept (bash would give a background command /dev/null). Signals go on to the
+# user's script, because Slurm sends many to the batch shell alone: sbatch --signal=B:..., and (seen
+# on 22.05) the SIGTERM of scancel and of the time limit. `wait` returns early when a trap ran, so
+# it is asked again until it was not interrupted.
 _TAIL = """
 child=
 hand_on() {{ interrupted=1; [ -z "$child" ] || kill -s "$1" "$child" 2>/dev/null; }}
-for name in HUP INT QUIT USR1 USR2 URG XCPU; do
+for name in HUP INT QUIT TERM USR1 USR2 URG XCPU; do
   trap "hand_on $name" "$name"
 done
-trap interrupted=1 TERM
 "$run_dir"/{script_file} <&0 &
 child=$!
 interrupted=1

@@ -12,6 +12,7 @@ an answer; the frame named ``end`` proves that the answer is whole.
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 # `bash -s` would read its program byte by byte; a word without expansions of its own means the same
 # to every log-in shell (sh, zsh, csh, fish).
 INTERPRETER = "bash -c 'eval \"$(cat)\"'"
+# What bash puts before a complaint of a program it evaluates: "environment: line 73: cd: ...".
+_WHERE = re.compile(r"^\S+: line \d+: ", re.MULTILINE)
 _END = "end"
 _SETUP_END = "setup"
 
@@ -54,6 +57,11 @@ class Frame:
     def text(self) -> str:
         """The output as text, without the space around it."""
         return self.data.decode(errors="replace").strip()
+
+    @property
+    def complaint(self) -> str:
+        """The output of a failed command, without where in our program it failed."""
+        return _WHERE.sub("", self.text)
 
 
 def quote(value: str) -> str:

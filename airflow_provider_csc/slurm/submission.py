@@ -86,7 +86,7 @@ def read_submit_answer(
 
 def _check_directories(frames: Mapping[str, Frame], *, work_dir: str | None, base_dir: str) -> None:
     if frames.get("work_dir", _OK).status != 0:
-        said = frames["work_dir"].text or "you may not write there"
+        said = frames["work_dir"].complaint or "you may not write there"
         raise ConfigError(
             f"work_dir: {work_dir!r} cannot be used on the cluster ({said}). Make it, or name one "
             "that is writable. Nothing was submitted.",
@@ -100,7 +100,7 @@ def _check_directories(frames: Mapping[str, Frame], *, work_dir: str | None, bas
         if frame.status != 0:
             raise ConfigError(
                 f"work_dir of the connection: run directories cannot be made below {base_dir!r} "
-                f"({frame.text}). Name a directory that is writable, has room, and is on a file "
+                f"({frame.complaint}). Name a directory that is writable, has room, and is on a file "
                 "system shared with the compute nodes. Nothing was submitted.",
                 field="work_dir",
                 value=base_dir,

@@ -462,8 +462,7 @@ def _describe_change(job: _Job) -> list[Event]:
 
 
 def _describe_row(job_id: str, state: JobState, row: QueueRow, detail: str) -> str:
-    where = f"in partition {row.partition}"
-    about = f" ({detail})" if detail else ""
-    if state.phase is Phase.RUNNING and detail:
-        about = f" on {detail}"
-    return f"Job {job_id} is {state.name}{about} {where}: it {state.meaning}."
+    about = f" on {detail}" if state.phase is Phase.RUNNING else f" ({detail})"
+    usual = state.name in ("PENDING", "RUNNING")
+    meaning = "" if usual else f": it {state.meaning}"
+    return f"Job {job_id} is {state.name}{about if detail else ''} in {row.partition}{meaning}."

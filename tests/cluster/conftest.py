@@ -21,3 +21,42 @@ def cluster() -> dict[str, Any]:
     except FileNotFoundError:
         pytest.fail(f"No cluster is described in {path}. Start it with: make cluster-up")
     return description
+
+
+@pytest.fixture
+def slurm_connection(cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> SlurmConnection:
+    """``slurm_default`` as alice's connection to the cluster; `SlurmConnection.set` changes it."""
+    connection = SlurmConnection(cluster, monkeypatch)
+    connection.set()
+    return connection
+
+
+class SlurmConnection:
+    """A Slurm connection in the environment, where Airflow looks for one."""
+
+    def __init__(self, cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        self._cluster, self._monkeypatch = cluster, monkeypatch
+
+    def set(
+        self, *, conn_id: str = "slurm_default", user: str = "alice", **changes: Any
+    ) -> dict[str, Any]:
+        """Define it; keys of ``changes`` are fields, or extras where they are no field."""
+        facts = self._cluster["users"][user]
+        extra = {
+            "key_file": facts["private_key"],
+            "known_hosts": self._cluster["ssh_known_hosts"],
+            "account": facts["account"],
+            "poll_interval_floor": 0.5,
+        }
+        connection: dict[str, Any] = {
+            "conn_type": "slurm",
+            "host": self._cluster["ssh_host"],
+            "port": self._cluster["ssh_port"],
+            "login": user,
+        }
+        for name, value in changes.items():
+            place = connection if name in ("conn_type", "host", "port", "login") else extra
+            place[name] = value
+        value = json.dumps({**connection, "extra": extra})
+        self._monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", value)
+        return {**connection, **extra}
