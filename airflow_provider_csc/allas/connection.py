@@ -34,10 +34,12 @@ AMAZON_FIELDS: Final = ("verify", "config_kwargs", "service_config")
 ADDRESSING_STYLES: Final = ("path", "virtual", "auto")
 
 CLIENT_CONFIG: Final[Mapping[str, object]] = {
-    # A presigned link that says how long it is valid, and is bound to its method and host.
+    # botocore signs links for an endpoint like ours with version 2 by default, which covers the
+    # Content-Type that urllib, curl --data and browsers add: Ceph 16.2 answers their PUT with 403.
     "signature_version": "s3v4",
-    # botocore 1.36 began to send checksums nobody asked for; CSC's user guide turns both off
-    # (data/Allas/using_allas/python_boto3.md). tests/cluster/test_allas.py shows what they break.
+    # botocore since 1.36 sends checksums nobody asked for, over https as a trailer of a chunked
+    # body: Ceph 16.2 answers each upload with 411 MissingContentLength. CSC's user guide turns both
+    # off too (data/Allas/using_allas/python_boto3.md). Both are shown in tests/cluster/test_allas.py
     "request_checksum_calculation": "when_required",
     "response_checksum_validation": "when_required",
     "retries": {"mode": "standard", "total_max_attempts": 5},
