@@ -39,7 +39,7 @@ CLIENT_CONFIG: Final[Mapping[str, object]] = {
     "signature_version": "s3v4",
     # botocore since 1.36 sends checksums nobody asked for, over https as a trailer of a chunked
     # body: Ceph 16.2 answers each upload with 411 MissingContentLength. CSC's user guide turns both
-    # off too (data/Allas/using_allas/python_boto3.md). Both are shown in tests/cluster/test_allas.py
+    # off too (data/Allas/using_allas/python_boto3.md). tests/cluster/test_allas.py shows all this.
     "request_checksum_calculation": "when_required",
     "response_checksum_validation": "when_required",
     "retries": {"mode": "standard", "total_max_attempts": 5},
