@@ -102,6 +102,6 @@ radosgw_users() {
 rgw_admin() { radosgw-admin --conf "$CEPH_CONF" --name client.rgw "$@" >/dev/null; }
 
 radosgw_command() { ceph_daemon radosgw client.rgw; }
-radosgw_ready() { tcp_open "$CLUSTER_RGW_ADDR" "$CLUSTER_RGW_PORT"; }
+radosgw_ready() { listens radosgw; }
 radosgw_program() { say radosgw; }
 radosgw_port() { say "$CLUSTER_RGW_PORT"; }

@@ -52,5 +52,13 @@ make_layout() {
   for dir in "$SECRETS" "$KEYS"; do make_dir "$dir" 0700; done
 }
 
-# tcp_open HOST PORT: does something accept connections there?
-tcp_open() { (exec 3<>"/dev/tcp/$1/$2") 2>/dev/null; }
+# The services run as users of their own and have sockets in the directory.
+check_cluster_dir() {
+  [[ $CLUSTER_DIR =~ ^/[A-Za-z0-9._/-]+$ && ${#CLUSTER_DIR} -le 60 ]] ||
+    die "CLUSTER_DIR is '$CLUSTER_DIR': it must be an absolute path of letters, digits, '.', '_' and '-', at most 60 long"
+}
+
+check_cluster_dir_open() {
+  setpriv --reuid nobody --clear-groups test -x "$CLUSTER_DIR" ||
+    die "CLUSTER_DIR is '$CLUSTER_DIR': the services' users cannot enter it; choose another or open its parents (chmod o+x)"
+}

@@ -14,7 +14,6 @@ programs_present() {
 
 install_packages() {
   programs_present && return
-  [[ $(id -u) == 0 ]] || die "run as root: packages must be installed"
   command -v apt-get >/dev/null || die "programs are missing and there is no apt-get: this script knows Debian 12 only"
   make_dir "$LOG" 0755
   say "installing packages (log: $(log_file packages))"

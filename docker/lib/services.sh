@@ -83,13 +83,21 @@ wait_ready() {
     ((SECONDS < deadline)) || not_ready "$service" "not ready after $CLUSTER_READY_TIMEOUT s"
     sleep 0.1
   done
+  service_pid "$service" >/dev/null || not_ready "$service" "another program answers in its place"
+}
+
+# listens SERVICE: does the service's own process hold its port?
+listens() {
+  local pid
+  pid=$(service_pid "$1") || return 1
+  ss -ltnpH "sport = :$(call "$1" port)" | grep -qF "pid=$pid,"
 }
 
 not_ready() {
   local service=$1 why=$2 log
   log=$(log_file "$service")
   say "cluster: $service: $why; the end of $log:" >&2
-  tail -n 15 "$log" | sed 's/^/    /' >&2
+  grep . "$log" | tail -n 15 | sed 's/^/    /' >&2
   exit 1
 }
 

@@ -61,7 +61,7 @@ sshd_prepare() {
 }
 
 sshd_command() { COMMAND=(/usr/sbin/sshd -D -e -f "$ETC/sshd_config"); }
-sshd_ready() { ssh-keyscan -T 3 -p "$CLUSTER_SSH_PORT" "$CLUSTER_SSH_ADDR" 2>/dev/null | grep -q ed25519; }
+sshd_ready() { ssh-keyscan -T 3 -p "$CLUSTER_SSH_PORT" "$CLUSTER_SSH_ADDR" 2>/dev/null | grep -qF "$(cut -d' ' -f2 "$SSH/ssh_host_ed25519_key.pub")"; }
 # Sessions outlive their sshd; a cluster that goes down ends them.
 end_sessions() {
   local pids
