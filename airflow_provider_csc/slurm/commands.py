@@ -7,6 +7,7 @@ bash, coreutils and Slurm's own commands, and leave nothing running.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 # squeue and sacct print times with strftime(3)'s %s: seconds since 1970, whatever the site's zone.
 _EPOCH = "env SLURM_TIME_FORMAT=%s"
 _SEPARATOR = f"$'\\x{ord(SEPARATOR):02x}'"
+
+# Seen on 22.05: slurmdbd stores " as `, and what is not in its database's character set as ?.
+_STORED_AS_IT_IS = re.compile(r"[\w .:/+=@%#()\[\]{}<>|;&*!?~^-]+", re.ASCII)
 
 _PLACE = """
 place() {
@@ -127,8 +131,12 @@ def build_look_up(*, base_dir: str, key: str, names: Sequence[str], since: int) 
     """
     Ask for every submission of a task instance: run directories, then squeue, then sacct by name.
 
-    ``since`` (seconds since 1970) bounds sacct's search, which a site's database pays for.
+    ``since`` (seconds since 1970) bounds sacct's search, which a site's database pays for. Names
+    that slurmdbd would not have stored as they are cannot be searched for; then sacct is asked for
+    all the user's jobs since.
     """
+    searchable = all(_STORED_AS_IT_IS.fullmatch(name) for name in names)
+    by_name = f"--name={quote(','.join(names))}" if searchable else ""
     return f"""{_PLACE}
 base=$(place {quote(base_dir)})
 since=$(date --date=@{since} +%FT%T)
@@ -142,7 +150,7 @@ for dir in "$base"/{key}.*; do
   ask "exit.${{dir##*.}}" cat -- "$dir/{EXIT_FILE}"
 done
 ask squeue {_squeue()} --me
-ask sacct {_sacct()} --allocations --starttime="$since" --name={quote(",".join(names))}
+ask sacct {_sacct()} --allocations --starttime="$since" {by_name}
 """
 
 

@@ -39,6 +39,10 @@ _REMEDIES = (
         ),
     ),
     (
+        r"More processors requested than permitted|CPU count per node can ?not be satisfied",
+        "The partition, or a limit, has fewer nodes or cores than that. Ask for less.",
+    ),
+    (
         r"Node count specification invalid|Requested partition configuration not available",
         "The partition does not give so many nodes to one job. Ask for fewer `nodes`.",
     ),

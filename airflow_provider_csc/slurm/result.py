@@ -122,7 +122,8 @@ def build_result(
         state=verdict.state.name,
         exit_code=verdict.exit_code,
         signal=verdict.signal,
-        name=_first(told, "name"),
+        # slurmdbd changes quotes, and letters its character set lacks, into others.
+        name=_first([queued, job], "name"),
         cluster=_first(told, "cluster"),
         reason=None if verdict.state.is_success else _first([queued, job], "reason"),
         partition=_first(told, "partition"),

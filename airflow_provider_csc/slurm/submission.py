@@ -100,8 +100,8 @@ def _check_directories(frames: Mapping[str, Frame], *, work_dir: str | None, bas
         if frame.status != 0:
             raise ConfigError(
                 f"work_dir of the connection: run directories cannot be made below {base_dir!r} "
-                f"({frame.complaint}). Name a directory that is writable, has room, and is on a file "
-                "system shared with the compute nodes. Nothing was submitted.",
+                f"({frame.complaint}). Name a directory that is writable, has room, and is on a "
+                "file system shared with the compute nodes. Nothing was submitted.",
                 field="work_dir",
                 value=base_dir,
                 run_dir=frames["run_dir"].text if step == "files" else None,

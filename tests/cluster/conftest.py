@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 DEFAULT_DIR = "/var/lib/csc-cluster"
 
@@ -60,3 +64,29 @@ class SlurmConnection:
         value = json.dumps({**connection, "extra": extra})
         self._monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", value)
         return {**connection, **extra}
+
+
+@pytest.fixture
+def task_log() -> Iterator[list[str]]:
+    """What operators and triggers log during the test, line by line, in order."""
+    with structlog.testing.capture_logs() as records:
+        yield _Messages(records)
+
+
+class _Messages(list[str]):
+    """The messages of records that are still being written; read when looked at."""
+
+    def __init__(self, records: list[Any]) -> None:
+        super().__init__()
+        self._records = records
+
+    def __iter__(self) -> Iterator[str]:
+        for record in self._records:
+            event, arguments = str(record["event"]), record.get("positional_args", ())
+            yield event % arguments if arguments else event
+
+    def __contains__(self, message: object) -> bool:
+        return message in list(iter(self))
+
+    def count(self, value: str) -> int:
+        return list(iter(self)).count(value)
