@@ -5,7 +5,7 @@
 # defines, in its own file:
 #   <kind>_prepare   write configuration and make directories
 #   <kind>_command   set COMMAND to the program, run in the foreground
-#   <kind>_ready     succeed when it can be used
+#   <kind>_ready     succeed when it can be used (that it holds its port is known by then)
 #   <kind>_program   print the process name (/proc/PID/comm)
 #   <kind>_port      print its port, or "-"
 #   <kind>_after_start, <kind>_after_stop   (optional) what only the cluster's own start and stop do
@@ -78,19 +78,21 @@ start_service() {
 wait_ready() {
   local service=$1 pid deadline=$((SECONDS + CLUSTER_READY_TIMEOUT))
   pid=$(cat "$(pid_file "$service")")
-  until call "$service" ready >/dev/null 2>&1; do
+  until is_ready "$service"; do
     process_alive "$pid" || not_ready "$service" "ended while starting"
     ((SECONDS < deadline)) || not_ready "$service" "not ready after $CLUSTER_READY_TIMEOUT s"
     sleep 0.1
   done
-  service_pid "$service" >/dev/null || not_ready "$service" "another program answers in its place"
 }
 
-# listens SERVICE: does the service's own process hold its port?
-listens() {
-  local pid
-  pid=$(service_pid "$1") || return 1
-  ss -ltnpH "sport = :$(call "$1" port)" | grep -qF "pid=$pid,"
+is_ready() { holds_port "$1" && call "$1" ready >/dev/null 2>&1; }
+
+# holds_port SERVICE: a program of another cluster may answer on the same port, and must not pass for ours.
+holds_port() {
+  local port pid
+  port=$(call "$1" port)
+  [[ $port != - ]] || return 0
+  pid=$(service_pid "$1") && ss -ltnpH "sport = :$port" | grep -F "pid=$pid," >/dev/null
 }
 
 not_ready() {
@@ -149,7 +151,7 @@ service_state() {
     say down
   elif process_stopped "$pid"; then
     say paused
-  elif call "$service" ready >/dev/null 2>&1; then
+  elif is_ready "$service"; then
     say up
   else
     say unready

@@ -56,9 +56,9 @@ limit_lines() {
 
 # Shells without SLURM_CONF find the machine's first cluster.
 slurm_default_conf() {
-  local link=/etc/slurm/slurm.conf
-  [[ -e $link ]] || { make_dir /etc/slurm 0755 && ln -sfn "$SLURM_CONF" "$link"; }
+  [[ -e $SLURM_LINK ]] || { make_dir /etc/slurm 0755 && ln -sfn "$SLURM_CONF" "$SLURM_LINK"; }
 }
+SLURM_LINK=/etc/slurm/slurm.conf
 
 slurmdbd_prepare() {
   local DB_PASSWORD

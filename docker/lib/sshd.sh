@@ -39,14 +39,21 @@ sshd_keys() {
 known_host() { if [[ $CLUSTER_SSH_PORT == 22 ]]; then say "$CLUSTER_SSH_ADDR"; else say "[$CLUSTER_SSH_ADDR]:$CLUSTER_SSH_PORT"; fi; }
 
 sshd_modules() {
-  local tree=$CLUSTER_DIR/modulefiles profile=/etc/profile.d/csc-cluster.sh
+  local tree=$CLUSTER_DIR/modulefiles
   make_dir "$tree" 0755
   make_dir "$CLUSTER_DIR/software/python-data/3.11/bin" 0755
   ln -sfn /usr/bin/python3 "$CLUSTER_DIR/software/python-data/3.11/bin/python3"
   cp -R "$DOCKER_DIR/config/modulefiles/." "$tree"
   # Login shells that did not come through sshd; the first cluster of the machine claims them.
-  [[ -f $profile && -d $(sed -n 's/.*:=\(.*\)}.*/\1/p' "$profile") ]] ||
-    say ": \"\${LMOD_SITE_MODULEPATH:=$tree}\"; export LMOD_SITE_MODULEPATH" | write_file "$profile" 0644
+  [[ -f $MODULE_PROFILE ]] ||
+    say ": \"\${LMOD_SITE_MODULEPATH:=$tree}\"; export LMOD_SITE_MODULEPATH" | write_file "$MODULE_PROFILE" 0644
+}
+MODULE_PROFILE=/etc/profile.d/csc-cluster.sh
+
+# What the first cluster of a machine claimed outside its directory.
+release_defaults() {
+  ! grep -qsF "=$CLUSTER_DIR/" "$MODULE_PROFILE" || rm "$MODULE_PROFILE"
+  [[ $(readlink "$SLURM_LINK") != "$SLURM_CONF" ]] || rm "$SLURM_LINK"
 }
 
 sshd_prepare() {
