@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
 
 CONNECTION_TYPES = ("slurm", "ssh")
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off", "")
+_HIGHEST_PORT = 65535
+_HOP = re.compile(
+    r"((?P<user>\S+)@)?(\[(?P<ipv6>[^\s\[\]]+)\]|(?P<host>[^\s@:\[\]]+))(:(?P<port>[0-9]{1,5}))?"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +29,8 @@ class ConnectionFields:
     host: str | None = None
     port: int | None = None
     login: str | None = None
-    password: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    password: str | None = field(default=None, repr=False)
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 def parse_connection(fields: ConnectionFields) -> SiteSettings:
@@ -61,15 +66,8 @@ def _check_type(fields: ConnectionFields) -> None:
 
 
 def _parse_ssh(fields: ConnectionFields, extra: _Extra) -> SshSettings:
-    if not fields.host:
-        raise ConfigError(
-            f"Connection {fields.conn_id!r} has no Host. Name the log-in node, for example "
-            "'roihu-cpu.csc.fi'.",
-            field="host",
-            value=fields.host,
-        )
     return SshSettings(
-        target=Hop(host=fields.host, port=fields.port or 22, username=fields.login or None),
+        target=_parse_target(fields),
         jump_hosts=parse_hops(extra.text("jump_hosts") or "", extra),
         key_file=extra.text("key_file"),
         private_key=extra.secret("private_key"),
@@ -79,9 +77,38 @@ def _parse_ssh(fields: ConnectionFields, extra: _Extra) -> SshSettings:
         certificate=extra.text("certificate"),
         known_hosts=extra.text("known_hosts"),
         host_key=extra.text("host_key"),
-        no_host_key_check=extra.flag("no_host_key_check"),
+        no_host_key_check=_parse_no_host_key_check(extra),
         connect_timeout=extra.seconds("connect_timeout", extra.seconds("conn_timeout", 30.0)),
     )
+
+
+def _parse_target(fields: ConnectionFields) -> Hop:
+    host = (fields.host or "").strip()
+    if not host:
+        raise ConfigError(
+            f"Connection {fields.conn_id!r} has no Host. Name the log-in node, for example "
+            "'roihu-cpu.csc.fi'.",
+            field="host",
+            value=fields.host,
+        )
+    port = 22 if fields.port is None else fields.port
+    if not 0 < port <= _HIGHEST_PORT:
+        raise ConfigError(
+            f"Connection {fields.conn_id!r}, field port: {port} is not between 1 and "
+            f"{_HIGHEST_PORT}. SSH's own is 22.",
+            field="port",
+            value=port,
+        )
+    return Hop(host=host, port=port, username=fields.login or None)
+
+
+def _parse_no_host_key_check(extra: _Extra) -> bool:
+    is_off = extra.flag("no_host_key_check")
+    if is_off and extra.text("host_key"):
+        raise extra.error(
+            "no_host_key_check", "would make the Host key of no effect. Leave one of them out."
+        )
+    return is_off
 
 
 class _Extra:
@@ -110,10 +137,18 @@ class _Extra:
 
     def secret(self, name: str) -> Secret | None:
         value = self._fields.extra.get(name)
-        return Secret(value=str(value)) if value else None
+        if value is None or value == "":
+            return None
+        if not isinstance(value, str):
+            raise ConfigError(
+                f"Connection {self._fields.conn_id!r}, field {name}: its value is not text.",
+                field=name,
+            )
+        return Secret(value=value)
 
     def flag(self, name: str) -> bool:
-        word = str(self._fields.extra.get(name) or "").strip().lower()
+        value = self._fields.extra.get(name)
+        word = "" if value is None else str(value).strip().lower()
         if word not in (*_TRUE, *_FALSE):
             raise self.error(name, "is neither true nor false.")
         return word in _TRUE
@@ -123,7 +158,7 @@ class _Extra:
         if value is None or value == "":
             return default
         try:
-            seconds = float(value)
+            seconds = float("" if isinstance(value, bool) else value)
         except (TypeError, ValueError):
             raise self.error(name, "is not a number of seconds, as 5.") from None
         if not 0 < seconds < 1e9:  # noqa: PLR2004
@@ -137,10 +172,8 @@ def parse_hops(text: str, extra: _Extra) -> tuple[Hop, ...]:
 
 
 def _parse_hop(text: str, extra: _Extra) -> Hop:
-    user, _, address = text.rpartition("@")
-    host, colon, port = address.rpartition(":")
-    if not colon:
-        host, port = address, "22"
-    if not host or not port.isdecimal():
+    match = _HOP.fullmatch(text)
+    port = int(match["port"] or 22) if match else 0
+    if not match or not 0 < port <= _HIGHEST_PORT:
         raise extra.error("jump_hosts", f"is not a list of user@host:port (at {text!r}).")
-    return Hop(host=host, port=int(port), username=user or None)
+    return Hop(host=match["ipv6"] or match["host"], port=port, username=match["user"])
