@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseSensorOperator, conf
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # A job that neither squeue nor sacct know is asked for again so long (seconds): slurmdbd may lag.
 _MISSING_SECONDS = 30
+# How long after a job's end its accounting is waited for (seconds).
+_ACCOUNTING_SECONDS = 30
 
 
 class SlurmJobSensor(BaseSensorOperator):
@@ -95,7 +97,7 @@ class SlurmJobSensor(BaseSensorOperator):
             raise AirflowFailException(_describe_missing(missing))
         for result in found.values():
             self.log.info("Job %s is %s.", result.job_id, result.state)
-        if not all(result.is_final for result in found.values()):
+        if not all(result.is_final and not _awaits_accounting(result) for result in found.values()):
             return False
         return PokeReturnValue(is_done=True, xcom_value=self._finish(list(found.values())))
 
@@ -120,6 +122,14 @@ class SlurmJobSensor(BaseSensorOperator):
             raise AirflowFailException(error.message) from error
         values = [to_xcom(result) for result in results]
         return values[0] if len(values) == 1 else values
+
+
+def _awaits_accounting(result: JobResult) -> bool:
+    """Whether the job ended just now, and slurmdbd will soon know more of it than squeue."""
+    if result.exit_code is not None or result.end_time is None:
+        return False
+    ended = datetime.fromisoformat(result.end_time)
+    return datetime.now(UTC) - ended < timedelta(seconds=_ACCOUNTING_SECONDS)
 
 
 def _parse_single_id(value: str | int) -> str:

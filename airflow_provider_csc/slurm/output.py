@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SEPARATOR = "\x1f"
 
 # squeue(1), -o. The name is last, because it alone is free text.
-_QUEUE_FIELDS = ("%i", "%T", "%r", "%P", "%N", "%V", "%S", "%u", "%j")
+_QUEUE_FIELDS = ("%i", "%T", "%r", "%P", "%N", "%V", "%S", "%e", "%u", "%j")
 QUEUE_FORMAT = SEPARATOR.join(_QUEUE_FIELDS)
 
 # sacct(1), --format; every one of these exists from Slurm 20.11 on.
@@ -79,6 +79,7 @@ class QueueRow:
     nodes: str
     submitted: int | None
     started: int | None
+    ended: int | None
     user: str
     name: str
 
@@ -161,15 +162,18 @@ _JOB_ID = re.compile(r"\d+([_+.].*)?$")
 
 
 def _parse_queue_row(fields: list[str]) -> QueueRow:
-    job_id, state, reason, partition, nodes, submitted, started, user, name = fields
+    job_id, state_text, reason, partition, nodes, submitted, started, ended, user, name = fields
+    state = parse_state(state_text)
     return QueueRow(
         job_id=job_id,
-        state=parse_state(state),
+        state=state,
         reason="" if reason == "None" else reason,
         partition=partition,
         nodes=nodes,
         submitted=_integer(submitted),
         started=_integer(started),
+        # Until the end it is when the time limit would be reached.
+        ended=_integer(ended) if state.is_final else None,
         user=user,
         name=name,
     )

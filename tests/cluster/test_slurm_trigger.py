@@ -1,0 +1,209 @@
+"""SlurmJobTrigger on the real cluster: what it survives, and what many of them cost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import TaskDeferred
+
+from airflow_provider_csc.hooks.slurm import SlurmHook
+from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
+from airflow_provider_csc.triggers.slurm import SlurmJobTrigger
+from tests.support.task import build_context, first_event, stored
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("slurm_connection")]
+
+RUNNER = Path(__file__).parents[1] / "support" / "run_trigger.py"
+
+
+def deferred_trigger(**arguments: Any) -> SlurmJobTrigger:
+    """Submit a job and return the trigger its task deferred to."""
+    task = SlurmSubmitOperator(task_id="job", deferrable=True, poll_interval=0.5, **arguments)
+    with pytest.raises(TaskDeferred) as deferred:
+        task.execute(build_context(task))
+    trigger = stored(deferred.value.trigger)
+    assert isinstance(trigger, SlurmJobTrigger)
+    return trigger
+
+
+def start(trigger: SlurmJobTrigger, output: Path) -> subprocess.Popen[bytes]:
+    with output.open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, str(RUNNER), json.dumps(trigger.serialize()[1])],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        )
+
+
+def numbers(output: Path) -> list[int]:
+    return [int(line) for line in output.read_text().split("\n") if line.isdecimal()]
+
+
+def wait_until(condition: Any, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.2)
+
+
+COUNT = "for i in $(seq 1 60); do echo $i; sleep 0.2; done"
+
+
+def test_a_triggerer_that_is_stopped_loses_and_doubles_no_line(tmp_path: Path) -> None:
+    trigger, output = deferred_trigger(command=COUNT), tmp_path / "log"
+    first = start(trigger, output)
+    wait_until(lambda: len(numbers(output)) >= 5)
+    first.send_signal(signal.SIGTERM)
+    first.wait(20)
+
+    second = start(trigger, output)
+    second.wait(90)
+
+    assert numbers(output) == list(range(1, 61))
+    assert '"state": "COMPLETED"' in output.read_text()
+
+
+def test_a_triggerer_that_is_killed_loses_no_line_and_doubles_at_most_one_round(
+    tmp_path: Path,
+) -> None:
+    trigger, output = deferred_trigger(command=COUNT), tmp_path / "log"
+    first = start(trigger, output)
+    wait_until(lambda: len(numbers(output)) >= 5)
+    first.kill()
+    first.wait(20)
+    seen = numbers(output)
+
+    second = start(trigger, output)
+    second.wait(90)
+
+    shown = numbers(output)
+    assert sorted(set(shown)) == list(range(1, 61))
+    # Lines that were logged but not yet noted on the cluster are logged again: a poll's worth.
+    assert len(shown) - 60 <= len(seen)
+    assert shown[len(seen) :] == list(range(shown[len(seen)], 61))
+
+
+def test_waiting_survives_the_loss_of_its_connection(
+    tmp_path: Path, cluster: dict[str, Any]
+) -> None:
+    trigger, output = deferred_trigger(command=COUNT), tmp_path / "log"
+    process = start(trigger, output)
+    wait_until(lambda: len(numbers(output)) >= 5)
+
+    sessions = sessions_of(process.pid, cluster["ssh_port"])
+    for pid in sessions:
+        os.kill(pid, signal.SIGKILL)
+    process.wait(90)
+
+    assert sessions, "no connection was there to cut"
+    assert numbers(output) == list(range(1, 61))
+    assert '"state": "COMPLETED"' in output.read_text()
+
+
+def sessions_of(pid: int, port: int) -> list[int]:
+    """The sshd processes that serve the connections of one process."""
+    listing = subprocess.run(
+        ["ss", "--tcp", "--numeric", "--processes", "--no-header", "state", "established"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    sockets = [line.split() for line in listing.splitlines()]
+    mine = {
+        words[2]
+        for words in sockets
+        if words[3].endswith(f":{port}") and f"pid={pid}," in words[-1]
+    }
+    servers = [words[-1] for words in sockets if words[3] in mine]
+    return [
+        int(part.split("=")[1])
+        for words in servers
+        for part in words.split(",")
+        if part.startswith("pid=")
+    ]
+
+
+def test_a_users_kill_cancels_the_job_and_waits_for_slurm_to_say_so() -> None:
+    trigger = deferred_trigger(command="sleep 60")
+
+    asyncio.run(trigger.on_kill())
+
+    found = SlurmHook().query(trigger.job_ids)
+    assert [result.state for result in found.values()] == ["CANCELLED"]
+
+
+def test_a_kill_of_a_watcher_of_foreign_jobs_leaves_them_alone() -> None:
+    mine = deferred_trigger(command="sleep 20")
+    watcher = SlurmJobTrigger(slurm_conn_id="slurm_default", job_ids=mine.job_ids)
+
+    asyncio.run(watcher.on_kill())
+
+    assert not SlurmHook().query(mine.job_ids)[mine.job_ids[0]].is_final
+    SlurmHook().cancel(mine.job_ids)
+
+
+def test_fifty_waiting_triggers_share_one_connection_and_one_query_per_interval(
+    cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow_provider_csc.client import SlurmClient
+
+    programs: list[str] = []
+    ask = SlurmClient.ask
+
+    async def counted(self: SlurmClient, body: str, **options: Any) -> Any:
+        programs.append(body)
+        return await ask(self, body, **options)
+
+    hook = SlurmHook()
+    script = "#!/bin/bash\nsleep 30\n"
+    hook.write_file("~/fifty.sh", script, mode=0o700)
+    submitted = hook.run(
+        "for i in $(seq 50); do sbatch --parsable --ntasks=1 --mem=10M ~/fifty.sh; done"
+    )
+    job_ids = submitted.text.split()
+    monkeypatch.setattr(SlurmClient, "ask", counted)
+    most = 0
+
+    async def wait_for_all() -> list[Any]:
+        nonlocal most
+        triggers = [
+            SlurmJobTrigger(slurm_conn_id="slurm_default", job_ids=[job_id], poll_interval=2.0)
+            for job_id in job_ids
+        ]
+        waiting = [asyncio.ensure_future(first_event(trigger)) for trigger in triggers]
+        for _ in range(10):
+            await asyncio.sleep(1)
+            most = max(most, connections_of(os.getpid(), cluster["ssh_port"]))
+        asked_meanwhile.append(len(programs))
+        hook_cancel = f"scancel {' '.join(job_ids)}"
+        subprocess.run(["runuser", "-u", "alice", "--", "bash", "-c", hook_cancel], check=True)
+        return await asyncio.gather(*waiting)
+
+    asked_meanwhile: list[int] = []
+    events = asyncio.run(wait_for_all())
+
+    assert len(job_ids) == len(events) == 50
+    assert most == 1
+    # Ten seconds at one question every two seconds, the first of them at once.
+    assert asked_meanwhile[0] <= 7
+    assert {event["results"][0]["state"] for event in events} == {"CANCELLED"}
+
+
+def connections_of(pid: int, port: int) -> int:
+    listing = subprocess.run(
+        ["ss", "--tcp", "--numeric", "--processes", "--no-header", "state", "established"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    return sum(f"pid={pid}," in line and f":{port} " in line for line in listing.splitlines())
