@@ -1,0 +1,76 @@
+"""DAG files are parsed every few seconds: what importing an operator may cost, in modules."""
+
+from __future__ import annotations
+
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import airflow_provider_csc
+
+# What a DAG file loads beyond `from airflow.sdk import BaseOperator`; all of it is small. A module
+# that is added here must be one too: importing the operators costs 25 ms now, 50 ms is the budget.
+ALLOWED = {
+    "airflow.providers.common",
+    "airflow.providers.common.compat",
+    "airflow.providers.common.compat._compat_utils",
+    "airflow.providers.common.compat.sdk",
+    "airflow.providers.common.compat.version_compat",
+    "airflow.sdk.bases.operatorlink",
+    "difflib",
+}
+OPERATOR_MODULES = ["airflow_provider_csc.operators.slurm", "airflow_provider_csc.sensors.slurm"]
+
+PROBE = """
+import sys
+from airflow.sdk import BaseOperator, BaseSensorOperator
+before = set(sys.modules)
+import {module}
+print(*sorted(set(sys.modules) - before), sep="\\n")
+"""
+
+
+def python(program: str, *options: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *options, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("module", OPERATOR_MODULES)
+def test_an_operator_module_loads_nothing_heavy(module: str) -> None:
+    loaded = set(python(PROBE.format(module=module)).splitlines())
+
+    # Airflow 3.1 logs to standard output while it is imported; such lines are no module names.
+    foreign = {name for name in loaded if not name.startswith("airflow_provider_csc")}
+    assert {name for name in foreign if " " not in name} <= ALLOWED
+
+
+def test_the_core_needs_no_airflow_and_little_else() -> None:
+    program = """
+import sys
+import airflow_provider_csc.slurm.plan, airflow_provider_csc.slurm.tracking
+print(*sorted({name.split(".")[0] for name in sys.modules}), sep="\\n")
+"""
+
+    loaded = set(python(program).splitlines())
+
+    assert not {"airflow", "asyncssh", "asyncio", "boto3", "pydantic"} & loaded
+
+
+def modules() -> list[str]:
+    walk = pkgutil.walk_packages(airflow_provider_csc.__path__, "airflow_provider_csc.")
+    return [module.name for module in walk]
+
+
+def test_every_module_imports_without_a_warning() -> None:
+    # Airflow itself is imported first: its own warnings are not ours.
+    program = "import warnings, airflow.sdk, airflow.triggers.base\n"
+    program += "import airflow.providers.amazon.aws.hooks.s3, asyncssh\n"
+    program += "warnings.simplefilter('error')\n"
+    program += "\n".join(f"import {name}" for name in modules())
+
+    python(program)
