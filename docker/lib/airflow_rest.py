@@ -1,9 +1,10 @@
 """
-Speak to a running Airflow as its web page does; standard library only.
+Speak to a running Airflow as its web page does; needs only Python's standard library.
 
-    airflow_rest.py AIRFLOW_JSON health
     airflow_rest.py AIRFLOW_JSON connect CLUSTER_JSON
     airflow_rest.py AIRFLOW_JSON run DAG_ID [CONF_JSON]
+
+AIRFLOW_JSON is the file in which docker/airflow describes what it started.
 """
 
 from __future__ import annotations
@@ -14,32 +15,30 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 FINAL = ("success", "failed")
+RUN_SECONDS = 900
 
 
 class Airflow:
-    """The REST interface of one Airflow, logged in as the user ``airflow.json`` names."""
+    """The REST interface of one Airflow, for the user that its description names."""
 
     def __init__(self, description: str | Path) -> None:
         facts = json.loads(Path(description).read_text())
         self.url, self._user, self._password = facts["url"], facts["user"], facts["password"]
 
-    def get(self, path: str) -> Any:
-        return self.call("GET", path)
-
     def call(self, method: str, path: str, body: object = None) -> Any:
         headers = {"Authorization": f"Bearer {self._token}"}
         return self._request(method, f"/api/v2{path}", body, headers)
 
-    def health(self) -> dict[str, Any]:
-        answer: dict[str, Any] = self._request("GET", "/api/v2/monitor/health", None, {})
-        return answer
+    def get(self, path: str) -> Any:
+        return self.call("GET", path)
 
     @cached_property
     def _token(self) -> str:
@@ -54,67 +53,143 @@ class Airflow:
             data=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": "application/json", "Accept": "application/json", **headers},
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             text = answer.read()
         return json.loads(text) if text else None
 
     def set_connection(self, connection: dict[str, Any]) -> None:
-        """Create it, or change it where it is there already."""
+        """Create a connection, or change it where it is there already."""
         try:
             self.call("POST", "/connections", connection)
         except urllib.error.HTTPError as error:
-            if error.code != 409:
+            if error.code != HTTPStatus.CONFLICT:
                 raise
             self.call("PATCH", f"/connections/{connection['connection_id']}", connection)
 
-    def wait_for_dag(self, dag_id: str, *, timeout: float = 90) -> None:
-        """Wait until the DAG processor has read the file that holds it."""
+    def wait_for_dag(self, dag_id: str, *, timeout: float = 120) -> None:
+        """Wait until the DAG processor has read the file that holds a DAG."""
         end = time.monotonic() + timeout
-        while True:
-            try:
-                self.get(f"/dags/{dag_id}")
-            except urllib.error.HTTPError as error:
-                if error.code != 404:
-                    raise
-            else:
-                return
+        while not self.has_dag(dag_id):
             if time.monotonic() > end:
                 said = "\n".join(one["stack_trace"] for one in self.import_errors())
                 sys.exit(f"airflow: no DAG {dag_id!r} after {timeout:.0f} s\n{said}")
             time.sleep(0.5)
 
+    def has_dag(self, dag_id: str) -> bool:
+        try:
+            self.get(f"/dags/{dag_id}")
+        except urllib.error.HTTPError as error:
+            if error.code != HTTPStatus.NOT_FOUND:
+                raise
+            return False
+        return True
+
     def import_errors(self) -> list[dict[str, Any]]:
         errors: list[dict[str, Any]] = self.get("/importErrors")["import_errors"]
         return errors
 
-    def trigger(self, dag_id: str, conf: dict[str, Any] | None = None) -> str:
-        """Start a run and return its id."""
+    def trigger(self, dag_id: str, conf: dict[str, Any] | None = None) -> DagRun:
         body = {"logical_date": None, "conf": conf or {}}
-        run_id: str = self.call("POST", f"/dags/{dag_id}/dagRuns", body)["dag_run_id"]
-        return run_id
+        answer = self.call("POST", f"/dags/{dag_id}/dagRuns", body)
+        return DagRun(self, dag_id, answer["dag_run_id"])
 
-    def run_state(self, dag_id: str, run_id: str) -> str:
-        state: str = self.get(f"/dags/{dag_id}/dagRuns/{quote(run_id)}")["state"]
+
+class DagRun:
+    """One run of a DAG."""
+
+    def __init__(self, airflow: Airflow, dag_id: str, run_id: str) -> None:
+        self._airflow, self.dag_id, self.run_id = airflow, dag_id, run_id
+        self._path = f"/dags/{dag_id}/dagRuns/{quote(run_id)}"
+
+    @property
+    def page(self) -> str:
+        return f"{self._airflow.url}/dags/{self.dag_id}/runs/{quote(self.run_id)}"
+
+    def state(self) -> str:
+        state: str = self._airflow.get(self._path)["state"]
         return state
 
-    def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        path = f"/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances"
-        tasks: list[dict[str, Any]] = self.get(path)["task_instances"]
+    def tasks(self) -> list[dict[str, Any]]:
+        tasks: list[dict[str, Any]] = self._airflow.get(f"{self._path}/taskInstances")[
+            "task_instances"
+        ]
         return tasks
 
-    def log(self, dag_id: str, run_id: str, task_id: str, *, try_number: int = 1) -> list[str]:
-        """Return the messages of a task's log as the page shows them, so far."""
-        path = f"/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances/{task_id}/logs/{try_number}"
-        content = self.get(f"{path}?full_content=true")["content"]
-        return [line["event"] if isinstance(line, dict) else str(line) for line in content]
+    def log(self, task_id: str, *, try_number: int = 1) -> list[dict[str, Any]]:
+        """Return a task's log as the page shows it, so far."""
+        path = f"{self._path}/taskInstances/{task_id}/logs/{try_number}?full_content=true"
+        content: list[dict[str, Any]] = self._airflow.get(path)["content"]
+        return content
 
-    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
-        path = f"/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances/{task_id}/xcomEntries/{key}"
-        return self.get(f"{path}?deserialize=false")["value"]
+    def xcom(self, task_id: str, key: str = "return_value") -> Any:
+        path = f"{self._path}/taskInstances/{task_id}/xcomEntries/{key}?deserialize=true"
+        return self._airflow.get(path)["value"]
+
+
+class Follower:
+    """Prints what changes in a run: states of tasks, and new lines of their logs."""
+
+    def __init__(self, run: DagRun) -> None:
+        self._run = run
+        self._states: dict[str, str] = {}
+        self._seen: set[tuple[str, str, str]] = set()
+
+    def follow(self) -> str:
+        """Return the final state of the run."""
+        end = time.monotonic() + RUN_SECONDS
+        while time.monotonic() < end:
+            state = self._run.state()
+            for task in self._run.tasks():
+                self._show(task["task_id"], task["state"] or "waiting", task["try_number"])
+            if state in FINAL:
+                return state
+            time.sleep(1)
+        return f"not finished after {RUN_SECONDS} s"
+
+    def _show(self, task_id: str, state: str, try_number: int) -> None:
+        has_changed = self._states.get(task_id, "waiting") != state
+        self._states[task_id] = state
+        if state == "deferred" or (has_changed and state in (*FINAL, "up_for_retry")):
+            self._show_log(task_id, try_number)
+        if has_changed:
+            say(f"{task_id}: {state}")
+
+    def _show_log(self, task_id: str, try_number: int) -> None:
+        for line in self._run.log(task_id, try_number=try_number):
+            key = (task_id, line.get("timestamp", ""), line["event"])
+            if is_for_people(line) and key not in self._seen:
+                say(f"{task_id}: | " + line["event"].replace("\n", "\n" + " " * 11 + "| "))
+            self._seen.add(key)
+
+
+def is_for_people(line: dict[str, Any]) -> bool:
+    """Tell what operators, triggers and tasks say from what Airflow says of itself."""
+    source = line.get("logger") or ""
+    ours = "airflow_provider_csc.operators", "airflow_provider_csc.triggers"
+    sensors = "airflow_provider_csc.sensors", "task.stdout"
+    return line.get("level") in ("error", "critical") or any(
+        name in source for name in (*ours, *sensors)
+    )
+
+
+def say(text: str) -> None:
+    print(f"{datetime.now().astimezone():%H:%M:%S}   {text}", flush=True)
+
+
+def run_dag(airflow: Airflow, dag_id: str, conf: str = "{}") -> None:
+    """Run a DAG and show how it goes; exit with a non-zero status unless it succeeds."""
+    airflow.wait_for_dag(dag_id)
+    run = airflow.trigger(dag_id, json.loads(conf))
+    say(f"{dag_id}: started as {run.run_id}")
+    state = Follower(run).follow()
+    say(f"{dag_id}: {state}")
+    print(run.page)
+    if state != "success":
+        sys.exit(1)
 
 
 def build_connections(cluster: dict[str, Any], *, poll_floor: float) -> list[dict[str, Any]]:
-    """Return the two connections of the examples, as somebody would type them into the form."""
+    """Return the examples' two connections, as somebody would type them into the forms."""
     user, facts = next(iter(cluster["users"].items()))
     slurm = {
         "key_file": facts["private_key"],
@@ -148,72 +223,23 @@ def build_connections(cluster: dict[str, Any], *, poll_floor: float) -> list[dic
     ]
 
 
-class Follower:
-    """Print what changes in a run: states of tasks, and new lines of their logs."""
-
-    def __init__(self, airflow: Airflow, dag_id: str, run_id: str) -> None:
-        self._airflow, self._dag_id, self._run_id = airflow, dag_id, run_id
-        self._states: dict[str, str] = {}
-        self._lines: dict[str, int] = {}
-
-    def follow(self, *, timeout: float) -> str:
-        """Return the final state of the run."""
-        end = time.monotonic() + timeout
-        while time.monotonic() < end:
-            state = self._airflow.run_state(self._dag_id, self._run_id)
-            for task in self._airflow.tasks(self._dag_id, self._run_id):
-                self._show(task)
-            if state in FINAL:
-                return state
-            time.sleep(1)
-        return f"unfinished after {timeout:.0f} s"
-
-    def _show(self, task: dict[str, Any]) -> None:
-        task_id, state = task["task_id"], task["state"] or "none"
-        has_changed = self._states.get(task_id) != state
-        if state == "deferred" or (has_changed and state in (*FINAL, "up_for_retry")):
-            self._show_log(task_id, task["try_number"])
-        if has_changed and state != "none":
-            self._states[task_id] = state
-            say(f"{task_id}: {state}")
-
-    def _show_log(self, task_id: str, try_number: int) -> None:
-        lines = self._airflow.log(self._dag_id, self._run_id, task_id, try_number=try_number)
-        for line in lines[self._lines.get(task_id, 0) :]:
-            say(f"{task_id} | {line}")
-        self._lines[task_id] = len(lines)
+def connect(airflow: Airflow, cluster_json: str) -> None:
+    """Set both connections to the cluster as it is now."""
+    cluster = json.loads(Path(cluster_json).read_text())
+    floor = float(os.environ.get("AIRFLOW_POLL_FLOOR", "1"))
+    for connection in build_connections(cluster, poll_floor=floor):
+        airflow.set_connection(connection)
 
 
-def say(text: str) -> None:
-    print(f"{datetime.now(UTC).astimezone():%H:%M:%S} {text}", flush=True)
-
-
-def run(airflow: Airflow, dag_id: str, conf: str = "{}") -> None:
-    """Run a DAG and show it; end with a non-zero status unless it succeeded."""
-    airflow.wait_for_dag(dag_id)
-    run_id = airflow.trigger(dag_id, json.loads(conf))
-    say(f"{dag_id}: started as {run_id}")
-    state = Follower(airflow, dag_id, run_id).follow(timeout=600)
-    say(f"{dag_id}: {state}, see {airflow.url}/dags/{dag_id}/runs/{quote(run_id)}")
-    if state != "success":
-        sys.exit(1)
-
-
-def main(description: str, command: str, *arguments: str) -> None:
-    airflow = Airflow(description)
-    match command:
-        case "health":
-            print(json.dumps(airflow.health(), separators=(",", ":")))
-        case "connect":
-            cluster = json.loads(Path(arguments[0]).read_text())
-            floor = float(os.environ.get("AIRFLOW_POLL_FLOOR", "1"))
-            for connection in build_connections(cluster, poll_floor=floor):
-                airflow.set_connection(connection)
-        case "run":
-            run(airflow, *arguments)
+def main(arguments: list[str]) -> None:
+    match arguments:
+        case [description, "connect", cluster_json]:
+            connect(Airflow(description), cluster_json)
+        case [description, "run", dag_id, *conf]:
+            run_dag(Airflow(description), dag_id, *conf)
         case _:
             sys.exit(__doc__)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1:])

@@ -23,7 +23,7 @@ ceph_fsid() {
 
 ceph_mon_prepare() {
   ceph_configure
-  [[ -f $CEPH_DATA/mon/done ]] || ceph_mon_create
+  if [[ ! -f $CEPH_DATA/mon/done ]]; then ceph_mon_create; fi
 }
 
 ceph_mon_create() {
@@ -51,7 +51,7 @@ ceph_mgr_port() { say -; }
 
 ceph_osd_prepare() {
   ceph_configure
-  [[ -f $CEPH_DATA/osd/done ]] || ceph_osd_create
+  if [[ ! -f $CEPH_DATA/osd/done ]]; then ceph_osd_create; fi
 }
 
 ceph_osd_create() {
@@ -84,7 +84,7 @@ ceph_recover() {
 radosgw_prepare() {
   ceph_configure
   make_dir "$CEPH_DATA/rgw" 0755 ceph:ceph
-  [[ -f $CEPH_DATA/users-done ]] || radosgw_users
+  if [[ ! -f $CEPH_DATA/users-done ]]; then radosgw_users; fi
 }
 
 # Each project has S3 keys and a Swift user, as on Allas.
@@ -92,7 +92,7 @@ radosgw_users() {
   local pair account
   for pair in $CLUSTER_USERS; do
     account=${pair#*:}
-    rgw_admin user create --uid "$account" --display-name "$account" \
+    rgw_admin user info --uid "$account" || rgw_admin user create --uid "$account" --display-name "$account" \
       --access-key "$(secret "s3_access_$account" 10)" --secret-key "$(secret "s3_secret_$account" 20)"
     rgw_admin subuser create --uid "$account" --subuser "$account:swift" --access full \
       --key-type swift --secret "$(secret "swift_key_$account" 20)"

@@ -7,7 +7,7 @@ mariadb_prepare() {
   make_dir "$RUN/mariadb" 0755 mysql:mysql
   make_dir "$STATE/mariadb" 0700 mysql:mysql
   render my.cnf | write_file "$ETC/my.cnf" 0644
-  [[ -d $STATE/mariadb/slurm ]] || mariadb_create
+  if [[ ! -f $STATE/mariadb/created ]]; then mariadb_create; fi
 }
 
 # The first server run does nothing but read the grants: no network, ends by itself.
@@ -21,6 +21,7 @@ CREATE DATABASE slurm;
 CREATE USER 'slurm'@'%' IDENTIFIED BY '$(secret db_password 16)';
 GRANT ALL ON slurm.* TO 'slurm'@'%';
 SQL
+  touch "$STATE/mariadb/created"
 }
 
 mariadb_command() { COMMAND=(mariadbd --defaults-file="$ETC/my.cnf" --user=mysql); }

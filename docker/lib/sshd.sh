@@ -4,7 +4,11 @@
 user_names() { local pair; for pair in $CLUSTER_USERS; do say "${pair%%:*}"; done; }
 
 # make_key PATH COMMENT: an ed25519 pair without passphrase, once.
-make_key() { [[ -s $1 ]] || ssh-keygen -q -t ed25519 -N '' -C "$2" -f "$1"; }
+make_key() {
+  [[ ! -s $1 || ! -s $1.pub ]] || return 0
+  rm -f "$1" "$1.pub"
+  ssh-keygen -q -t ed25519 -N '' -C "$2" -f "$1"
+}
 
 # make_user NAME ACCOUNT: a login with a home, its project's group and scratch directory.
 make_user() {
