@@ -1,4 +1,19 @@
-.PHONY: cluster-up cluster-down cluster-status cluster-logs
+.PHONY: demo demo-down test lint types cluster-up cluster-down cluster-status cluster-logs airflow-up airflow-down
+
+demo:
+	docker/demo
+
+demo-down:
+	docker/demo down
+
+test:
+	tests/run
+
+lint:
+	tests/run lint
+
+types:
+	tests/run types
 
 cluster-up:
 	docker/cluster up
@@ -11,3 +26,9 @@ cluster-status:
 
 cluster-logs:
 	docker/cluster logs
+
+airflow-up:
+	docker/airflow up
+
+airflow-down:
+	docker/airflow down

@@ -1,9 +1,9 @@
 """
 Train a model on two nodes of a Slurm cluster; its data comes from Allas and its results go there.
 
-Airflow holds the keys to Allas, the cluster gets none: the job is handed URLs that open exactly
-three objects and expire. The model is published when it is good enough, by a threshold that you
-may change when you trigger the DAG.
+Airflow holds the keys of Allas. The job gets none: it is handed URLs that open three objects for a
+few hours. The model is published when it is good enough, by a threshold that you may change when
+you trigger the DAG.
 """
 
 import json
@@ -18,12 +18,12 @@ from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
 from airflow_provider_csc.sensors.slurm import SlurmJobSensor
 
 PROGRAM = Path(__file__).with_name("softmax.py")
-URL_LIFETIME = 6 * 3600  # seconds; the job must have started, run and stored its results by then
+URL_SECONDS = 6 * 3600  # the job must have waited, run and stored its results by then
 
 PARAMS = {
-    # Bucket names are shared by all users of Allas: put your project's number in.
+    # Bucket names are shared by all of Allas: put your project's number in.
     "bucket": Param("csc-train-on-slurm", type="string", minLength=3),
-    "rounds": Param(4, type="integer", minimum=1),
+    "rounds": Param(10, type="integer", minimum=1),
     "epochs": Param(5, type="integer", minimum=1, description="Passes over the data per round"),
     "minimum_accuracy": Param(0.9, type="number", minimum=0, maximum=1),
 }
@@ -31,14 +31,15 @@ PARAMS = {
 
 @task
 def upload_dataset(params: dict, run_id: str) -> str:
-    """Put 1797 images of handwritten digits into Allas, and return where this run's objects lie."""
+    """Put 1797 images of handwritten digits into Allas; return the prefix of this run's objects."""
+    # Imported here, because Airflow reads the file's top level again and again.
     import numpy as np
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
     images, labels = load_digits(return_X_y=True)
     parts = train_test_split(images / 16, labels, test_size=0.25, stratify=labels, random_state=0)
-    names = ("train_images", "test_images", "train_labels", "test_labels")
+    names = "train_images", "test_images", "train_labels", "test_labels"
     file = BytesIO()
     np.savez_compressed(file, **dict(zip(names, parts, strict=True)))
 
@@ -50,47 +51,51 @@ def upload_dataset(params: dict, run_id: str) -> str:
 
 
 @task
-def hand_over(folder: str, params: dict) -> str:
-    """Lay the program and the URLs down on the cluster, and return the directory."""
+def hand_over(prefix: str, params: dict) -> str:
+    """Lay the program and the URLs down on the cluster; return the directory."""
     allas, slurm = AllasHook(), SlurmHook()
 
-    def url(method: str, name: str) -> str:
-        key = {"Bucket": params["bucket"], "Key": f"{folder}/{name}"}
-        return allas.generate_presigned_url(method, key, expires_in=URL_LIFETIME)
+    def transfer(method: str, option: str, name: str) -> str:
+        key = {"Bucket": params["bucket"], "Key": f"{prefix}/{name}"}
+        url = allas.generate_presigned_url(method, key, expires_in=URL_SECONDS)
+        return f'fail\nsilent\nshow-error\n{option} = "{name}"\nurl = "{url}"\n'
 
-    def transfer(method: str, name: str, option: str) -> str:
-        return f'fail\nsilent\nshow-error\n{option} = "{name}"\nurl = "{url(method, name)}"\n'
-
-    made = slurm.run(
-        "umask 077 && mkdir -p ~/airflow-runs && mktemp -d ~/airflow-runs/train.XXXXXX"
-    )
-    directory = made.text.strip()
+    # A URL is as good as a key while it is valid: it travels in files that only their owner can
+    # read, never in an XCom, an environment variable or the job's script.
+    made = slurm.run("mkdir -p ~/airflow-runs && mktemp -d ~/airflow-runs/train.XXXXXX")
+    if made.status != 0:
+        raise RuntimeError(made.text)
+    directory = made.text
     slurm.write_file(f"{directory}/softmax.py", PROGRAM.read_text())
-    download = transfer("get_object", "dataset.npz", "output")
-    uploads = [
-        transfer("put_object", name, "upload-file") for name in ("model.npz", "metrics.json")
-    ]
-    slurm.write_file(f"{directory}/download.curl", download)
-    slurm.write_file(f"{directory}/upload.curl", "next\n".join(uploads))
+    slurm.write_file(f"{directory}/download.curl", transfer("get_object", "output", "dataset.npz"))
+    names = "model.npz", "metrics.json"
+    uploads = "next\n".join(transfer("put_object", "upload-file", name) for name in names)
+    slurm.write_file(f"{directory}/upload.curl", uploads)
     return directory
+
+
+@task
+def take_away(directory: str) -> None:
+    """Remove what was handed over, whatever became of the job."""
+    SlurmHook().run(f"rm -r '{directory}'")
 
 
 def train(**arguments) -> SlurmSubmitOperator:
     return SlurmSubmitOperator(
         task_id="train",
         script="train_on_slurm.sh",
-        modules=["python-data"],  # Python with numpy, as at CSC
-        options={"nodes": 2, "ntasks_per_node": 1, "cpus_per_task": 1, "mem": "500M", "time": "10"},
-        poll_interval=2,  # the connection's floor holds too: 5 s, unless an admin set another
+        modules=["python-data"],  # Python with numpy, as CSC's computers have it
+        options={"nodes": 2, "ntasks_per_node": 1, "mem": "500M", "time": "00:10:00"},
+        poll_interval=2,  # the connection's floor holds too
         deferrable=True,  # wait in the triggerer, not in a worker's slot
         **arguments,
     )
 
 
 @task
-def read_metrics(folder: str, params: dict) -> dict:
-    metrics = json.loads(AllasHook().read_key(f"{folder}/metrics.json", params["bucket"]))
-    print(f"Trained on {metrics['nodes']}: {metrics['test_accuracy']:.4f} of the test images right")
+def read_metrics(prefix: str, params: dict) -> dict:
+    metrics = json.loads(AllasHook().read_key(f"{prefix}/metrics.json", params["bucket"]))
+    print(f"Job {metrics['job_id']} on {metrics['nodes']}: accuracy {metrics['test_accuracy']:.4f}")
     return metrics
 
 
@@ -100,10 +105,10 @@ def is_good_enough(metrics: dict, params: dict) -> str:
 
 
 @task
-def publish(folder: str, params: dict) -> str:
-    """Copy the model, inside Allas, to the place where users of it look."""
+def publish(prefix: str, params: dict) -> str:
+    """Copy the model, inside Allas, to where its users look for it."""
     bucket = params["bucket"]
-    AllasHook().copy_object(f"{folder}/model.npz", "published/model.npz", bucket, bucket)
+    AllasHook().copy_object(f"{prefix}/model.npz", "published/model.npz", bucket, bucket)
     return f"s3://{bucket}/published/model.npz"
 
 
@@ -114,27 +119,31 @@ def reject(metrics: dict, params: dict) -> None:
 
 @dag(schedule=None, params=PARAMS, tags=["example"], doc_md=__doc__)
 def train_on_slurm():
-    folder = upload_dataset()
+    prefix = upload_dataset()
+    directory = hand_over(prefix)
     trained = train()
-    metrics = read_metrics(folder)
-    hand_over(folder) >> trained >> metrics
-    is_good_enough(metrics) >> [publish(folder), reject(metrics)]
+    metrics = read_metrics(prefix)
+    directory >> trained >> metrics
+    trained >> take_away(directory).as_teardown(setups=directory)
+    is_good_enough(metrics) >> [publish(prefix), reject(metrics)]
 
 
 @dag(schedule=None, params=PARAMS, tags=["example"], doc_md=__doc__)
 def train_on_slurm_with_sensor():
-    """The same, where one task submits the job and another waits for it."""
-    folder = upload_dataset()
+    """Do the same with two tasks: one submits the job, another waits for it."""
+    prefix = upload_dataset()
+    directory = hand_over(prefix)
     submitted = train(wait_for_completion=False)
-    waited = SlurmJobSensor(
+    trained = SlurmJobSensor(
         task_id="wait_for_training",
         job_id="{{ ti.xcom_pull('train', key='job_id') }}",
         poke_interval=2,
         deferrable=True,
     )
-    metrics = read_metrics(folder)
-    hand_over(folder) >> submitted >> waited >> metrics
-    is_good_enough(metrics) >> [publish(folder), reject(metrics)]
+    metrics = read_metrics(prefix)
+    directory >> submitted >> trained >> metrics
+    trained >> take_away(directory).as_teardown(setups=directory)
+    is_good_enough(metrics) >> [publish(prefix), reject(metrics)]
 
 
 train_on_slurm()
