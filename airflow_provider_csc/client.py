@@ -142,7 +142,7 @@ class SlurmClient:
         answer = frames.get("file", frames["resolved"])
         if answer.status != 0:
             raise ConfigError(
-                f"{field}: {path!r} cannot be read on the cluster ({answer.text or 'no such file'})"
+                f"{field}: {path!r} cannot be read on the cluster ({answer.complaint})"
                 ". Correct the path; nothing was submitted.",
                 field=field,
                 value=path,
@@ -283,6 +283,11 @@ class SlurmClient:
         except (SubmitRejectedError, ConfigError) as error:
             if run_dir := error.details.get("run_dir"):
                 await self.ask(build_discard(str(run_dir)))
+            if isinstance(error, SubmitRejectedError):
+                asked = " ".join(request.asked) or "no options"
+                raise SubmitRejectedError(
+                    f"{error.message} Asked for: {asked}.", **error.details
+                ) from error
             raise
 
     async def _resolve(

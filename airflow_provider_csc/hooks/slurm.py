@@ -12,9 +12,9 @@ from airflow.providers.common.compat.connection import (
     get_async_connection,
     get_async_extra_dejson,
 )
-from airflow.sdk import BaseHook
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
-from airflow_provider_csc.errors import CscError
+from airflow_provider_csc.errors import ConfigError, CscError
 from airflow_provider_csc.hooks._forms import build_field_behaviour, build_form_widgets
 from airflow_provider_csc.slurm.batch import check_remote_path
 from airflow_provider_csc.slurm.plan import JobSpec, build_request, read_source
@@ -98,13 +98,27 @@ class SlurmHook(BaseHook):
 
         :raises ConfigError: for a connection of another type, or a field that cannot be.
         """
-        connection = self.get_connection(self.slurm_conn_id)
+        try:
+            connection = self.get_connection(self.slurm_conn_id)
+        except AirflowNotFoundException as error:
+            raise self._undefined() from error
         return parse_connection(_fields(connection, connection.extra_dejson))
 
     async def aget_settings(self) -> SiteSettings:
         """Do the same as `get_settings` on an event loop."""
-        connection = await get_async_connection(self.slurm_conn_id)
+        try:
+            connection = await get_async_connection(self.slurm_conn_id)
+        except AirflowNotFoundException as error:
+            raise self._undefined() from error
         return parse_connection(_fields(connection, await get_async_extra_dejson(connection)))
+
+    def _undefined(self) -> ConfigError:
+        return ConfigError(
+            f"slurm_conn_id: connection {self.slurm_conn_id!r} is not defined. Make one of type "
+            "'slurm' under Admin > Connections, or name another.",
+            field="slurm_conn_id",
+            value=self.slurm_conn_id,
+        )
 
     def get_conn(self) -> SlurmClient:
         """Return an async client of the site; whoever takes it closes it."""

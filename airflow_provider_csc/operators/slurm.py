@@ -13,7 +13,12 @@ from airflow_provider_csc.errors import ConfigError, JobFailedError, SubmitRejec
 from airflow_provider_csc.links.slurm import SlurmJobLink
 from airflow_provider_csc.slurm.identity import TaskIdentity, first_try_of_generation
 from airflow_provider_csc.slurm.options import check_option_names
-from airflow_provider_csc.slurm.plan import JobSpec, check_source, check_spec
+from airflow_provider_csc.slurm.plan import (
+    TEMPLATE_EXTENSIONS,
+    JobSpec,
+    check_source,
+    check_spec,
+)
 from airflow_provider_csc.slurm.result import JobResult, describe_result, to_xcom
 
 if TYPE_CHECKING:
@@ -81,7 +86,7 @@ class SlurmSubmitOperator(BaseOperator):
         "job_name",
         "slurm_conn_id",
     )
-    template_ext = (".sh", ".sbatch", ".slurm")
+    template_ext = TEMPLATE_EXTENSIONS
     template_fields_renderers = {  # noqa: RUF012 - as in every operator of Airflow
         "command": "bash",
         "script": "bash",

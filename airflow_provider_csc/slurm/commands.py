@@ -92,6 +92,7 @@ class SubmitRequest:
     ``base_dir`` and ``work_dir`` are absolute or begin with ``~``; without ``work_dir`` the job
     runs in its run directory. With ``own_output`` the log goes into the run directory, because the
     user named no other place; with ``asks_paths`` Slurm is asked where output or error go.
+    ``asked`` are the options that the user, the script or the connection chose, for messages.
     """
 
     token: str
@@ -102,6 +103,7 @@ class SubmitRequest:
     options: tuple[str, ...]
     own_output: bool
     asks_paths: bool
+    asked: tuple[str, ...] = ()
 
 
 def build_submit(request: SubmitRequest) -> str:
@@ -233,7 +235,8 @@ def build_read_file(path: str, limit: int) -> str:
     return (
         f"{_PLACE}\npath=$(place {quote(path)})\n"
         f'whole() {{ head --bytes={limit} -- "$1" && printf .; }}\n'
-        'ask resolved readlink --canonicalize-existing -- "$path" && ask file whole "$path"\n'
+        'ask resolved readlink --verbose --canonicalize-existing -- "$path" &&\n'
+        '  ask file whole "$path"\n'
     )
 
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_csc.slurm.identity import TaskIdentity
 
+# A `script` that ends with one of these is the name of a file.
+TEMPLATE_EXTENSIONS = (".sh", ".sbatch", ".slurm")
 # Options that say where the job's output goes; with any of them the place is the user's.
 _OUTPUT = ("output", "error")
 # Options that fall back to the connection.
@@ -75,6 +77,7 @@ def check_spec(spec: JobSpec) -> None:
     check_source(spec)
     _check_command(spec.command)
     if spec.script is not None:
+        _check_template_file(spec.script)
         check_script("script", spec.script)
     if spec.remote_script is not None:
         check_remote_path("remote_script", spec.remote_script)
@@ -84,6 +87,16 @@ def check_spec(spec: JobSpec) -> None:
         check_job_name("job_name", spec.job_name)
     parse_options(spec.options)
     parse_environment(env=spec.env, modules=spec.modules, path=spec.environment)
+
+
+def _check_template_file(script: str) -> None:
+    if "\n" not in script and script.endswith(TEMPLATE_EXTENSIONS):
+        raise ConfigError(
+            f"script: the template file {script!r} was not found. Its path is relative to the DAG "
+            "file's directory, or to one in the DAG's template_searchpath.",
+            field="script",
+            value=script,
+        )
 
 
 def _check_command(command: str | Sequence[str] | None) -> None:
@@ -153,6 +166,7 @@ def build_request(
     for name in _DEFAULTS:
         if defaults.get(name) and name not in chosen:
             options |= parse_options({name: defaults[name]})
+    asked = option_arguments({**own.options, **options})
     label = check_job_name(
         "job_name", spec.job_name or _text(own.options.get("job-name")) or identity.default_label
     )
@@ -170,6 +184,7 @@ def build_request(
         options=tuple(option_arguments(options)),
         own_output="output" not in chosen,
         asks_paths=any(name in chosen for name in _OUTPUT),
+        asked=tuple(asked),
     )
     return request, label
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
+from tests.support.bad_input import build_connection
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -45,25 +47,9 @@ class SlurmConnection:
         self, *, conn_id: str = "slurm_default", user: str = "alice", **changes: Any
     ) -> dict[str, Any]:
         """Define it; keys of ``changes`` are fields, or extras where they are no field."""
-        facts = self._cluster["users"][user]
-        extra = {
-            "key_file": facts["private_key"],
-            "known_hosts": self._cluster["ssh_known_hosts"],
-            "account": facts["account"],
-            "poll_interval_floor": 0.5,
-        }
-        connection: dict[str, Any] = {
-            "conn_type": "slurm",
-            "host": self._cluster["ssh_host"],
-            "port": self._cluster["ssh_port"],
-            "login": user,
-        }
-        for name, value in changes.items():
-            place = connection if name in ("conn_type", "host", "port", "login") else extra
-            place[name] = value
-        value = json.dumps({**connection, "extra": extra})
-        self._monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", value)
-        return {**connection, **extra}
+        connection = build_connection(self._cluster, user=user, **changes)
+        self._monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(connection))
+        return connection
 
 
 @pytest.fixture

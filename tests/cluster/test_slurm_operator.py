@@ -6,19 +6,16 @@ import re
 import shlex
 import subprocess
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+from airflow.sdk.exceptions import TaskDeferred
 
 from airflow_provider_csc.errors import JobFailedError
 from airflow_provider_csc.hooks.slurm import SlurmHook
 from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
 from tests.support.task import build_context, run_task
-
-if TYPE_CHECKING:
-    from tests.cluster.conftest import SlurmConnection
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("slurm_connection")]
 
@@ -383,65 +380,3 @@ def test_a_cleared_task_cancels_what_still_runs_and_submits_anew() -> None:
     assert new["job_id"] != old["job_id"]
     assert SlurmHook().query([old["job_id"]])[old["job_id"]].state == "CANCELLED"
     SlurmHook().cancel([new["job_id"]])
-
-
-BAD_INPUT = {
-    "unknown partition": ({"options": {"partition": "nope"}}, ["nope", "partition", "sinfo"]),
-    "unknown account": ({"options": {"account": "nope"}}, ["Invalid account", "`account`"]),
-    "account of others": (
-        {"options": {"account": "project_2005678"}},
-        ["Invalid account", "`account`"],
-    ),
-    "too much memory": ({"options": {"mem": "900G"}}, ["Memory", "Ask for less `mem`"]),
-    "too much time": (
-        {"options": {"partition": "test", "time": "01:00:00"}},
-        ["time limit", "MaxTime"],
-    ),
-    "too many nodes": ({"options": {"nodes": 50}}, ["More processors", "Ask for less"]),
-    "unknown gres": ({"options": {"gres": "qpu:1"}}, ["gres"]),
-    "work_dir missing": ({"work_dir": "/no/such/place"}, ["work_dir", "/no/such/place", "Make it"]),
-    "work_dir forbidden": ({"work_dir": "/root"}, ["work_dir", "/root", "Permission denied"]),
-    "work_dir read-only": ({"work_dir": "/usr/bin"}, ["work_dir", "/usr/bin", "writable"]),
-    "remote script missing": (
-        {"command": None, "remote_script": "/no/such.sh"},
-        ["remote_script", "/no/such.sh", "Correct the path"],
-    ),
-    "remote script is binary": (
-        {"command": None, "remote_script": "/usr/bin/true"},
-        ["remote_script", "/usr/bin/true"],
-    ),
-}
-
-
-@pytest.mark.parametrize("name", BAD_INPUT)
-def test_bad_input_says_what_and_why_and_leaves_nothing_behind(
-    name: str, slurm_connection: SlurmConnection
-) -> None:
-    arguments, words = BAD_INPUT[name]
-    label = f"bad-{uuid4()}"
-    slurm_connection.set(work_dir=f"~/{label}")
-
-    with pytest.raises(AirflowFailException) as caught:
-        run_task(operator(**({"command": "true", "job_name": label} | arguments)))
-
-    assert [word for word in words if word not in str(caught.value)] == []
-    assert as_alice(f"find ~ -maxdepth 1 -name {label}") == ""
-    assert not any(label in name for name in jobs_in_queue())
-
-
-@pytest.mark.parametrize(
-    ("base", "words"),
-    [
-        ("/usr/airflow-runs", ["/usr/airflow-runs", "Permission denied", "work_dir"]),
-        ("relative/path", ["relative/path", "absolute"]),
-    ],
-)
-def test_a_bad_base_directory_of_the_connection_is_named(
-    slurm_connection: SlurmConnection, base: str, words: list[str]
-) -> None:
-    slurm_connection.set(work_dir=base)
-
-    with pytest.raises(AirflowFailException) as caught:
-        run_task(operator(command="true"))
-
-    assert [word for word in words if word not in str(caught.value)] == []

@@ -1,0 +1,38 @@
+"""Bad input is named with field, value and remedy, and nothing is submitted or left behind."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pytest
+
+from tests.support.bad_input import CASES, PAGE, Case, outcome, unvarying
+
+if TYPE_CHECKING:
+    from tests.cluster.conftest import SlurmConnection
+
+pytestmark = pytest.mark.cluster
+
+
+def as_alice(command: str) -> str:
+    words = ["runuser", "-u", "alice", "--", "bash", "-c", command]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_bad_input(case: Case, slurm_connection: SlurmConnection) -> None:
+    label = f"bad-{uuid4()}"
+    arguments = {"job_name": label} | case.arguments
+    changes = {"work_dir": f"~/{label}"} | case.connection
+    printed = outcome(
+        Case(case.name, arguments if case.arguments else {}, case.words, changes),
+        slurm_connection.set,
+    )
+
+    assert [word for word in case.words if word not in printed] == []
+    assert as_alice(f"find ~ -maxdepth 1 -name {label}") == ""
+    # slurmctld keeps a record of some jobs it refused (state FAILED, BadConstraints); none waits.
+    assert label not in as_alice("squeue --me --noheader --format=%j")
+    assert unvarying(printed) in PAGE.read_text(), "run: python -m tests.support.bad_input"

@@ -1,0 +1,228 @@
+"""
+What bad input gets: one table for the test of it and for the page that shows it.
+
+``python -m tests.support.bad_input`` runs every case against the real cluster and writes
+docs/bad-input.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PAGE = Path(__file__).parents[2] / "docs" / "bad-input.md"
+
+
+@dataclass(frozen=True)
+class Case:
+    """Arguments of the operator and changes to its connection; what the error must name."""
+
+    name: str
+    arguments: dict[str, Any]
+    words: list[str]
+    connection: dict[str, Any] = field(default_factory=dict)
+
+
+def command(**arguments: Any) -> dict[str, Any]:
+    return {"command": "true"} | arguments
+
+
+def option(name: str, value: Any) -> dict[str, Any]:
+    return command(options={name: value})
+
+
+CASES = [
+    # What is run.
+    Case("nothing to run", {}, ["exactly one of", "none of them"]),
+    Case("two things to run", command(script="#!/bin/bash\n"), ["command and script"]),
+    Case("an empty command", {"command": "  "}, ["command", "empty"]),
+    Case("an empty argument list", {"command": []}, ["command", "empty"]),
+    Case("an empty script", {"script": "\n"}, ["script", "empty", "#!/bin/bash"]),
+    Case("Windows line endings", {"script": "#!/bin/bash\r\ntrue\r\n"}, ["script", "dos2unix"]),
+    Case("no shebang", {"script": "echo hello\n"}, ["script", "echo hello", "#!/bin/bash"]),
+    Case("a NUL byte in a script", {"script": "#!/bin/bash\n\0\n"}, ["script", "line 2", "NUL"]),
+    Case("a NUL byte in a command", {"command": "echo \0"}, ["command", "NUL"]),
+    Case(
+        "a script file that does not exist",
+        {"script": "missing_file.sh"},
+        ["script", "missing_file.sh", "template_searchpath"],
+    ),
+    Case(
+        "a remote script that does not exist",
+        {"remote_script": "/no/such.sh"},
+        ["remote_script", "/no/such.sh", "No such file"],
+    ),
+    Case(
+        "a remote script that is a program",
+        {"remote_script": "/usr/bin/true"},
+        ["remote_script", "/usr/bin/true", "text"],
+    ),
+    Case("a relative remote script", {"remote_script": "job.sh"}, ["remote_script", "absolute"]),
+    # Options.
+    Case("an unknown option", option("memm", "4G"), ["memm", "'mem'"]),
+    Case("an option that is set otherwise", option("wrap", "true"), ["wrap", "command"]),
+    Case("a bad time", option("time", "1 hour"), ["options['time']", "1 hour", "1-12:00:00"]),
+    Case("a bad memory size", option("mem", "4 gigs"), ["options['mem']", "4 gigs", "4G"]),
+    Case("a bad count", option("nodes", "two"), ["options['nodes']", "two"]),
+    Case("a bad array", option("array", "9-1"), ["options['array']", "9-1"]),
+    Case("an array", option("array", "0-9"), ["options['array']", "expand"]),
+    Case("a bad dependency", option("dependency", "after"), ["options['dependency']", "afterok"]),
+    Case(
+        "options that exclude each other",
+        command(options={"mem": "1G", "mem_per_cpu": "1G"}),
+        ["mem", "mem-per-cpu", "Leave one out"],
+    ),
+    Case(
+        "an option that excludes one of the script",
+        {"script": "#!/bin/bash\n#SBATCH --mem=1G\n", "options": {"mem-per-cpu": "1G"}},
+        ["mem", "mem-per-cpu"],
+    ),
+    # What is prepared.
+    Case("a bad variable name", command(env={"MY-VAR": "x"}), ["env", "MY-VAR", "underscores"]),
+    Case("a variable without a value", command(env={"X": None}), ["env['X']", "None"]),
+    Case("an empty module", command(modules=[" "]), ["modules", "gcc/15.2.0"]),
+    Case("a relative environment", command(environment="venv"), ["environment", "venv"]),
+    Case("a comma in the job's name", command(job_name="a,b"), ["job_name", "a,b", "comma"]),
+    Case("a newline in the job's name", command(job_name="a\nb"), ["job_name", "control"]),
+    # Places.
+    Case("a relative work_dir", command(work_dir="here"), ["work_dir", "here", "absolute"]),
+    Case("a newline in work_dir", command(work_dir="/tmp/a\nb"), ["work_dir", "newline"]),
+    Case("a missing work_dir", command(work_dir="/no/dir"), ["work_dir", "/no/dir", "Make it"]),
+    Case("a forbidden work_dir", command(work_dir="/root"), ["work_dir", "Permission denied"]),
+    Case("a read-only work_dir", command(work_dir="/usr/bin"), ["work_dir", "writable"]),
+    Case(
+        "no right to make run directories",
+        command(),
+        ["work_dir", "/usr/airflow-runs", "Permission denied"],
+        {"work_dir": "/usr/airflow-runs"},
+    ),
+    Case(
+        "a relative base of the run directories",
+        command(),
+        ["work_dir", "runs", "absolute"],
+        {"work_dir": "runs"},
+    ),
+    # What Slurm refuses.
+    Case("an unknown partition", option("partition", "nope"), ["nope", "sinfo", "`partition`"]),
+    Case("an unknown account", option("account", "nope"), ["Invalid account", "`account`"]),
+    Case(
+        "somebody else's account",
+        option("account", "project_2005678"),
+        ["Invalid account", "`account`"],
+    ),
+    Case("more memory than any node has", option("mem", "900G"), ["Memory", "`mem`"]),
+    Case(
+        "more time than the partition gives",
+        command(options={"partition": "test", "time": "01:00:00"}),
+        ["time limit", "MaxTime"],
+    ),
+    Case("more nodes than there are", option("nodes", 50), ["More processors", "Ask for less"]),
+    Case("an unknown generic resource", option("gres", "qpu:1"), ["gres", "sinfo"]),
+    # The connection.
+    Case(
+        "a connection that does not exist",
+        command(slurm_conn_id="no_such_connection"),
+        ["no_such_connection", "slurm_conn_id"],
+    ),
+    Case(
+        "a connection of another type",
+        command(),
+        ["slurm_default", "'http'", "'slurm'"],
+        {"conn_type": "http"},
+    ),
+    Case("a connection without a host", command(), ["slurm_default", "Host"], {"host": ""}),
+    Case(
+        "a key file that cannot be read",
+        command(),
+        ["key_file", "/no/such/key", "No such file"],
+        {"key_file": "/no/such/key"},
+    ),
+    Case(
+        "a key file that is no key",
+        command(),
+        ["key_file", "OpenSSH"],
+        {"key_file": "/etc/hostname"},
+    ),
+]
+
+
+def outcome(case: Case, set_connection: Callable[..., object]) -> str:
+    """The message a person sees for one case: at parsing the DAG or at running the task."""
+    from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
+    from tests.support.task import run_task
+
+    set_connection(**case.connection)
+    try:
+        task = SlurmSubmitOperator(task_id="job", deferrable=True, **case.arguments)
+        task.resolve_template_files()
+        run_task(task)
+    except Exception as error:  # noqa: BLE001 - whatever a person would see
+        return f"{type(error).__name__}: {error}"
+    return "(no error)"
+
+
+def unvarying(message: str) -> str:
+    """A message without what differs from run to run."""
+    return re.sub(r"bad-[0-9a-f-]{36}", "airflow-runs", message)
+
+
+def main() -> None:
+    cluster = json.loads(
+        (Path(os.environ.get("CLUSTER_DIR", "/var/lib/csc-cluster")) / "cluster.json").read_text()
+    )
+
+    def set_connection(**changes: Any) -> None:
+        os.environ["AIRFLOW_CONN_SLURM_DEFAULT"] = json.dumps(build_connection(cluster, **changes))
+
+    shown = [
+        f"### {case.name}\n\n```text\n{unvarying(outcome(case, set_connection))}\n```\n"
+        for case in CASES
+    ]
+    PAGE.write_text(HEAD + "\n".join(shown))
+
+
+HEAD = """\
+# What bad input gets
+
+Each message below was printed by a run against the real cluster of [docker/](../docker/README.md)
+(`python -m tests.support.bad_input` writes this page, and a test holds it to what is printed). In
+each case nothing was submitted and no directory was left behind.
+
+`ConfigError` comes while the DAG is parsed, `AirflowFailException` when the task runs; neither is
+retried.
+
+"""
+
+
+def build_connection(
+    cluster: dict[str, Any], *, user: str = "alice", **changes: Any
+) -> dict[str, Any]:
+    """A Slurm connection to the cluster; keys of ``changes`` are fields, or else extras."""
+    facts = cluster["users"][user]
+    fields: dict[str, Any] = {
+        "conn_type": "slurm",
+        "host": cluster["ssh_host"],
+        "port": cluster["ssh_port"],
+        "login": user,
+    }
+    extra: dict[str, Any] = {
+        "key_file": facts["private_key"],
+        "known_hosts": cluster["ssh_known_hosts"],
+        "account": facts["account"],
+        "poll_interval_floor": 0.5,
+    }
+    for name, value in changes.items():
+        place = fields if name in ("conn_type", "host", "port", "login") else extra
+        place[name] = value
+    return {**fields, "extra": extra}
+
+
+if __name__ == "__main__":
+    main()
