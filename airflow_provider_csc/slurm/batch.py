@@ -33,14 +33,15 @@ _HEAD = """\
 #!/bin/bash --login
 {directives}
 # Written by airflow-provider-csc. The script it runs lies unmodified beside it.
-run_dir=$1
-rm -f -- "$run_dir"/{exit_file}
-started=$(date +%s)
+csc_run_dir=$1
+rm -f -- "$csc_run_dir"/{exit_file}
+csc_started=$(date +%s)
 
 finish() {{
+  local record=$csc_run_dir/{exit_file}
   printf '{{"job_id": "%s", "exit_code": %d, "started": %d, "ended": %d, "node": "%s"}}\\n' \\
-    "$SLURM_JOB_ID" "$1" "$started" "$(date +%s)" "${{SLURMD_NODENAME:-$HOSTNAME}}" \\
-    >"$run_dir"/{exit_file}.new && mv -f -- "$run_dir"/{exit_file}.new "$run_dir"/{exit_file}
+    "$SLURM_JOB_ID" "$1" "$csc_started" "$(date +%s)" "${{SLURMD_NODENAME:-$HOSTNAME}}" \\
+    >"$record.new" && mv -f -- "$record.new" "$record"
   exit "$1"
 }}
 prepare() {{
@@ -59,25 +60,37 @@ if ! type module >/dev/null 2>&1; then
 fi
 """
 
-# Standard input is kept (bash would give a background command /dev/null). Signals go on to the
-# user's script, because Slurm sends many to the batch shell alone: sbatch --signal=B:..., and (seen
-# on 22.05) the SIGTERM of scancel and of the time limit. `wait` returns early when a trap ran, so
-# it is asked again until it was not interrupted.
+# The user's variables reach the user's script alone: one named PATH or `status` must not touch what
+# writes the exit record. Bash makes a background command ignore SIGINT and SIGQUIT, and gives it
+# /dev/null as standard input; `trap -` and `<&0` undo that.
+_START = """
+start() {{
+  trap - INT QUIT
+{exports}
+  exec -- "$1"
+}}
+"""
+
+# A signal reaches the batch shell alone when it was asked for so (sbatch --signal=B:...), and where
+# processes are tracked by cgroup also the SIGTERM of scancel and of the time limit (tried on
+# 22.05, proctrack/cgroup). So each is handed on; with proctrack/linuxproc the user's script gets
+# SIGTERM twice. `wait` returns early when a trap ran, so it is asked again until it was not
+# interrupted.
 _TAIL = """
-child=
-hand_on() {{ interrupted=1; [ -z "$child" ] || kill -s "$1" "$child" 2>/dev/null; }}
-for name in HUP INT QUIT TERM USR1 USR2 URG XCPU; do
-  trap "hand_on $name" "$name"
+csc_child=
+hand_on() {{ csc_interrupted=1; [ -z "$csc_child" ] || kill -s "$1" "$csc_child" 2>/dev/null; }}
+for csc_name in HUP INT QUIT TERM USR1 USR2 URG XCPU; do
+  trap "hand_on $csc_name" "$csc_name"
 done
-"$run_dir"/{script_file} <&0 &
-child=$!
-interrupted=1
-while [ -n "$interrupted" ]; do
-  interrupted=
-  wait "$child" 2>/dev/null
-  status=$?
+start "$csc_run_dir"/{script_file} <&0 &
+csc_child=$!
+csc_interrupted=1
+while [ -n "$csc_interrupted" ]; do
+  csc_interrupted=
+  wait "$csc_child" 2>/dev/null
+  csc_status=$?
 done
-finish "$status"
+finish "$csc_status"
 """
 
 
@@ -103,8 +116,10 @@ def _render_environment(environment: Environment) -> str:
         lines += [f"prepare module {words(parse_module(each))}" for each in environment.modules]
     if environment.path:
         lines.append(f"prepare source {quote(environment.path.rstrip('/') + '/bin/activate')}")
-    lines += [f"export {name}={quote(value)}" for name, value in environment.env.items()]
-    return "\n".join(lines) + "\n"
+    exports = "\n".join(
+        f"  export {name}={quote(value)}" for name, value in environment.env.items()
+    )
+    return "\n".join(lines) + _START.format(exports=exports)
 
 
 def parse_module(line: str) -> list[str]:
