@@ -200,7 +200,7 @@ def render_command(command: str | Sequence[str]) -> str:
     """Return the script for ``command``: text for a shell, or one program with its arguments."""
     if isinstance(command, str):
         return f"#!/bin/bash\n{command}\n"
-    return f"#!/bin/bash\nexec {words(list(command))}\n"
+    return f"#!/bin/bash\nexec -- {words(list(command))}\n"
 
 
 def check_script(field_name: str, text: str) -> str:
