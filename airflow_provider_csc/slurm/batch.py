@@ -243,16 +243,26 @@ class ExitRecord:
     nodes: str
 
 
+_LATEST = 2**37  # seconds since 1970; a date in the year 6325 can still be computed with
+
+
 def parse_exit_record(data: bytes) -> ExitRecord | None:
-    """Read an exit record; None for bytes that are not one whole record."""
+    """Read an exit record; None for bytes that are not one whole record as a job writes it."""
     try:
         fields = json.loads(data)
-        return ExitRecord(
+        record = ExitRecord(
             job_id=str(fields["job_id"]),
-            exit_code=int(fields["exit_code"]),
-            started=int(fields["started"]),
-            ended=int(fields["ended"]),
+            exit_code=_checked(fields["exit_code"], range(256)),
+            started=_checked(fields["started"], range(_LATEST)),
+            ended=_checked(fields["ended"], range(_LATEST)),
             nodes=str(fields["node"]),
         )
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
+    return record
+
+
+def _checked(value: object, allowed: range) -> int:
+    if type(value) is not int or value not in allowed:
+        raise ValueError(value)
+    return value
