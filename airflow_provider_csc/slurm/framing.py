@@ -30,6 +30,14 @@ _WHERE = re.compile(r"^\S+: line \d+: ", re.MULTILINE)
 _END = "end"
 _SETUP_END = "setup"
 
+# Set-up lines find programs; what they do to the shell itself (`set -e`, `set -a`, IFS) must not
+# reach our own lines.
+_RESET = r"""
+set +aefuxC +o pipefail +o posix
+shopt -u failglob nullglob
+IFS=$' \t\n'
+"""
+
 # `ask NAME COMMAND...` frames a command's output and status, and leaves them in $answer and $?.
 # Both streams, because a failed command explains itself on standard error. LC_ALL makes bash count
 # bytes, and stays inside the function: a job inherits the environment of its submission.
@@ -82,8 +90,8 @@ def build_program(body: str, *, mark: str, setup: str = "") -> str:
         f"mark={quote(mark)}\n"
         # Whatever the set-up prints is noise; what it does to the shell is its purpose.
         f"{{ {setup.strip() or ':'}\n}} >&2\n"
-        f"{_PRELUDE}"
-        f"frame {_SETUP_END} $? ''\n"
+        f"{_RESET}{_PRELUDE}"
+        f"frame {_SETUP_END} 0 ''\n"
         f"{body.strip()}\n"
         f"frame {_END} 0 ''\n"
         "} </dev/null\n"
@@ -120,14 +128,14 @@ def _parse_frame(stdout: bytes, mark: str, start: int) -> tuple[str, Frame, int]
     if len(words) != 4 or words[0] != mark.encode():  # noqa: PLR2004
         raise _cut_short(stdout)
     try:
-        status, size = int(words[2]), int(words[3])
+        name, status, size = words[1].decode(), int(words[2]), int(words[3])
     except ValueError:
         raise _cut_short(stdout) from None
     data_start = header_end + 1
     data = stdout[data_start : data_start + size]
-    if len(data) < size:
+    if not 0 <= size == len(data):
         raise _cut_short(stdout)
-    return words[1].decode(), Frame(status, data), data_start + size + 1
+    return name, Frame(status, data), data_start + size + 1
 
 
 def _cut_short(stdout: bytes) -> UnreadableOutputError:
