@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import subprocess
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import example, given
@@ -21,6 +22,9 @@ from airflow_provider_csc.slurm.framing import (
     words,
 )
 from tests.pure.slurm.shell import HOSTILE_VALUES, MARK, FakeSite
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # ---- reading ----
 
@@ -92,10 +96,8 @@ def test_bytes_put_into_an_answer_never_make_another_answer(
 @example(b"x 0 " + b"9" * 5000 + b"\n")
 def test_no_bytes_make_the_reader_fail_otherwise(data: bytes) -> None:
     """A negative size once led back to the same frame, for ever."""
-    try:
+    with contextlib.suppress(UnreadableOutputError):
         parse_answer(f"{MARK} ".encode() + data, mark=MARK)
-    except UnreadableOutputError:
-        pass
 
 
 def test_a_frame_can_hold_what_looks_like_frames() -> None:
@@ -213,8 +215,21 @@ def test_set_up_lines_change_the_shell_that_asks(site: FakeSite) -> None:
 
 @pytest.mark.parametrize(
     "setup",
-    ["set -e", "set -u", "set -f", "set -C", "set -x", "set -v", "set -a", "set -euo pipefail"]
-    + ["shopt -s failglob", "shopt -s nullglob", "IFS=:", "set -o posix", "LC_ALL=C.UTF-8"],
+    [
+        "set -e",
+        "set -u",
+        "set -f",
+        "set -C",
+        "set -x",
+        "set -v",
+        "set -a",
+        "set -euo pipefail",
+        "shopt -s failglob",
+        "shopt -s nullglob",
+        "IFS=:",
+        "set -o posix",
+        "LC_ALL=C.UTF-8",
+    ],
 )
 def test_options_of_the_shell_stay_with_the_set_up(site: FakeSite, setup: str) -> None:
     """With set -e the first failed command, such as a file that is not there, ended everything."""
