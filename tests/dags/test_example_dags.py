@@ -1,0 +1,235 @@
+"""Every example is imported, and run to its end by Airflow's own scheduler and triggerer."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from docker.lib.airflow_rest import Airflow, DagRun
+
+EXAMPLES = Path(__file__).parents[2] / "example_dags"
+DAG_FILES = sorted(path for path in EXAMPLES.glob("*.py") if "airflow" in path.read_text())
+
+RESULT_KEYS = {
+    "job_id", "name", "cluster", "state", "exit_code", "signal", "reason", "partition", "nodes",
+    "submit_time", "start_time", "end_time", "elapsed_seconds", "cpu_efficiency", "max_rss_bytes",
+    "run_dir", "stdout_path", "stderr_path",
+}  # fmt: skip
+ROUNDS = 12
+RUN_SECONDS = 300
+
+
+@pytest.mark.parametrize("path", DAG_FILES, ids=lambda path: path.stem)
+def test_an_example_imports_and_defines_a_dag(path: Path) -> None:
+    try:
+        from airflow.dag_processing.dagbag import DagBag
+    except ImportError:  # Airflow 3.1
+        from airflow.models.dagbag import DagBag
+    bag = DagBag(path)
+    assert bag.import_errors == {}
+    assert bag.dag_ids
+
+
+@dataclass
+class Watched:
+    """One finished run, and what its log pages showed while tasks were deferred."""
+
+    run: DagRun
+    bucket: str
+    state: str = ""
+    seen_while_deferred: dict[str, set[str]] = field(default_factory=dict)
+
+    def look(self) -> None:
+        self.state = self.run.state()
+        for task in self.run.tasks():
+            if task["state"] == "deferred":
+                seen = self.seen_while_deferred.setdefault(task["task_id"], set())
+                seen.update(self.log(task["task_id"]))
+
+    @property
+    def task_states(self) -> dict[str, str]:
+        return {task["task_id"]: task["state"] for task in self.run.tasks()}
+
+    def log(self, task_id: str) -> list[str]:
+        return [line["event"] for line in self.run.log(task_id)]
+
+    def logs(self) -> str:
+        """Return all of them, for the message of a failure."""
+        lines = [f"{name}: {state}" for name, state in self.task_states.items()]
+        for name, state in self.task_states.items():
+            if state not in ("success", "skipped", None):
+                lines += ["", name, *(json.dumps(line) for line in self.run.log(name))]
+        return "\n".join(lines)
+
+
+@pytest.fixture(scope="session")
+def runs(airflow: Airflow, watch: Callable[..., dict[str, Watched]]) -> dict[str, Watched]:
+    """All examples, run at once: one Airflow does not run one DAG at a time either."""
+    return watch(
+        airflow,
+        hello_slurm={},
+        train_on_slurm={"rounds": ROUNDS},
+        train_on_slurm_with_sensor={"rounds": ROUNDS, "minimum_accuracy": 1.0},
+    )
+
+
+@pytest.fixture(scope="session")
+def watch() -> Callable[..., dict[str, Watched]]:
+    def start_and_follow(airflow: Airflow, **confs: dict[str, Any]) -> dict[str, Watched]:
+        watched = {}
+        for dag_id, conf in confs.items():
+            airflow.wait_for_dag(dag_id)
+            bucket = f"test-{dag_id.replace('_', '-')}-{uuid.uuid4().hex[:8]}"
+            run = airflow.trigger(dag_id, {**conf, "bucket": bucket} if conf else {})
+            watched[dag_id] = Watched(run, bucket)
+        end = time.monotonic() + RUN_SECONDS
+        open_runs = list(watched.values())
+        while open_runs and time.monotonic() < end:
+            for one in open_runs:
+                one.look()
+            open_runs = [one for one in open_runs if one.state not in ("success", "failed")]
+            time.sleep(0.5)
+        return watched
+
+    return start_and_follow
+
+
+@pytest.fixture(scope="session")
+def store(cluster: dict[str, Any]) -> Any:
+    """The object store, asked without the provider."""
+    import boto3
+    from botocore.config import Config
+
+    return boto3.client(
+        "s3",
+        endpoint_url=cluster["s3_endpoint_url"],
+        region_name=cluster["s3_region"],
+        aws_access_key_id=cluster["s3_access_key"],
+        aws_secret_access_key=cluster["s3_secret_key"],
+        config=Config(s3={"addressing_style": "path"}),
+    )
+
+
+def read_object(store: Any, bucket: str, key: str) -> bytes:
+    body: bytes = store.get_object(Bucket=bucket, Key=key)["Body"].read()
+    return body
+
+
+@pytest.mark.cluster
+class TestHello:
+    def test_it_succeeds_and_returns_what_became_of_the_job(self, runs: dict[str, Watched]) -> None:
+        hello = runs["hello_slurm"]
+        assert hello.state == "success", hello.logs()
+        result = hello.run.xcom("hello")
+        assert set(result) == RESULT_KEYS
+        assert (result["state"], result["exit_code"]) == ("COMPLETED", 0)
+        assert str(hello.run.xcom("hello", "job_id")) == result["job_id"]
+
+    def test_the_job_speaks_in_the_task_log(self, runs: dict[str, Watched]) -> None:
+        job_id = runs["hello_slurm"].run.xcom("hello", "job_id")
+        assert any(f"job {job_id} on c" in line for line in runs["hello_slurm"].log("hello"))
+
+
+@pytest.fixture
+def trained(runs: dict[str, Watched]) -> Watched:
+    return runs["train_on_slurm"]
+
+
+@pytest.fixture
+def rejected(runs: dict[str, Watched]) -> Watched:
+    return runs["train_on_slurm_with_sensor"]
+
+
+@pytest.mark.cluster
+class TestTraining:
+    def test_the_model_is_trained_and_published(self, trained: Watched) -> None:
+        assert trained.state == "success", trained.logs()
+        states = trained.task_states
+        assert states.pop("reject") == "skipped"
+        assert set(states.values()) == {"success"}
+
+    def test_log_lines_of_the_job_are_shown_while_the_task_is_deferred(
+        self, trained: Watched
+    ) -> None:
+        seen = trained.seen_while_deferred["train"]
+        assert [line for line in seen if line.startswith("round 1, c")]
+
+    def test_every_line_of_the_job_is_in_the_task_log_once(self, trained: Watched) -> None:
+        lines = [line for line in trained.log("train") if line.startswith("round ")]
+        assert len(lines) == len(set(lines)) == ROUNDS * 3
+
+    def test_it_runs_on_two_nodes_which_share_the_work(self, trained: Watched, store: Any) -> None:
+        result = trained.run.xcom("train")
+        metrics = json.loads(read_object(store, trained.bucket, metrics_key(trained)))
+        assert len(set(metrics["nodes"])) == 2
+        assert metrics["job_id"] == result["job_id"]
+        shares = {
+            line.split(": ")[0]: line
+            for line in trained.log("train")
+            if line.startswith("round 1, c")
+        }
+        assert len(shares) == 2
+        assert metrics["train_size"] == sum(int(line.split()[5]) for line in shares.values())
+
+    def test_the_stored_model_has_the_stored_accuracy(self, trained: Watched, store: Any) -> None:
+        import numpy as np
+
+        def arrays(name: str) -> Any:
+            data = read_object(store, trained.bucket, f"{trained.run.run_id}/{name}")
+            return np.load(io.BytesIO(data), allow_pickle=False)
+
+        weights, data = arrays("model.npz")["weights"], arrays("dataset.npz")
+        images, labels = data["test_images"], data["test_labels"]
+        images = np.hstack([images, np.ones((len(images), 1))])
+        measured = float(((images @ weights).argmax(axis=1) == labels).mean())
+        metrics = json.loads(read_object(store, trained.bucket, metrics_key(trained)))
+        assert measured == pytest.approx(metrics["test_accuracy"])
+        assert 0.9 <= measured < 1.0
+        assert trained.run.xcom("read_metrics") == metrics
+
+    def test_the_published_model_is_the_trained_one(self, trained: Watched, store: Any) -> None:
+        model = read_object(store, trained.bucket, f"{trained.run.run_id}/model.npz")
+        assert read_object(store, trained.bucket, "published/model.npz") == model
+
+    def test_no_url_and_no_key_stays_on_the_cluster_or_in_airflow(
+        self, trained: Watched, cluster: dict[str, Any]
+    ) -> None:
+        run_dir = Path(trained.run.xcom("train")["run_dir"])
+        kept = {path: path.read_bytes() for path in run_dir.iterdir()}
+        for secret in (b"Signature", cluster["s3_access_key"].encode()):
+            assert [path.name for path, text in kept.items() if secret in text] == []
+        assert not Path(trained.run.xcom("hand_over")).exists()
+        shown = json.dumps(
+            [trained.run.tasks(), trained.run.log("train"), trained.log("hand_over")]
+        )
+        assert "Signature" not in shown
+
+
+@pytest.mark.cluster
+class TestTrainingWithSensor:
+    def test_a_model_below_the_threshold_is_rejected(self, rejected: Watched) -> None:
+        assert rejected.state == "success", rejected.logs()
+        states = rejected.task_states
+        assert states.pop("publish") == "skipped"
+        assert set(states.values()) == {"success"}
+        assert rejected.run.xcom("read_metrics")["test_accuracy"] < 1.0
+
+    def test_the_sensor_returns_what_became_of_the_submitted_job(self, rejected: Watched) -> None:
+        submitted, waited = rejected.run.xcom("train"), rejected.run.xcom("wait_for_training")
+        assert submitted["state"] == "PENDING"
+        assert (waited["job_id"], waited["state"]) == (submitted["job_id"], "COMPLETED")
+        assert set(waited) == set(submitted) == RESULT_KEYS
+
+
+def metrics_key(watched: Watched) -> str:
+    return f"{watched.run.run_id}/metrics.json"
