@@ -1,4 +1,4 @@
-.PHONY: demo demo-down test lint types cluster-up cluster-down cluster-status cluster-logs airflow-up airflow-down
+.PHONY: demo demo-down test lint types bench cluster-up cluster-down cluster-status cluster-logs airflow-up airflow-down
 
 demo:
 	docker/demo
@@ -32,3 +32,6 @@ airflow-up:
 
 airflow-down:
 	docker/airflow down
+
+bench:
+	docker/bootstrap && docker/cluster up && .venv/bin/python benchmarks/waiting.py
