@@ -42,13 +42,25 @@ place() {
 }
 """
 
-_SUBMIT = """
+# The job starts with the user's umask, since sbatch hands on its own; and where it is told to,
+# since a script's own --chdir goes before the directory sbatch is in. In --output Slurm replaces %j
+# and its like, and takes backslashes for escapes that turn off the replacing (tried on 22.05).
+_SUBMIT = r"""
 put() { printf '%s' "$2" >"$1"; }
 enter() { cd -- "$1" && [ -w . ] && pwd; }
-send() { cd -- "$cwd" && sbatch --parsable "$@"; }
+send() {
+  umask "$user_umask" && cd -- "$cwd" && sbatch --parsable ${work_dir:+"--chdir=$cwd"} "$@"
+}
+pattern() {
+  case $1 in
+    *\\*) printf '%s' "${1//\\/\\\\}" ;;
+    *) printf '%s' "${1//\%/%%}" ;;
+  esac
+}
 submit() {
+  local base run_dir cwd id user_umask
+  user_umask=$(umask)
   umask 077
-  local base run_dir cwd log id
   base=$(place "$base_dir")
   run_dir=$base/$token
   cwd=$run_dir
@@ -65,14 +77,13 @@ submit() {
   ask files put "$run_dir/SCRIPT" "$script" &&
     ask files put "$run_dir/BATCH" "$batch" &&
     ask files chmod 700 "$run_dir/SCRIPT" || return
-  log=${run_dir//\\%/%%}/LOG
-  [ -z "$own_output" ] || options+=(--output="$log")
+  [ -z "$own_output" ] || options+=(--output="$(pattern "$run_dir/LOG")")
   ask sbatch send "${options[@]}" "$run_dir/BATCH" "$run_dir" || return
-  id=$(grep -E '^[0-9]+(;|$)' <<<"$answer" | tail -n 1)
+  id=$(printf '%s\n' "$answer" | grep -E '^[0-9]+(;|$)' | tail -n 1)
   ask record put "$run_dir/JOB_ID" "$id"
   [ -n "$asks_paths" ] || return
   ask paths scontrol --oneliner show job "${id%%;*}"
-  printf '\\n%s\\n' "$answer" >>"$run_dir/JOB_ID"
+  printf '\n%s\n' "$answer" >>"$run_dir/JOB_ID"
 }
 """
 

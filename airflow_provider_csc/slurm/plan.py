@@ -178,7 +178,7 @@ def build_request(
     request = SubmitRequest(
         token=identity.token,
         base_dir=base_dir,
-        work_dir=_choose_work_dir(spec),
+        work_dir=_choose_work_dir(spec, _text(own.options.get("chdir"))),
         script=script,
         batch=render_batch_script(directives=own.lines, environment=environment),
         options=tuple(option_arguments(options)),
@@ -203,11 +203,16 @@ def _refuse_array(options: Mapping[str, object], own: Mapping[str, object]) -> N
         )
 
 
-def _choose_work_dir(spec: JobSpec) -> str | None:
-    """Return the directory the job starts in; None is its run directory."""
-    if spec.work_dir is None and spec.remote_script is not None:
-        return posixpath.dirname(spec.remote_script)
-    return spec.work_dir
+def _choose_work_dir(spec: JobSpec, own_choice: str | None) -> str | None:
+    """
+    Return the directory the job starts in; None is its run directory.
+
+    A script on the cluster starts beside itself; its own ``--chdir`` is meant from there.
+    """
+    if spec.work_dir is not None or spec.remote_script is None:
+        return spec.work_dir
+    beside = posixpath.dirname(spec.remote_script)
+    return posixpath.join(beside, own_choice) if own_choice else beside
 
 
 def read_source(spec: JobSpec, remote_text: str | None = None) -> str:
