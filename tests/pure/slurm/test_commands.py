@@ -1,0 +1,547 @@
+"""Our remote programs, run by a real bash beside fake Slurm commands that take notes."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from airflow_provider_csc.slurm.commands import (
+    LogRequest,
+    PollRequest,
+    SubmitRequest,
+    build_cancel,
+    build_discard,
+    build_look_up,
+    build_poll,
+    build_probe,
+    build_query,
+    build_read_bytes,
+    build_read_file,
+    build_submit,
+    build_write_file,
+)
+from airflow_provider_csc.slurm.framing import Frame
+from airflow_provider_csc.slurm.output import ACCOUNTING_FORMAT, QUEUE_FORMAT, SEPARATOR, parse_log
+from tests.pure.slurm.shell import HOSTILE_NAMES, HOSTILE_VALUES, FakeSite, list_files
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TOKEN = "af0123456789abcdef0123.1"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> FakeSite:
+    site = FakeSite(tmp_path / "site")
+    site.command("sbatch", "echo 4711")
+    return site
+
+
+def request(base_dir: str, **changes: object) -> SubmitRequest:
+    values: dict[str, object] = {
+        "token": TOKEN,
+        "base_dir": base_dir,
+        "work_dir": None,
+        "script": "#!/bin/bash\n",
+        "batch": "#!/bin/bash --login\n",
+        "options": (),
+        "own_output": True,
+        "asks_paths": False,
+        **changes,
+    }
+    return SubmitRequest(**values)  # type: ignore[arg-type]
+
+
+# ---- submitting ----
+
+
+def test_a_submission_leaves_a_private_directory_with_the_script_and_the_id(
+    site: FakeSite, tmp_path: Path
+) -> None:
+    base = tmp_path / "made" / "on" / "demand"
+    script = "#!/bin/bash\n# it's 100% $HOME\necho `x` \\\n\n"
+    frames = site.ask(build_submit(request(str(base), script=script, batch="#!batch\n")))
+    run_dir = base / TOKEN
+    assert frames["run_dir"].text == str(run_dir)
+    assert frames["sbatch"] == Frame(0, b"4711")
+    assert (run_dir / "script").read_text() == script
+    assert (run_dir / "batch.sh").read_text() == "#!batch\n"
+    assert (run_dir / "job_id").read_text() == "4711"
+    assert list_files(run_dir) == {"script", "batch.sh", "job_id"}
+    assert stat.S_IMODE(run_dir.stat().st_mode) == 0o700
+    assert stat.S_IMODE((run_dir / "script").stat().st_mode) == 0o700
+
+
+def test_sbatch_gets_options_batch_script_and_run_directory(site: FakeSite, tmp_path: Path) -> None:
+    options = ("--time=1", *(f"--comment={value}" for value in HOSTILE_VALUES))
+    site.ask(build_submit(request(str(tmp_path / "base"), options=options)))
+    run_dir = str(tmp_path / "base" / TOKEN)
+    (call,) = site.calls("sbatch")
+    assert call.args == [
+        *("--parsable", *options),
+        *(f"--output={run_dir}/stdout.log", f"{run_dir}/batch.sh", run_dir),
+    ]
+    assert call.cwd == run_dir
+    assert not list(tmp_path.rglob("pwned"))
+
+
+def test_the_job_gets_the_users_umask_and_not_ours(site: FakeSite, tmp_path: Path) -> None:
+    """Slurm gives a job the umask of sbatch; with ours, a project could not read its results."""
+    site.ask(build_submit(request(str(tmp_path))), setup="umask 0027")
+    assert site.calls("sbatch")[0].umask == "0027"
+
+
+def test_the_job_gets_the_set_ups_environment_and_nothing_of_ours(
+    site: FakeSite, tmp_path: Path
+) -> None:
+    site.ask(build_submit(request(str(tmp_path))), setup="set -a; PROJECT=2001234")
+    env = site.calls("sbatch")[0].env
+    assert env.pop("PROJECT") == "2001234"
+    assert env.keys() <= {"HOME", "PATH", "LANG", "PWD", "OLDPWD", "SHLVL", "_"}
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_directories_of_any_name_are_used_as_they_are(
+    site: FakeSite, tmp_path: Path, name: str
+) -> None:
+    base, work = tmp_path / f"base {name}", tmp_path / "work" / name
+    work.mkdir(parents=True)
+    frames = site.ask(build_submit(request(str(base), work_dir=str(work))))
+    run_dir = base / TOKEN
+    (call,) = site.calls("sbatch")
+    assert call.cwd == str(work)
+    assert call.args[1] == f"--chdir={work}"
+    assert call.args[-2:] == [f"{run_dir}/batch.sh", str(run_dir)]
+    assert frames["work_dir"].data.decode() == str(work)
+    assert (run_dir / "job_id").read_text() == "4711"
+    assert not list(tmp_path.rglob("*pwned*")) or "pwned" in name
+    assert list_files(site.home) == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("100%", "100%%"),
+        ("%j%x", "%%j%%x"),
+        ("back\\slash", "back\\\\slash"),
+        ("back\\slash%j", "back\\\\slash%j"),
+    ],
+)
+def test_slurm_replaces_nothing_in_the_logs_path(
+    site: FakeSite, tmp_path: Path, name: str, pattern: str
+) -> None:
+    """Tried on 22.05: a backslash anywhere turns replacing off, and is itself taken away."""
+    site.ask(build_submit(request(str(tmp_path / name))))
+    output = next(arg for arg in site.calls("sbatch")[0].args if arg.startswith("--output="))
+    assert output == f"--output={tmp_path}/{pattern}/{TOKEN}/stdout.log"
+
+
+def test_a_home_relative_directory_is_below_the_home(site: FakeSite) -> None:
+    (site.home / "work").mkdir()
+    site.ask(build_submit(request("~/runs", work_dir="~/work")))
+    assert (site.home / "runs" / TOKEN / "job_id").exists()
+    assert site.calls("sbatch")[0].cwd == str(site.home / "work")
+    site.ask(build_submit(request("~/other", work_dir="~")))
+    assert site.calls("sbatch")[1].cwd == str(site.home)
+
+
+def test_output_of_the_users_choice_is_left_to_them(site: FakeSite, tmp_path: Path) -> None:
+    site.ask(build_submit(request(str(tmp_path), own_output=False)))
+    assert not [arg for arg in site.calls("sbatch")[0].args if arg.startswith("--output")]
+
+
+def test_slurm_is_asked_where_chosen_output_goes(site: FakeSite, tmp_path: Path) -> None:
+    site.command("sbatch", "echo '4711;testcluster'")
+    site.command("scontrol", "echo 'JobId=4711 StdErr=/x StdOut=/y Power='")
+    frames = site.ask(build_submit(request(str(tmp_path), asks_paths=True)))
+    assert site.calls("scontrol")[0].args == ["--oneliner", "show", "job", "4711"]
+    assert frames["paths"].text == "JobId=4711 StdErr=/x StdOut=/y Power="
+    recorded = (tmp_path / TOKEN / "job_id").read_text()
+    assert recorded == "4711;testcluster\nJobId=4711 StdErr=/x StdOut=/y Power=\n"
+
+
+def test_the_job_id_is_found_among_what_else_sbatch_prints(site: FakeSite, tmp_path: Path) -> None:
+    site.command("sbatch", "echo 'sbatch: lua: 2 hints' >&2; echo 4711; echo 'Bye at 12'")
+    site.ask(build_submit(request(str(tmp_path))))
+    assert (tmp_path / TOKEN / "job_id").read_text() == "4711"
+
+
+def test_a_second_submission_of_a_token_finds_the_first(site: FakeSite, tmp_path: Path) -> None:
+    site.ask(build_submit(request(str(tmp_path))))
+    frames = site.ask(build_submit(request(str(tmp_path), script="#!other\n")))
+    assert len(site.calls("sbatch")) == 1
+    assert frames["existing"] == Frame(0, b"4711")
+    assert "sbatch" not in frames
+    assert (tmp_path / TOKEN / "script").read_text() == "#!/bin/bash\n"
+
+
+def test_of_many_submissions_at_once_one_reaches_slurm(site: FakeSite, tmp_path: Path) -> None:
+    program = build_submit(request(str(tmp_path)))
+    body = f"go() {{\n{program}\n}}\n" + "go >/dev/null &\n" * 8 + "wait\n"
+    site.ask(body)
+    assert len(site.calls("sbatch")) == 1
+
+
+def test_a_claim_without_an_id_is_shown_as_one(site: FakeSite, tmp_path: Path) -> None:
+    (tmp_path / TOKEN).mkdir()
+    frames = site.ask(build_submit(request(str(tmp_path))))
+    assert frames["existing"].status == 1
+    assert site.calls("sbatch") == []
+
+
+def test_a_missing_work_directory_is_told_before_anything_is_made(
+    site: FakeSite, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    frames = site.ask(build_submit(request(str(base), work_dir="/no/such/directory")))
+    assert frames["work_dir"].status == 1
+    assert "/no/such/directory: No such file or directory" in frames["work_dir"].text
+    assert not base.exists()
+    assert site.calls("sbatch") == []
+
+
+def test_a_base_that_cannot_be_made_is_told(site: FakeSite, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    frames = site.ask(build_submit(request(str(tmp_path / "file" / "base"))))
+    assert frames["base"].status == 1
+    assert "Not a directory" in frames["base"].text
+    assert site.calls("sbatch") == []
+
+
+def test_a_run_directory_that_cannot_be_made_is_told(site: FakeSite, tmp_path: Path) -> None:
+    (tmp_path / TOKEN).write_text("a file is in the way")
+    frames = site.ask(build_submit(request(str(tmp_path))))
+    assert frames["claim"].status == 1
+    assert "existing" not in frames
+    assert site.calls("sbatch") == []
+
+
+def test_files_that_cannot_be_written_are_told(site: FakeSite, tmp_path: Path) -> None:
+    """As over quota: the directory was made, and nothing fits into it."""
+    frames = site.ask(build_submit(request(str(tmp_path))), setup="ulimit -f 0; trap '' XFSZ")
+    assert frames["files"].status != 0
+    assert "File too large" in frames["files"].text
+    assert site.calls("sbatch") == []
+
+
+def test_a_refusal_is_answered_and_records_nothing(site: FakeSite, tmp_path: Path) -> None:
+    site.command("sbatch", "echo 'sbatch: error: no' >&2; exit 1")
+    frames = site.ask(build_submit(request(str(tmp_path), asks_paths=True)))
+    assert frames["sbatch"] == Frame(1, b"sbatch: error: no")
+    assert not (tmp_path / TOKEN / "job_id").exists()
+    assert site.calls("scontrol") == []
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_what_was_made_for_nothing_is_removed(site: FakeSite, tmp_path: Path, name: str) -> None:
+    base = tmp_path / name
+    site.ask(build_submit(request(str(base))))
+    site.ask(build_discard(f"{base}/{TOKEN}"))
+    assert not base.exists()
+    assert list_files(site.home) == set()
+
+
+def test_only_an_empty_base_is_removed_with_the_run_directory(
+    site: FakeSite, tmp_path: Path
+) -> None:
+    (tmp_path / "base" / "other").mkdir(parents=True)
+    site.ask(build_submit(request(str(tmp_path / "base"))))
+    site.ask(build_discard(f"{tmp_path}/base/{TOKEN}"))
+    assert list_files(tmp_path / "base") == {"other"}
+
+
+# ---- looking up ----
+
+KEY = TOKEN.partition(".")[0]
+
+
+def look_up(base: str, *names: str) -> str:
+    return build_look_up(base_dir=base, key=KEY, names=names, since=1_700_000_000)
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_run_directories_of_a_task_are_found_wherever_they_are(
+    site: FakeSite, tmp_path: Path, name: str
+) -> None:
+    base = tmp_path / name
+    for number in (1, 2, 10):
+        (base / f"{KEY}.{number}").mkdir(parents=True)
+    (base / "af99999999999999999999.1").mkdir()
+    (base / f"{KEY}.1" / "job_id").write_text("4711")
+    (base / f"{KEY}.1" / "exit.json").write_text("{}")
+    frames = site.ask(look_up(str(base), "x.af0.1"), setup="set -f")
+    assert {frame for frame in frames if frame.startswith("dir.")} == {"dir.1", "dir.2", "dir.10"}
+    assert frames["dir.10"].data.decode() == f"{base}/{KEY}.10"
+    assert frames["job_id.1"] == Frame(0, b"4711")
+    assert frames["exit.1"] == Frame(0, b"{}")
+    assert frames["job_id.2"].status == 1
+    assert int(frames["clock"].text) - int(frames["age.2"].text) in range(60)
+    assert list_files(site.home) == set()
+
+
+def test_a_task_without_directories_is_asked_about_all_the_same(site: FakeSite) -> None:
+    frames = site.ask(look_up("~/none", "x.af0.1"))
+    assert not [frame for frame in frames if frame.startswith("dir.")]
+    assert frames["squeue"] == frames["sacct"] == Frame(0, b"")
+
+
+def test_slurm_is_asked_by_user_and_by_name(site: FakeSite) -> None:
+    site.ask(look_up("~", "my job.af0.1", "my job.af0.2"))
+    assert site.calls("squeue")[0].args[-1] == "--me"
+    args = site.calls("sacct")[0].args
+    assert "--allocations" in args
+    assert "--name=my job.af0.1,my job.af0.2" in args
+    since = next(arg for arg in args if arg.startswith("--starttime="))
+    assert since.startswith("--starttime=2023-11-1")
+
+
+@pytest.mark.parametrize("label", ["it's", 'a"b', "a`b", "[1-3]"])
+def test_a_name_that_sacct_would_misread_is_not_asked_for(site: FakeSite, label: str) -> None:
+    """Tried on 22.05: a job named a'b is not found by --name=a'b."""
+    site.ask(look_up("~", f"{label}.af0.1"))
+    assert not [arg for arg in site.calls("sacct")[0].args if arg.startswith("--name")]
+
+
+# ---- polling ----
+
+
+def poll(site: FakeSite, setup: str = "", **parts: object) -> dict[str, Frame]:
+    return site.ask(build_poll(PollRequest(**parts)), setup=setup)  # type: ignore[arg-type]
+
+
+def test_squeue_and_sacct_are_asked_once_for_all(site: FakeSite) -> None:
+    poll(site, queued=("3", "1_4", "2"), accounted=("7",))
+    squeue, sacct = site.calls("squeue"), site.calls("sacct")
+    assert [call.args for call in squeue] == [
+        ["--noheader", "--states=all", f"--format={QUEUE_FORMAT}", "--jobs=1_4,2,3,1_4"]
+    ]
+    assert [call.args for call in sacct] == [
+        [
+            "--noheader",
+            "--parsable2",
+            f"--delimiter={SEPARATOR}",
+            f"--format={','.join(ACCOUNTING_FORMAT)}",
+            "--jobs=7,7",
+        ]
+    ]
+
+
+def test_times_and_arrays_come_in_a_form_of_our_own(site: FakeSite) -> None:
+    poll(site, queued=("1",), accounted=("1",))
+    for call in (*site.calls("squeue"), *site.calls("sacct")):
+        assert call.env["SLURM_TIME_FORMAT"] == "%s"
+        assert call.env["SLURM_BITSTR_LEN"] == "0"
+
+
+def test_filters_in_a_users_environment_hide_no_job(site: FakeSite) -> None:
+    """Tried on 22.05: with SQUEUE_PARTITION=gpu, squeue --jobs leaves out a job elsewhere."""
+    setup = "export SQUEUE_PARTITION=gpu SQUEUE_NAMES=x SCANCEL_STATE=R SBATCH_ACCOUNT=mine"
+    poll(site, setup=setup, queued=("1",))
+    site.ask(look_up("~", "x.af0.1"), setup=setup)
+    site.ask(build_cancel(["1"]), setup=setup)
+    site.ask(build_submit(request("~/base")), setup=setup)
+    for name in ("squeue", "scancel"):
+        for call in site.calls(name):
+            assert not [each for each in call.env if each.startswith(("SQUEUE", "SCANCEL"))]
+    job = site.calls("sbatch")[0].env
+    assert (job["SBATCH_ACCOUNT"], job["SQUEUE_PARTITION"]) == ("mine", "gpu")
+    assert "SLURM_TIME_FORMAT" not in job
+
+
+def test_nothing_is_asked_that_was_not_requested(site: FakeSite) -> None:
+    assert poll(site).keys() == {"clock"}
+    assert site.calls("squeue") == site.calls("sacct") == []
+    assert not PollRequest()
+    assert PollRequest(queued=("1",))
+
+
+def test_a_failed_command_is_an_answer_among_the_others(site: FakeSite) -> None:
+    site.command("squeue", "echo 'slurm_load_jobs error' >&2; exit 1")
+    site.command("sacct", "echo row")
+    frames = poll(site, queued=("1",), accounted=("1",))
+    assert frames["squeue"] == Frame(1, b"slurm_load_jobs error")
+    assert frames["sacct"] == Frame(0, b"row")
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_exit_records_and_progress_are_read_and_written_in_any_directory(
+    site: FakeSite, tmp_path: Path, name: str
+) -> None:
+    run_dir = tmp_path / name / TOKEN
+    run_dir.mkdir(parents=True)
+    (run_dir / "exit.json").write_text('{"job_id": "1"}')
+    poll(site, acknowledged=((str(run_dir), "10 20"),))
+    frames = poll(
+        site, exit_records=(("w0.exit", str(run_dir)),), progress=(("w0.progress", str(run_dir)),)
+    )
+    assert frames["w0.exit"] == Frame(0, b'{"job_id": "1"}')
+    assert frames["w0.progress"] == Frame(0, b"10 20")
+    assert list_files(site.home) == set()
+
+
+def test_a_missing_exit_record_is_a_failed_command(site: FakeSite, tmp_path: Path) -> None:
+    frames = poll(site, exit_records=(("w0.exit", str(tmp_path)),))
+    assert frames["w0.exit"].status == 1
+    assert "No such file or directory" in frames["w0.exit"].text
+
+
+def test_progress_that_cannot_be_written_disturbs_nothing(site: FakeSite) -> None:
+    frames = poll(site, acknowledged=(("/no/such/dir", "5"),), queued=("1",))
+    assert frames["squeue"] == Frame(0, b"")
+
+
+# ---- logs ----
+
+
+def read(site: FakeSite, path: Path | str, offset: int, limit: int = 1000) -> object:
+    request = LogRequest(name="w0.log0", path=str(path), offset=offset, limit=limit)
+    frames = site.ask(build_read_bytes(request) + "\nask after true\n")
+    assert frames["after"] == Frame(0, b"")
+    return parse_log(frames["w0.log0"])
+
+
+@pytest.mark.parametrize(
+    ("offset", "limit", "expected"),
+    [
+        (0, 100, (10, 0, b"0123456789")),
+        (0, 4, (10, 0, b"0123")),
+        (4, 3, (10, 4, b"456")),
+        (9, 5, (10, 9, b"9")),
+        (10, 5, (10, 10, b"")),
+        (11, 5, (10, 11, b"")),
+        (-3, 100, (10, 7, b"789")),
+        (-3, 2, (10, 7, b"78")),
+        (-99, 4, (10, 0, b"0123")),
+    ],
+)
+def test_a_part_of_a_log_is_read(
+    site: FakeSite, tmp_path: Path, offset: int, limit: int, expected: object
+) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"0123456789")
+    assert read(site, log, offset, limit) == expected
+
+
+def test_a_log_is_read_byte_for_byte(site: FakeSite, tmp_path: Path) -> None:
+    data = bytes(range(256)) * 300 + b"\n\n\n"
+    log = tmp_path / "log"
+    log.write_bytes(data)
+    assert read(site, log, 0, 10**6) == (len(data), 0, data)
+    assert read(site, log, 65_530, 70_000) == (len(data), 65_530, data[65_530:])
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_a_log_of_any_name_is_read(site: FakeSite, tmp_path: Path, name: str) -> None:
+    log = tmp_path / f"{name}.d" / name
+    log.parent.mkdir()
+    log.write_bytes(b"hi")
+    assert read(site, log, 0) == (2, 0, b"hi")
+
+
+def test_what_is_no_log_is_none(site: FakeSite, tmp_path: Path) -> None:
+    """A directory had broken the whole answer, and with it that of every other job."""
+    os.mkfifo(tmp_path / "fifo")
+    assert read(site, tmp_path / "missing", 0) is None
+    assert read(site, tmp_path, 0) is None
+    assert read(site, "/dev/null", 0) == (0, 0, b"")
+    assert read(site, tmp_path / "fifo", 0) == (0, 0, b"")
+
+
+def test_several_logs_are_read_in_one_program(site: FakeSite, tmp_path: Path) -> None:
+    requests = []
+    for number in range(3):
+        (tmp_path / f"log{number}").write_bytes(b"x" * number)
+        path = str(tmp_path / f"log{number}")
+        requests.append(LogRequest(name=f"w{number}.log0", path=path, offset=0, limit=10))
+    frames = poll(site, logs=tuple(requests))
+    found = [parse_log(frames[f"w{number}.log0"]) for number in range(3)]
+    assert found == [(0, 0, b""), (1, 0, b"x"), (2, 0, b"xx")]
+
+
+# ---- the rest ----
+
+
+@pytest.mark.parametrize("job_id", ["123", "123_4", "123_[1-5]", "-1", "$(touch pwned)", "a b"])
+def test_a_job_id_reaches_scancel_as_one_word(site: FakeSite, job_id: str) -> None:
+    site.ask(build_cancel([job_id, "7"]))
+    assert site.calls("scancel")[0].args == ["--", job_id, "7"]
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+@pytest.mark.parametrize("data", [b"", b"#!/bin/sh\n\n\n", b"a\0b\r\n", b"\xff\xfe", "ü".encode()])
+def test_a_small_file_is_read_byte_for_byte(
+    site: FakeSite, tmp_path: Path, name: str, data: bytes
+) -> None:
+    """A NUL byte had silently been left out, so a script with one was run without it."""
+    path = tmp_path / "files" / name
+    path.parent.mkdir()
+    path.write_bytes(data)
+    frames = site.ask(build_read_file(str(path), 100))
+    assert frames["file"] == Frame(0, data + b".")
+    assert frames["resolved"].data.decode() == str(path)
+
+
+def test_of_a_long_file_only_the_beginning_is_read(site: FakeSite, tmp_path: Path) -> None:
+    (tmp_path / "long").write_bytes(b"0123456789")
+    assert site.ask(build_read_file(f"{tmp_path}/long", 4))["file"].data == b"0123."
+
+
+def test_a_link_and_a_home_relative_path_are_resolved(site: FakeSite) -> None:
+    (site.home / "real").write_text("text")
+    (site.home / "link").symlink_to("real")
+    frames = site.ask(build_read_file("~/link", 100))
+    assert frames["resolved"].text == str(site.home / "real")
+    assert frames["file"].data == b"text."
+
+
+def test_a_file_that_cannot_be_read_is_told(site: FakeSite, tmp_path: Path) -> None:
+    frames = site.ask(build_read_file("/no/such/script", 100))
+    assert frames["resolved"].status == 1
+    assert "No such file or directory" in frames["resolved"].text
+    assert "file" not in frames
+    frames = site.ask(build_read_file(str(tmp_path), 100))
+    assert frames["file"].status == 1
+    assert "Is a directory" in frames["file"].text
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_a_small_file_is_written_as_a_whole(site: FakeSite, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "files" / name
+    path.parent.mkdir()
+    text = "".join(HOSTILE_VALUES)
+    frames = site.ask(build_write_file(str(path), text, 0o640))
+    assert frames["write"].status == 0
+    assert path.read_bytes().decode() == text
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert list_files(path.parent) == {name}
+
+
+def test_a_file_that_cannot_be_written_is_told(site: FakeSite) -> None:
+    frame = site.ask(build_write_file("/no/such/directory/file", "x", 0o600))["write"]
+    assert frame.status == 1
+    assert "No such file or directory" in frame.text
+
+
+def test_a_query_asks_both_sources(site: FakeSite) -> None:
+    assert site.ask(build_query(["1", "2"])).keys() == {"clock", "squeue", "sacct"}
+
+
+def test_a_probe_tells_who_and_where_we_are(site: FakeSite) -> None:
+    site.command("sbatch", "echo slurm-wlm 22.05.8")
+    site.command("scontrol", "echo 'ClusterName = testcluster'")
+    frames = site.ask(build_probe())
+    assert frames["home"].text == str(site.home)
+    assert frames["sbatch"] == Frame(0, f"{site.bin}/sbatch".encode())
+    assert frames["version"].text == "slurm-wlm 22.05.8"
+    assert frames["config"].text == "ClusterName = testcluster"
+    assert frames["user"].status == frames["host"].status == 0
+
+
+def test_a_probe_without_slurm_is_an_answer(site: FakeSite) -> None:
+    (site.bin / "sbatch").unlink()
+    frames = site.ask(build_probe(), setup=f"PATH={site.bin}")
+    assert frames["sbatch"].status != 0
+    assert frames["path"].text == str(site.bin)
