@@ -25,8 +25,15 @@ from airflow_provider_csc.slurm.output import ACCOUNTING_FORMAT, QUEUE_FORMAT, S
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-# squeue and sacct print times with strftime(3)'s %s: seconds since 1970, whatever the site's zone.
-_EPOCH = "env SLURM_TIME_FORMAT=%s"
+# What a user's own SQUEUE_PARTITION or SCANCEL_STATE leaves out would look like a job that is not
+# there. Times come as strftime(3)'s %s: seconds since 1970, whatever the site's zone; the ids of a
+# pending array come in full (by default they are cut after 64 characters).
+_SLURM = """
+slurm() {
+  unset "${!SQUEUE_@}" "${!SCANCEL_@}"
+  SLURM_TIME_FORMAT=%s SLURM_BITSTR_LEN=0 "$@"
+}
+"""
 _SEPARATOR = f"$'\\x{ord(SEPARATOR):02x}'"
 
 # Seen on 22.05: slurmdbd stores " as `, and what is not in its database's character set as ?.
@@ -150,7 +157,10 @@ def build_look_up(*, base_dir: str, key: str, names: Sequence[str], since: int) 
     """
     searchable = all(_STORED_AS_IT_IS.fullmatch(name) for name in names)
     by_name = f"--name={quote(','.join(names))}" if searchable else ""
-    return f"""{_PLACE}
+    # sacct reads quotes and brackets in --name as notation of its own, and then finds nothing; the
+    # reader picks out the right rows in any case.
+    by_name = "" if set("'\"`[]") & set("".join(names)) else f" --name={quote(','.join(names))}"
+    return f"""{_PLACE}{_SLURM}
 base=$(place {quote(base_dir)})
 since=$(date --date=@{since} +%FT%T)
 frame clock 0 "$(date +%s)"
@@ -213,7 +223,7 @@ class PollRequest:
 
 def build_poll(request: PollRequest) -> str:
     """Ask squeue, sacct, exit records and new log bytes of many jobs in one remote command."""
-    lines = ["frame clock 0 \"$(printf '%(%s)T' -1)\""]
+    lines = [_SLURM, "frame clock 0 \"$(printf '%(%s)T' -1)\""]
     for run_dir, text in request.acknowledged:
         lines.append(f"printf '%s\\n' {quote(text)} >{quote(_join(run_dir, PROGRESS_FILE))}")
     if request.queued:
@@ -234,7 +244,7 @@ def build_poll(request: PollRequest) -> str:
 
 def build_cancel(job_ids: Sequence[str]) -> str:
     """Cancel jobs as scancel(1) does by default: SIGTERM, then SIGKILL after KillWait."""
-    return f"ask scancel scancel -- {words(job_ids)}\n"
+    return f"{_SLURM}\nask scancel slurm scancel -- {words(job_ids)}\n"
 
 
 def build_read_file(path: str, limit: int) -> str:
@@ -289,12 +299,12 @@ frame clock 0 "$(date +%s)"
 
 
 def _squeue() -> str:
-    return f"{_EPOCH} squeue --noheader --states=all --format={_ansi(QUEUE_FORMAT)}"
+    return f"slurm squeue --noheader --states=all --format={_ansi(QUEUE_FORMAT)}"
 
 
 def _sacct() -> str:
     fields = ",".join(ACCOUNTING_FORMAT)
-    return f"{_EPOCH} sacct --noheader --parsable2 --delimiter={_SEPARATOR} --format={fields}"
+    return f"slurm sacct --noheader --parsable2 --delimiter={_SEPARATOR} --format={fields}"
 
 
 def _ansi(text: str) -> str:
