@@ -190,7 +190,8 @@ class LogRequest:
 _READ_LOG = """
 read_log() {
   local LC_ALL=C size start take
-  size=$(stat --dereference --format=%s -- "$2" 2>/dev/null) || { frame "$1" 1 ''; return; }
+  size=$(stat --dereference --format=%s -- "$2" 2>/dev/null) && [ -r "$2" ] && [ ! -d "$2" ] ||
+    { frame "$1" 1 ''; return; }
   start=$3
   [ "$start" -ge 0 ] || { start=$((size + start)); [ "$start" -ge 0 ] || start=0; }
   take=$((size - start))
@@ -247,17 +248,29 @@ def build_cancel(job_ids: Sequence[str]) -> str:
     return f"{_SLURM}\nask scancel slurm scancel -- {words(job_ids)}\n"
 
 
+_READ_FILE = """
+try_file() { head --bytes=1 -- "$1" >/dev/null; }
+read_file() {
+  local LC_ALL=C size
+  ask "$1" try_file "$2" || return
+  size=$(head --bytes="$3" -- "$2" | wc --bytes)
+  printf '%s %s %d %d\\n' "$mark" "$1" 0 "$((size + 1))"
+  head --bytes="$size" -- "$2"
+  printf '.\\n'
+}
+"""
+
+
 def build_read_file(path: str, limit: int) -> str:
     """
-    Read a small file, at most ``limit`` bytes of it.
+    Read a small file, at most ``limit`` bytes of it, with a full stop behind it.
 
-    A full stop is put behind it, because bash would take the newlines off its end.
+    It does not go through a shell variable, which could hold no NUL byte.
     """
     return (
-        f"{_PLACE}\npath=$(place {quote(path)})\n"
-        f'whole() {{ head --bytes={limit} -- "$1" && printf .; }}\n'
-        'ask resolved readlink --verbose --canonicalize-existing -- "$path" &&\n'
-        '  ask file whole "$path"\n'
+        f"{_PLACE}{_READ_FILE}\npath=$(place {quote(path)})\n"
+        'ask resolved readlink --verbose --canonicalize-existing -- "$path" && '
+        f'read_file file "$path" {limit}\n'
     )
 
 
