@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import time
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
@@ -48,6 +49,16 @@ def as_alice(command: str) -> str:
 
 def jobs_in_queue() -> list[str]:
     return as_alice("squeue --me --noheader --format=%j").splitlines()
+
+
+def final_state(job_id: str) -> str:
+    """The state a job ends in, waited for."""
+    for _ in range(60):
+        found = SlurmHook().query([job_id])[job_id]
+        if found.is_final:
+            return found.state
+        time.sleep(0.5)
+    raise AssertionError(f"job {job_id} is still {found.state}")
 
 
 @pytest.mark.parametrize("deferrable", [True, False])
@@ -384,5 +395,5 @@ def test_a_cleared_task_cancels_what_still_runs_and_submits_anew() -> None:
     new = run_task(task, again)
 
     assert new["job_id"] != old["job_id"]
-    assert SlurmHook().query([old["job_id"]])[old["job_id"]].state == "CANCELLED"
+    assert final_state(old["job_id"]) == "CANCELLED"
     SlurmHook().cancel([new["job_id"]])
