@@ -179,6 +179,8 @@ class JobTracker:
         # Until it is known how far an earlier watcher came, no log is read.
         self._resumes = bool(spec.run_dir and self._logs)
         self._parked: str | None = None
+        self._lacks_accounting = False
+        self._asked = PollRequest()
         self._clock: int | None = None
         self._acknowledged = self._confirmed = self.offsets
         self.limit: str | None = None
@@ -229,11 +231,12 @@ class JobTracker:
     def ask(self) -> PollRequest:
         """Return what a regular round asks: squeue, and the logs of what runs."""
         resumes = ((self._progress_name, self.spec.run_dir),) if self.spec.run_dir else ()
-        return PollRequest(
+        self._asked = PollRequest(
             queued=tuple(job.job_id for job in self._open),
             progress=resumes if self._resumes else (),
             logs=self._log_requests() if self._is_running else (),
         )
+        return self._asked
 
     def follow_up(self) -> PollRequest:
         """
@@ -243,14 +246,16 @@ class JobTracker:
         shows as ended, or not at all.
         """
         if not self.is_settling:
-            return PollRequest(logs=self._log_requests())
+            self._asked = PollRequest(logs=self._log_requests())
+            return self._asked
         over = tuple(job.job_id for job in self._open if job.settling_since is not None)
-        return PollRequest(
+        self._asked = PollRequest(
             queued=tuple(job.job_id for job in self._open),
             accounted=over,
             exit_records=((self._exit_name, self.spec.run_dir),) if self.spec.run_dir else (),
             logs=self._log_requests(),
         )
+        return self._asked
 
     def acknowledge(self) -> tuple[tuple[str, str], ...]:
         """Return what to write down about how far the log was shown, where that has changed."""
@@ -268,17 +273,22 @@ class JobTracker:
         return f"{self._name}.progress"
 
     def observe(self, answers: Answers) -> list[Event]:
-        """Take in one answer of the site and return what follows from it."""
+        """
+        Take in one answer of the site and return what follows from it.
+
+        It answers the requests of other trackers as well: what was not asked is not denied.
+        """
         self._clock = answers.clock
+        queue = answers.queue if self._asked.queued else None
+        accounting = answers.accounting if self._asked.accounted else None
         resumed = self._resume_logs(answers.frames)
-        lines = resumed + self._read_logs(answers.frames)
-        if isinstance(answers.queue, NoAnswer):
-            return [*lines, *self.park(f"squeue gave no answer: {answers.queue.reason}")]
-        events = self._resume()
-        if answers.queue is not None:
-            events += self._observe_queue(answers)
-        events += lines
-        if answers.accounting is not None:
+        events = resumed + self._read_logs(answers.frames)
+        if isinstance(queue, NoAnswer):
+            return [*events, *self.park(f"squeue gave no answer: {queue.reason}")]
+        if queue is not None:
+            changes = self._observe_queue(answers)
+            events = [*self._resume(accounting), *changes, *events]
+        if accounting is not None:
             events += self._settle(answers)
         return [*events, *self._check_limits()]
 
@@ -288,12 +298,14 @@ class JobTracker:
             return []
         self._parked = reason
         waits = "The task waits without a limit and uses up no retry; the job is not affected."
-        return [Note(f"No answer from the site: {reason} {waits}", logging.WARNING)]
+        return [Note(f"No answer from the site: {reason.rstrip('.')}. {waits}", logging.WARNING)]
 
-    def _resume(self) -> list[Event]:
-        if self._parked is None:
+    def _resume(self, accounting: Answer[AccountingRow] | NoAnswer | None) -> list[Event]:
+        lacks = self._lacks_accounting and not isinstance(accounting, Answer)
+        if self._parked is None or (lacks and self.is_settling):
             return []
         self._parked = None
+        self._lacks_accounting = False
         return [Note("The site answers again.")]
 
     def _observe_queue(self, answers: Answers) -> list[Event]:
@@ -405,7 +417,7 @@ class JobTracker:
         frame = answers.frames.get(self._exit_name)
         record = parse_exit_record(frame.data) if frame else None
         for job in self._open:
-            if job.settling_since is None:
+            if job.settling_since is None or job.job_id not in self._asked.accounted:
                 continue
             accounting = answers.accounting_of(job.job_id)
             if isinstance(accounting, Answer):
@@ -437,6 +449,7 @@ class JobTracker:
             for job in self._open
         )
         if stuck and isinstance(accounting, NoAnswer):
+            self._lacks_accounting = True
             return self.park(f"sacct gave no answer: {accounting.reason}")
         return []
 
