@@ -346,10 +346,13 @@ class JobTracker:
     def _check_limits(self) -> list[Event]:
         if self.limit is not None or self._clock is None:
             return []
+        if not any(self._is_live(job) for job in self._open):
+            return []  # Nothing is left that could be cancelled.
         for name, since, seconds in self._limits():
             if seconds is not None and since is not None and self._clock - since > seconds:
                 self.limit = name
-                return [Note(f"{name} of {seconds:.0f} s is reached; cancelling.", logging.WARNING)]
+                length = f" of {seconds:.0f} s" if seconds else ""
+                return [Note(f"{name}{length} is reached; cancelling.", logging.WARNING)]
         return []
 
     def _limits(self) -> list[tuple[str, float | None, float | None]]:
