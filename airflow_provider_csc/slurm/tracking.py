@@ -161,6 +161,7 @@ class _Log:
     size: int | None = None
     shown_bytes: int = 0
     is_capped: bool = False
+    is_gone: bool = False
 
     @property
     def is_drained(self) -> bool:
@@ -217,7 +218,7 @@ class JobTracker:
     @property
     def has_more_log(self) -> bool:
         """Whether more of a log is known to exist than was read."""
-        return not all(log.is_drained for log in self._logs)
+        return not all(log.is_drained or log.is_gone for log in self._logs)
 
     @property
     def offsets(self) -> str:
@@ -375,7 +376,7 @@ class JobTracker:
         if frame.status != 0 or len(offsets) != len(self._logs) or not any(offsets):
             return []
         for log, offset in zip(self._logs, offsets, strict=True):
-            log.offset = log.line_offset = offset
+            log.offset = log.line_offset = log.shown_bytes = offset
         self._acknowledged = self._confirmed = self.offsets
         return [Note(f"Watching again; the log goes on behind byte {self.offsets}.")]
 
@@ -397,15 +398,20 @@ class JobTracker:
         lines: list[str] = []
         for number, log in enumerate(self._logs):
             frame = frames.get(f"{self._name}.log{number}")
-            answer = parse_log(frame) if frame else None
+            if frame is None:
+                continue
+            answer = parse_log(frame)
+            log.is_gone = answer is None and log.size is not None
             if answer is not None:
                 lines += self._take_log(log, *answer)
         return [LogLines(lines)] if lines else []
 
     def _take_log(self, log: _Log, size: int, offset: int, data: bytes) -> list[str]:
         if size < log.offset:
-            log.offset = 0  # It was truncated, as when a requeued job opens it anew.
-            return [f"[{log.path} was truncated; reading it from its beginning]"]
+            # As when a requeued job opens it anew.
+            log.offset = log.line_offset = 0
+            note = f"[{log.path} was truncated; reading it from its beginning]"
+            return [*log.reader.flush(), note]
         log.size, log.offset = size, offset + len(data)
         log.line_offset = _after_last_line(log, offset, data)
         log.shown_bytes += len(data)
@@ -440,8 +446,9 @@ class JobTracker:
                 and judge(Evidence(accounting=job.accounting)).is_final
             )
             whole = accounted or is_without_accounting(job.accounting)
-            drained = all(log.is_drained for log in self._logs)
-            return drained and (whole or waited >= _SETTLE_SECONDS)
+            is_late = waited >= _SETTLE_SECONDS
+            drained = all(log.is_drained or (log.is_gone and is_late) for log in self._logs)
+            return drained and (whole or is_late)
         return evidence.is_denied and waited >= self.spec.missing_seconds
 
     def _explain_wait(self, accounting: Answer[AccountingRow] | NoAnswer | None) -> list[Event]:
@@ -469,9 +476,16 @@ class JobTracker:
     def _end(self) -> list[Event]:
         if not self.is_done:
             return []
-        rest = [line for log in self._logs for line in log.reader.flush()]
+        rest = [line for log in self._logs for line in _last_lines(log)]
         ended = Ended([job.result for job in self._jobs if job.result is not None])
         return [LogLines(rest), ended] if rest else [ended]
+
+
+def _last_lines(log: _Log) -> list[str]:
+    lines = log.reader.flush()
+    if log.is_gone and not log.is_drained:
+        lines.append(f"[{log.path} is gone; what it held behind byte {log.offset} was not read]")
+    return lines
 
 
 def _after_last_line(log: _Log, offset: int, data: bytes) -> int:
