@@ -448,7 +448,7 @@ class JobTracker:
             whole = accounted or is_without_accounting(job.accounting)
             is_late = waited >= _SETTLE_SECONDS
             drained = all(log.is_drained or (log.is_gone and is_late) for log in self._logs)
-            return drained and (whole or is_late)
+            return drained and (whole or (is_late and _is_told_as_a_whole(job, evidence)))
         return evidence.is_denied and waited >= self.spec.missing_seconds
 
     def _explain_wait(self, accounting: Answer[AccountingRow] | NoAnswer | None) -> list[Event]:
@@ -486,6 +486,16 @@ def _last_lines(log: _Log) -> list[str]:
     if log.is_gone and not log.is_drained:
         lines.append(f"[{log.path} is gone; what it held behind byte {log.offset} was not read]")
     return lines
+
+
+def _is_told_as_a_whole(job: _Job, evidence: Evidence) -> bool:
+    """
+    Whether a job that is over can be judged without sacct.
+
+    Of an array (or a job of components) squeue forgets those that ended first.
+    """
+    rows = job.queue.rows if job.queue else ()
+    return evidence.exit_record is not None or all(row.job_id == job.job_id for row in rows)
 
 
 def _after_last_line(log: _Log, offset: int, data: bytes) -> int:
