@@ -247,9 +247,9 @@ def belongs_to(row_id: str, job_id: str) -> bool:
     """
     if row_id == job_id or (row_id.startswith(job_id) and row_id[len(job_id)] in "_+."):
         return True
-    base, underscore, index = job_id.partition("_")
+    base, _, index = job_id.partition("_")
     pending = re.fullmatch(rf"{re.escape(base)}_\[(.*?)(%\d+)?\]", row_id)
-    return bool(underscore and pending and _holds_index(pending.group(1), int(index)))
+    return bool(pending and index.isdecimal() and _holds_index(pending.group(1), int(index)))
 
 
 def _holds_index(spec: str, index: int) -> bool:
