@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import TaskDeferred
-from airflow.serialization.encoders import encode_trigger
+from airflow.providers.common.compat.sdk import TaskDeferred
 
 if TYPE_CHECKING:
     from airflow.triggers.base import BaseTrigger
@@ -54,9 +54,8 @@ def run_task(operator: Any, context: dict[str, Any] | None = None) -> Any:
 
 def stored(trigger: BaseTrigger) -> BaseTrigger:
     """The trigger as the triggerer builds it from the database."""
-    encode_trigger(trigger)  # fails for arguments that cannot be stored
     _path, kwargs = trigger.serialize()
-    return type(trigger)(**kwargs)
+    return type(trigger)(**json.loads(json.dumps(kwargs)))
 
 
 async def first_event(trigger: BaseTrigger) -> Any:

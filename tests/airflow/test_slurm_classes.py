@@ -1,0 +1,277 @@
+"""Operator, sensor, trigger and link as Airflow handles them: parsing, rendering, storing, resuming."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
+from airflow.sdk import DAG
+
+from airflow_provider_csc.errors import ConfigError, JobFailedError
+from airflow_provider_csc.links.slurm import build_url
+from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
+from airflow_provider_csc.sensors.slurm import SlurmJobSensor
+from airflow_provider_csc.slurm.result import JobResult
+from airflow_provider_csc.slurm.submission import Submission
+from airflow_provider_csc.triggers.slurm import SlurmJobTrigger
+from tests.support.task import build_context
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CONTEXT = {"ds": "2026-11-21", "params": {"memory": "4G"}}
+
+
+def operator(**arguments: Any) -> SlurmSubmitOperator:
+    return SlurmSubmitOperator(**{"task_id": "job"} | arguments)
+
+
+def rendered(task: SlurmSubmitOperator) -> SlurmSubmitOperator:
+    task.resolve_template_files()
+    task.render_template_fields(CONTEXT)
+    return task
+
+
+def payload(**fields: Any) -> dict[str, Any]:
+    result = JobResult(**{"job_id": "7", "state": "COMPLETED"} | fields)
+    return {"results": [json.loads(json.dumps(result.to_payload()))]}
+
+
+def test_a_wrong_choice_of_sources_is_an_error_of_the_dag_file() -> None:
+    with pytest.raises(ConfigError, match="exactly one of"):
+        operator(command="true", script="#!/bin/bash")
+
+
+def test_an_unknown_option_is_an_error_of_the_dag_file() -> None:
+    with pytest.raises(ConfigError, match="'mem'"):
+        operator(command="true", options={"memm": "{{ params.memory }}"})
+
+
+def test_all_fields_a_user_may_want_to_template_are_templated() -> None:
+    arguments = set(inspect.signature(SlurmSubmitOperator).parameters)
+    not_templated = {
+        *("kwargs", "deferrable", "poll_interval", "wait_for_completion", "stream_logs"),
+        *("log_limit_bytes", "timeout", "queue_timeout"),
+    }
+
+    assert set(SlurmSubmitOperator.template_fields) == arguments - not_templated
+
+
+def test_every_argument_is_documented() -> None:
+    for documented in (SlurmSubmitOperator, SlurmJobSensor, SlurmJobTrigger):
+        names = set(inspect.signature(documented).parameters) - {"kwargs"}
+        assert {
+            name for name in names if f":param {name}:" not in (documented.__doc__ or "")
+        } == set()
+
+
+def test_values_inside_options_lists_and_variables_are_rendered() -> None:
+    task = rendered(
+        operator(
+            command=["python", "train.py", "{{ ds }}"],
+            options={"mem": "{{ params.memory }}"},
+            env={"DAY": "{{ ds }}"},
+            modules=["python-data/{{ ds }}"],
+        )
+    )
+
+    assert task.command == ["python", "train.py", "2026-11-21"]
+    assert (task.options, task.env) == ({"mem": "4G"}, {"DAY": "2026-11-21"})
+    assert task.modules == ["python-data/2026-11-21"]
+
+
+@pytest.mark.parametrize("suffix", [".sh", ".sbatch", ".slurm"])
+def test_a_script_may_be_the_name_of_a_template_file(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"train{suffix}").write_text("#!/bin/bash\necho {{ ds }}\n")
+
+    with DAG("d", schedule=None, template_searchpath=str(tmp_path)):
+        task = rendered(operator(script=f"train{suffix}"))
+
+    assert task.script is not None
+    assert task.script.splitlines() == ["#!/bin/bash", "echo 2026-11-21"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"remote_script": "/projappl/{{ ds }}/job.sh"},
+        {"command": "./{{ ds }}/run.sh"},
+        {"command": ["bash", "{{ ds }}.sh"]},
+        {"command": "true", "env": {"FILE": "{{ ds }}.slurm"}},
+    ],
+)
+def test_a_path_that_ends_like_a_template_file_is_not_taken_for_one(
+    arguments: dict[str, Any],
+) -> None:
+    task = rendered(operator(**arguments))
+
+    shown = json.dumps([task.remote_script, task.command, task.env])
+    assert "2026-11-21" in shown
+    assert "{{" not in shown
+    assert "{#" not in shown
+
+
+def test_the_example_in_a_dag_costs_no_connection() -> None:
+    # Nothing defines slurm_default here, so any look at it would raise.
+    operator(command="true")
+    SlurmJobSensor(task_id="wait", job_id="1")
+
+
+def test_a_trigger_survives_being_stored() -> None:
+    trigger = SlurmJobTrigger(
+        slurm_conn_id="slurm_default",
+        job_ids=["1", "2_3"],
+        run_dir="/runs/af0.1",
+        stdout_path="/runs/af0.1/stdout.log",
+        stderr_path="/runs/af0.1/stdout.log",
+        stream_logs=False,
+        poll_interval=7.5,
+        log_limit_bytes=5,
+        queue_timeout=1.0,
+        run_timeout=2.0,
+        deadline=3.0,
+        missing_seconds=4,
+    )
+
+    path, arguments = trigger.serialize()
+    again = SlurmJobTrigger(**json.loads(json.dumps(arguments)))
+
+    assert path == "airflow_provider_csc.triggers.slurm.SlurmJobTrigger"
+    assert again.serialize() == (path, arguments)
+    assert set(arguments) == set(inspect.signature(SlurmJobTrigger).parameters)
+
+
+def test_the_stored_form_of_a_trigger_is_that_of_the_first_release() -> None:
+    # Tasks that wait hold it: arguments may be added with a default, never renamed or taken away.
+    trigger = SlurmJobTrigger(slurm_conn_id="c", job_ids=["1"])
+
+    assert trigger.serialize() == (
+        "airflow_provider_csc.triggers.slurm.SlurmJobTrigger",
+        {
+            "slurm_conn_id": "c",
+            "job_ids": ["1"],
+            "run_dir": None,
+            "stdout_path": None,
+            "stderr_path": None,
+            "stream_logs": True,
+            "poll_interval": 15.0,
+            "log_limit_bytes": 10 * 1024 * 1024,
+            "queue_timeout": None,
+            "run_timeout": None,
+            "deadline": None,
+            "missing_seconds": 600,
+        },
+    )
+
+
+def test_the_trigger_gets_the_tasks_limits_in_seconds() -> None:
+    task = operator(
+        command="true",
+        timeout=timedelta(minutes=1),
+        queue_timeout=30,
+        execution_timeout=timedelta(hours=1),
+    )
+
+    trigger = task._build_trigger(
+        Submission(job_id="1", run_dir="/r/t", stdout_path="/r/t/o", stderr_path="/r/t/e")
+    )
+
+    assert (trigger.run_timeout, trigger.queue_timeout) == (60.0, 30)
+    assert trigger.deadline is not None
+    left = trigger.deadline - datetime.now(UTC).timestamp()
+    assert 3500 < left <= 3600
+
+
+def test_a_completed_job_is_returned_as_a_plain_dict() -> None:
+    result = operator(command="true").execute_complete({}, payload(exit_code=0, nodes="c1"))
+
+    assert (result["job_id"], result["state"], result["nodes"]) == ("7", "COMPLETED", "c1")
+    json.dumps(result)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "FAILED",
+        "CANCELLED",
+        "TIMEOUT",
+        "OUT_OF_MEMORY",
+        "NODE_FAIL",
+        "PREEMPTED",
+        "UNKNOWN",
+        "RUNNING",
+    ],
+)
+def test_any_other_end_fails_the_task_and_can_be_retried(state: str) -> None:
+    with pytest.raises(JobFailedError) as caught:
+        operator(command="true").execute_complete({}, payload(state=state))
+
+    assert (caught.value.job_id, caught.value.state) == ("7", state)
+    assert not isinstance(caught.value, AirflowFailException)
+
+
+def test_an_event_of_a_newer_version_with_more_fields_is_understood() -> None:
+    event = payload()
+    event["results"][0]["something_new"] = 1
+
+    assert operator(command="true").execute_complete({}, event)["state"] == "COMPLETED"
+
+
+def test_a_failed_job_keeps_its_data_across_processes() -> None:
+    import pickle
+
+    error = JobFailedError("it failed", job_id="7", state="FAILED", exit_code=3)
+
+    again = pickle.loads(pickle.dumps(error))
+
+    assert (str(again), again.job_id, again.exit_code) == ("it failed", "7", 3)
+
+
+def test_a_kill_before_the_job_has_an_id_is_remembered() -> None:
+    task = operator(command="true")
+
+    task.on_kill()
+
+    assert task._is_killed
+
+
+def test_a_sensor_defers_to_the_operators_trigger_and_to_airflows_time_out() -> None:
+    sensor = SlurmJobSensor(
+        task_id="wait", job_id=["1", 2], deferrable=True, poke_interval=9, timeout=60
+    )
+
+    with pytest.raises(TaskDeferred) as deferred:
+        sensor.execute(build_context(sensor))
+
+    _path, arguments = deferred.value.trigger.serialize()
+    assert (arguments["job_ids"], arguments["poll_interval"]) == (["1", "2"], 9)
+    assert arguments["run_dir"] is None
+    assert deferred.value.timeout == timedelta(seconds=60)
+
+
+@pytest.mark.parametrize(
+    ("web", "run_dir", "url"),
+    [
+        (
+            "https://www.roihu.csc.fi",
+            "/scratch/project_1/me/af0.1",
+            "https://www.roihu.csc.fi/pun/sys/dashboard/files/fs/scratch/project_1/me/af0.1",
+        ),
+        ("https://ood/", "/a b/ü", "https://ood/pun/sys/dashboard/files/fs/a%20b/%C3%BC"),
+    ],
+)
+def test_the_link_leads_to_the_run_directory(web: str, run_dir: str, url: str) -> None:
+    assert build_url(web, run_dir) == url
+
+
+def test_operators_are_keyword_only_and_map() -> None:
+    with DAG("mapped", schedule=None):
+        mapped = SlurmSubmitOperator.partial(task_id="job", options={"mem": "1G"}).expand(
+            command=["echo 1", "echo 2"]
+        )
+
+    assert mapped.operator_class is SlurmSubmitOperator
