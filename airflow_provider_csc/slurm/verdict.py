@@ -95,14 +95,23 @@ def _from_accounting(row: AccountingRow, record: ExitRecord | None) -> Verdict:
     """
     if record is not None and (record.exit_code or row.state.is_success):
         code, signal = split_exit_code(record.exit_code)
-        return Verdict(state=row.state, exit_code=code, signal=signal)
+        return Verdict(state=_agreed(row.state, record), exit_code=code, signal=signal)
     return Verdict(state=row.state, exit_code=row.exit_code, signal=row.signal)
 
 
 def _from_exit_record(record: ExitRecord, queued: JobState | None) -> Verdict:
     code, signal = split_exit_code(record.exit_code)
-    ended = STATES["COMPLETED"] if record.exit_code == 0 else STATES["FAILED"]
-    return Verdict(state=queued or ended, exit_code=code, signal=signal)
+    state = _agreed(queued or STATES["COMPLETED"], record)
+    return Verdict(state=state, exit_code=code, signal=signal)
+
+
+def _agreed(state: JobState, record: ExitRecord) -> JobState:
+    """
+    Return the state Slurm tells, unless it is a success of which the job itself knows nothing.
+
+    Slurm sees the wrapper's exit code only; a site's profile may end that shell with another one.
+    """
+    return STATES["FAILED"] if state.is_success and record.exit_code else state
 
 
 def split_exit_code(code: int) -> tuple[int, int | None]:
