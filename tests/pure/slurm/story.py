@@ -1,0 +1,103 @@
+"""Lets a tracker live through rounds as the poller drives them, against a site made of values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from airflow_provider_csc.slurm.framing import Frame
+from airflow_provider_csc.slurm.tracking import (
+    Answers,
+    Ended,
+    Event,
+    JobTracker,
+    LogLines,
+    Note,
+    WatchSpec,
+)
+from tests.pure.slurm.evidence import answer
+
+if TYPE_CHECKING:
+    from airflow_provider_csc.slurm.commands import LogRequest, PollRequest
+
+RUN_DIR = "/runs/af0123456789abcdef0123.1"
+LOG = f"{RUN_DIR}/stdout.log"
+
+
+@dataclass
+class Site:
+    """What a site would answer now."""
+
+    squeue: Frame = field(default_factory=answer)
+    sacct: Frame = field(default_factory=answer)
+    record: bytes | None = None
+    progress: str | None = None
+    logs: dict[str, bytes] = field(default_factory=dict)
+    requests: list[PollRequest] = field(default_factory=list)
+
+    def answer(self, request: PollRequest, clock: int) -> Answers:
+        self.requests.append(request)
+        frames = {"clock": Frame(0, str(clock).encode())}
+        if request.queued:
+            frames["squeue"] = self.squeue
+        if request.accounted:
+            frames["sacct"] = self.sacct
+        for name, _ in request.exit_records:
+            frames[name] = _file(self.record)
+        for name, _ in request.progress:
+            frames[name] = _file(None if self.progress is None else self.progress.encode())
+        for log in request.logs:
+            frames[log.name] = self._read(log)
+        return Answers(frames)
+
+    def _read(self, request: LogRequest) -> Frame:
+        if request.path not in self.logs:
+            return Frame(1, b"")
+        data = self.logs[request.path]
+        part = data[request.offset : request.offset + request.limit]
+        return Frame(0, f"{len(data)} {request.offset} ".encode() + part)
+
+
+def _file(data: bytes | None) -> Frame:
+    return Frame(1, b"cat: No such file or directory") if data is None else Frame(0, data)
+
+
+class Story:
+    """One tracker and its site; each `round` is what `SitePoller` does in one."""
+
+    def __init__(self, spec: WatchSpec | None = None, site: Site | None = None) -> None:
+        self.tracker = JobTracker("w0", spec or WatchSpec(job_ids=("123",)))
+        self.site = site or Site()
+        self.clock = 100_000
+        self.events: list[Event] = []
+
+    def round(self, seconds: int = 0) -> list[Event]:
+        """Let time pass, ask once, follow up; return what happened in this round."""
+        self.clock += seconds
+        events = self._ask(self.tracker.ask())
+        for _ in range(200):
+            if not (self.tracker.is_settling or self.tracker.is_starting):
+                break
+            events += self._ask(self.tracker.follow_up())
+            if not (self.tracker.is_settling and self.tracker.has_more_log):
+                break
+        self.tracker.confirm(self.tracker.offsets)
+        self.events += events
+        return events
+
+    def _ask(self, request: PollRequest) -> list[Event]:
+        return self.tracker.observe(self.site.answer(request, self.clock))
+
+    @property
+    def ended(self) -> Ended | None:
+        return next((event for event in self.events if isinstance(event, Ended)), None)
+
+    @property
+    def lines(self) -> list[str]:
+        return [
+            line for event in self.events if isinstance(event, LogLines) for line in event.lines
+        ]
+
+    @property
+    def notes(self) -> list[str]:
+        return [event.text for event in self.events if isinstance(event, Note)]

@@ -1,0 +1,775 @@
+"""A wait ends with evidence, hears of every change once, and shows each line of the log once."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_csc.slurm.commands import PollRequest
+from airflow_provider_csc.slurm.states import STATES, Phase
+from airflow_provider_csc.slurm.tracking import Ended, JobTracker, LogLines, Note, WatchSpec
+from tests.pure.slurm.evidence import (
+    NO_ACCOUNTING,
+    NO_CONTROLLER,
+    NO_DATABASE,
+    accounting_line,
+    answer,
+    exit_record,
+    queue_line,
+    recorded,
+)
+from tests.pure.slurm.story import LOG, RUN_DIR, Site, Story
+
+if TYPE_CHECKING:
+    from airflow_provider_csc.slurm.framing import Frame
+
+SPEC = WatchSpec(job_ids=("123",), run_dir=RUN_DIR, stdout_path=LOG, stderr_path=LOG)
+
+# ---- when a wait ends, and with which state ----
+
+QUEUE = {
+    "running": answer(queue_line(state="RUNNING")),
+    "completing": answer(queue_line(state="COMPLETING")),
+    "new state": answer(queue_line(state="DREAMING")),
+    "completed": answer(queue_line(state="COMPLETED")),
+    "failed": answer(queue_line(state="FAILED")),
+    "absent": answer(),
+    "silent": NO_CONTROLLER,
+}
+ACCOUNTING = {
+    "running": answer(accounting_line(State="RUNNING")),
+    "requeued": answer(accounting_line(State="REQUEUED")),
+    "new state": answer(accounting_line(State="DREAMING")),
+    "completed": answer(accounting_line(State="COMPLETED", ExitCode="0:0")),
+    "failed": answer(accounting_line(State="FAILED", ExitCode="3:0")),
+    # As slurmdbd shows a short job whose beginning has not arrived yet.
+    "half": answer(accounting_line(State="COMPLETED", JobName="allocation", ReqMem="16?")),
+    "absent": answer(),
+    "silent": NO_DATABASE,
+    "disabled": NO_ACCOUNTING,
+}
+RECORDS = {
+    "none": None,
+    "0": exit_record(code=0),
+    "3": exit_record(code=3),
+    # Of another job, which must not speak for this one.
+    "other": exit_record(job_id="999", code=0),
+    "cut": exit_record(code=0)[:30],
+}
+
+# After how many seconds without the job in squeue's live rows the wait ends: "-" for never, at once,
+# 30 s (what slurmdbd may lag behind), 600 s (missing_seconds, when both deny the job).
+_TRUTH = """
+squeue      sacct       none           0              3              other          cut
+running     *           -              -              -              -              -
+completing  *           -              -              -              -              -
+new state   *           -              -              -              -              -
+silent      *           -              -              -              -              -
+completed   running     COMPLETED@30   COMPLETED@30   FAILED@30      COMPLETED@30   COMPLETED@30
+completed   requeued    COMPLETED@30   COMPLETED@30   FAILED@30      COMPLETED@30   COMPLETED@30
+completed   new state   COMPLETED@30   COMPLETED@30   FAILED@30      COMPLETED@30   COMPLETED@30
+completed   completed   COMPLETED@0    COMPLETED@0    FAILED@0       COMPLETED@0    COMPLETED@0
+completed   failed      FAILED@0       FAILED@0       FAILED@0       FAILED@0       FAILED@0
+completed   half        COMPLETED@30   COMPLETED@30   FAILED@30      COMPLETED@30   COMPLETED@30
+completed   absent      COMPLETED@30   COMPLETED@30   FAILED@30      COMPLETED@30   COMPLETED@30
+completed   silent      COMPLETED@30   COMPLETED@30   FAILED@30      COMPLETED@30   COMPLETED@30
+completed   disabled    COMPLETED@0    COMPLETED@0    FAILED@0       COMPLETED@0    COMPLETED@0
+failed      running     FAILED@30      FAILED@30      FAILED@30      FAILED@30      FAILED@30
+failed      requeued    FAILED@30      FAILED@30      FAILED@30      FAILED@30      FAILED@30
+failed      new state   FAILED@30      FAILED@30      FAILED@30      FAILED@30      FAILED@30
+failed      completed   COMPLETED@0    COMPLETED@0    FAILED@0       COMPLETED@0    COMPLETED@0
+failed      failed      FAILED@0       FAILED@0       FAILED@0       FAILED@0       FAILED@0
+failed      half        FAILED@30      FAILED@30      FAILED@30      FAILED@30      FAILED@30
+failed      absent      FAILED@30      FAILED@30      FAILED@30      FAILED@30      FAILED@30
+failed      silent      FAILED@30      FAILED@30      FAILED@30      FAILED@30      FAILED@30
+failed      disabled    FAILED@0       FAILED@0       FAILED@0       FAILED@0       FAILED@0
+absent      running     -              COMPLETED@30   FAILED@30      -              -
+absent      requeued    -              COMPLETED@30   FAILED@30      -              -
+absent      new state   -              COMPLETED@30   FAILED@30      -              -
+absent      completed   COMPLETED@0    COMPLETED@0    FAILED@0       COMPLETED@0    COMPLETED@0
+absent      failed      FAILED@0       FAILED@0       FAILED@0       FAILED@0       FAILED@0
+absent      half        -              COMPLETED@30   FAILED@30      -              -
+absent      absent      UNKNOWN@600    COMPLETED@30   FAILED@30      UNKNOWN@600    UNKNOWN@600
+absent      silent      -              COMPLETED@30   FAILED@30      -              -
+absent      disabled    -              COMPLETED@0    FAILED@0       -              -
+"""
+
+
+def read_truth() -> list[tuple[str, str, str, str]]:
+    head, *rows = [line for line in _TRUTH.splitlines() if line]
+    columns = {name: head.index(f" {name}") + 1 for name in RECORDS}
+    cases = []
+    for row in rows:
+        queue, accounting = row[:12].strip(), row[12:24].strip()
+        for each in ACCOUNTING if accounting == "*" else [accounting]:
+            for name, at in columns.items():
+                cases.append((queue, each, name, row[at:].split()[0]))
+    return cases
+
+
+def live_through(story: Story) -> str:
+    """Return state and second of the end, or "-" when a day passes without one."""
+    for second, passed in [
+        (0, 0),
+        (1, 1),
+        (29, 28),
+        (30, 1),
+        (599, 569),
+        (600, 1),
+        (86_400, 85_800),
+    ]:
+        story.round(passed)
+        if story.ended:
+            return f"{story.ended.results[0].state}@{second}"
+    return "-"
+
+
+@pytest.mark.parametrize(("queue", "accounting", "record", "expected"), read_truth())
+def test_a_wait_ends_only_with_evidence(
+    queue: str, accounting: str, record: str, expected: str
+) -> None:
+    site = Site(squeue=QUEUE[queue], sacct=ACCOUNTING[accounting], record=RECORDS[record])
+    assert live_through(Story(SPEC, site)) == expected
+
+
+def test_the_table_is_whole() -> None:
+    assert len(set(read_truth())) == len(QUEUE) * len(ACCOUNTING) * len(RECORDS)
+
+
+@pytest.mark.parametrize("accounting", ACCOUNTING)
+@pytest.mark.parametrize("state", [name for name, state in STATES.items() if not state.is_final])
+def test_no_live_state_ever_ends_a_wait(state: str, accounting: str) -> None:
+    site = Site(answer(queue_line(state=state)), ACCOUNTING[accounting], exit_record())
+    assert live_through(Story(SPEC, site)) == "-"
+
+
+@pytest.mark.parametrize("state", [name for name, state in STATES.items() if state.is_final])
+def test_every_final_state_ends_a_wait_as_itself(state: str) -> None:
+    """What squeue says is confirmed by sacct, or by nothing for half a minute."""
+    code = "0:0" if state == "COMPLETED" else "1:0"
+    site = Site(
+        answer(queue_line(state=state)), answer(accounting_line(State=state, ExitCode=code))
+    )
+    assert live_through(Story(SPEC, site)) == f"{state}@0"
+    assert live_through(Story(SPEC, Site(answer(queue_line(state=state))))) == f"{state}@30"
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\x1f\n"), max_size=20))
+def test_a_state_in_no_table_waits(state: str) -> None:
+    word = (state.split() or [""])[0].rstrip("+")
+    if word in STATES or word in {each.code for each in STATES.values()}:
+        return
+    site = Site(answer(queue_line(state=state)), answer(accounting_line()), exit_record())
+    assert live_through(Story(SPEC, site)) == "-"
+
+
+def test_a_job_that_was_never_seen_is_unknown_after_its_time() -> None:
+    spec = WatchSpec(job_ids=("123",), missing_seconds=30)
+    story = Story(spec)
+    story.round()
+    story.round(29)
+    assert story.ended is None
+    story.round(1)
+    assert story.ended is not None
+    (result,) = story.ended.results
+    assert (result.state, result.is_final, result.is_success) == ("UNKNOWN", False, False)
+
+
+def test_the_time_of_a_missing_job_begins_anew_when_it_is_seen() -> None:
+    story = Story(WatchSpec(job_ids=("123",)))
+    for _ in range(5):
+        story.site.squeue = answer()
+        story.round(500)
+        story.round(500)
+        story.site.squeue = QUEUE["running"]
+        story.round(1)
+    assert story.ended is None
+
+
+def test_a_silence_in_between_is_no_denial() -> None:
+    """Both denied at the beginning; from then on one of them says nothing."""
+    story = Story(WatchSpec(job_ids=("123",)))
+    story.round()
+    story.site.sacct = NO_DATABASE
+    for _ in range(10):
+        story.round(600)
+    assert story.ended is None
+
+
+def test_a_job_that_ends_and_is_requeued_goes_on() -> None:
+    """Between its two runs sacct shows the first one's end, and so does the exit record."""
+    story = Story(SPEC, Site(QUEUE["running"]))
+    story.round()
+    story.site.squeue = answer(queue_line(state="FAILED"))
+    story.site.sacct = answer(accounting_line(State="REQUEUED"))
+    story.round(15)
+    story.site.squeue = answer(queue_line(state="PENDING", reason="BeginTime", nodes=""))
+    story.site.sacct = answer(accounting_line(State="NODE_FAIL"))
+    story.site.record = exit_record(code=1)
+    story.round(1000)
+    story.site.squeue = answer(queue_line(started="5000"))
+    story.round(15)
+    assert story.ended is None
+    assert "Job 123 is PENDING (BeginTime) in small." in story.notes
+    story.site.squeue, story.site.sacct = answer(), answer(accounting_line(Start="5000"))
+    story.site.record = exit_record(started=5000, ended=5010)
+    story.round(15)
+    assert story.ended is not None
+    (result,) = story.ended.results
+    assert (result.state, result.exit_code) == ("COMPLETED", 0)
+    assert result.start_time == "1970-01-01T01:23:20+00:00"
+
+
+def test_a_requeue_is_waited_out_as_it_was_recorded() -> None:
+    job_id = recorded("squeue-requeued").job_id
+    site = Site(recorded("squeue-requeued").frame, recorded("sacct-requeued").frame)
+    assert live_through(Story(WatchSpec(job_ids=(job_id,)), site)) == "-"
+    site.squeue = answer()
+    assert live_through(Story(WatchSpec(job_ids=(job_id,)), site)) == "-"
+
+
+# ---- several jobs ----
+
+
+def test_several_jobs_end_together() -> None:
+    story = Story(WatchSpec(job_ids=("1", "2")))
+    story.site.squeue = answer(queue_line(job_id="2"))
+    story.site.sacct = answer(accounting_line(JobID="1", State="TIMEOUT"))
+    story.round()
+    assert story.ended is None
+    assert story.site.requests[-1].accounted == ("1",)
+    story.round(15)
+    assert story.site.requests[-1].queued == ("2",)
+    story.site.squeue = answer()
+    story.site.sacct = answer(accounting_line(JobID="2"))
+    story.round(15)
+    assert story.ended is not None
+    found = [(result.job_id, result.state) for result in story.ended.results]
+    assert found == [("1", "TIMEOUT"), ("2", "COMPLETED")]
+
+
+def test_one_silent_job_does_not_hold_up_what_is_known_of_another() -> None:
+    story = Story(WatchSpec(job_ids=("1", "2"), missing_seconds=30))
+    story.site.sacct = answer(accounting_line(JobID="1"))
+    story.round()
+    story.round(30)
+    assert story.ended is not None
+    assert [result.state for result in story.ended.results] == ["COMPLETED", "UNKNOWN"]
+
+
+def array_site(**accounting: str) -> Site:
+    rows = [
+        accounting_line(JobID=f"123_{index}", State=state) for index, state in accounting.items()
+    ]
+    return Site(sacct=answer(*rows))
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        (("COMPLETED", "COMPLETED"), "COMPLETED@0"),
+        (("COMPLETED", "FAILED"), "FAILED@0"),
+        (("CANCELLED by 1001", "COMPLETED"), "CANCELLED@0"),
+        (("COMPLETED", "RUNNING"), "-"),
+        (("COMPLETED", "PENDING"), "-"),
+    ],
+)
+def test_an_array_ends_with_its_last_element_and_as_its_worst(
+    states: tuple[str, ...], expected: str
+) -> None:
+    rows = [accounting_line(JobID=f"123_{n}", State=state) for n, state in enumerate(states)]
+    story = Story(WatchSpec(job_ids=("123",)), Site(sacct=answer(*rows)))
+    assert live_through(story) == expected
+
+
+def test_an_array_is_running_while_one_element_is() -> None:
+    rows = [queue_line(job_id="123_1", state="COMPLETED"), queue_line(job_id="123_2")]
+    story = Story(WatchSpec(job_ids=("123",)), Site(answer(*rows)))
+    assert live_through(story) == "-"
+    assert story.notes == ["Job 123 is RUNNING on c1 in small."]
+
+
+def test_an_array_is_not_a_success_by_the_elements_that_squeue_still_remembers() -> None:
+    """Squeue forgets what ended first: element 1 may have failed a day before element 2 ended."""
+    site = Site(answer(queue_line(job_id="123_2", state="COMPLETED")), NO_DATABASE)
+    story = Story(WatchSpec(job_ids=("123",)), site)
+    assert live_through(story) == "-"
+    story.site.sacct = answer(
+        accounting_line(JobID="123_1", State="FAILED"), accounting_line(JobID="123_2")
+    )
+    story.round(15)
+    assert story.ended is not None
+    assert story.ended.results[0].state == "FAILED"
+
+
+def test_an_element_is_told_apart_from_its_siblings() -> None:
+    rows = [
+        queue_line(job_id="123_2", state="FAILED"),
+        queue_line(job_id="123_10"),
+        queue_line(job_id="123_[3-9]", state="PENDING"),
+        queue_line(job_id="1234_1", state="FAILED"),
+    ]
+    sacct = answer(accounting_line(JobID="123_1"), accounting_line(JobID="123_1.batch"))
+    assert live_through(Story(WatchSpec(job_ids=("123_1",)), Site(answer(*rows), sacct))) == (
+        "COMPLETED@0"
+    )
+    assert live_through(Story(WatchSpec(job_ids=("123_5",)), Site(answer(*rows), sacct))) == "-"
+
+
+# ---- silence ----
+
+
+def test_silence_is_said_once_and_its_end_too() -> None:
+    story = Story(SPEC, Site(QUEUE["running"]))
+    story.round()
+    story.site.squeue = NO_CONTROLLER
+    for _ in range(5):
+        story.round(15)
+    story.site.squeue = QUEUE["running"]
+    story.round(15)
+    story.round(15)
+    assert story.notes == [
+        "Job 123 is RUNNING on c1 in small.",
+        (
+            "No answer from the site: squeue gave no answer: slurm_load_jobs error: Unable to contact "
+            "slurm controller (connect failure). The task waits without a limit and uses up no retry; "
+            "the job is not affected."
+        ),
+        "The site answers again.",
+    ]
+    warning = next(
+        event for event in story.events if isinstance(event, Note) and "No answer" in event.text
+    )
+    assert warning.level == logging.WARNING
+
+
+def test_a_lost_connection_is_said_once_whatever_comes_after() -> None:
+    story = Story(SPEC, Site(NO_CONTROLLER))
+    assert len(story.tracker.park("The connection was lost.")) == 1
+    assert story.tracker.park("The connection was refused.") == []
+    story.round()
+    assert story.notes == []
+
+
+def test_a_silent_database_is_said_once_a_job_is_over() -> None:
+    """Squeue answers all the while, so it was said again and again in every round."""
+    story = Story(SPEC, Site(QUEUE["running"], NO_DATABASE))
+    story.round()
+    story.site.squeue = answer()
+    for _ in range(6):
+        story.round(15)
+    assert story.notes[1:] == [
+        (
+            "No answer from the site: sacct gave no answer: sacct: error: Problem talking to the "
+            "database: Connection refused. The task waits without a limit and uses up no retry; the "
+            "job is not affected."
+        )
+    ]
+    story.site.sacct = answer(accounting_line())
+    story.round(15)
+    assert story.notes[2:] == ["The site answers again."]
+    assert story.ended is not None
+
+
+def test_a_silent_database_is_forgotten_when_the_job_lives_again() -> None:
+    story = Story(SPEC, Site(answer(), NO_DATABASE))
+    story.round()
+    story.round(30)
+    story.site.squeue = answer(queue_line(state="PENDING", reason="BeginTime", nodes=""))
+    story.round(15)
+    assert story.notes[1:] == [
+        "The site answers again.",
+        "Job 123 is PENDING (BeginTime) in small.",
+    ]
+
+
+def test_what_was_not_asked_is_not_denied() -> None:
+    """One answer serves all trackers: this one asked for its log, another one for its own job."""
+    tracker = JobTracker("w0", WatchSpec(job_ids=("123",), stdout_path=LOG, missing_seconds=0))
+    site = Site(QUEUE["running"])
+    tracker.observe(site.answer(tracker.ask(), 1000))
+    assert tracker.is_starting
+    request = tracker.follow_up()
+    assert request.queued == request.accounted == ()
+    merged = PollRequest(queued=("7",), accounted=("7",), logs=request.logs)
+    site.squeue = site.sacct = answer()
+    assert tracker.observe(site.answer(merged, 1000)) == []
+    assert not tracker.is_settling
+
+
+# ---- what is told of changes ----
+
+
+def test_changes_are_told_and_nothing_twice() -> None:
+    story = Story(WatchSpec(job_ids=("123",)))
+    for line in [
+        queue_line(state="PENDING", reason="Priority", nodes=""),
+        queue_line(state="PENDING", reason="Priority", nodes=""),
+        queue_line(state="PENDING", reason="Resources", nodes=""),
+        queue_line(state="CONFIGURING", reason="None", nodes="c1"),
+        queue_line(),
+        queue_line(),
+        queue_line(state="SUSPENDED"),
+        queue_line(state="COMPLETING"),
+        queue_line(state="DREAMING"),
+    ]:
+        story.site.squeue = answer(line)
+        story.round(15)
+    assert story.notes == [
+        "Job 123 is PENDING (Priority) in small.",
+        "Job 123 is PENDING (Resources) in small.",
+        "Job 123 is CONFIGURING in small: it has nodes, which are getting ready.",
+        "Job 123 is RUNNING on c1 in small.",
+        "Job 123 is SUSPENDED on c1 in small: it is suspended and gave its processors up.",
+        "Job 123 is COMPLETING on c1 in small: it is ending; its exit code is not final yet.",
+        "Job 123 is DREAMING (c1) in small: it is not a state we know.",
+    ]
+
+
+# ---- what is asked ----
+
+
+def test_a_waiting_job_costs_one_question_a_round() -> None:
+    story = Story(SPEC, Site(answer(queue_line(state="PENDING"))))
+    story.round()
+    assert story.site.requests == [
+        PollRequest(queued=("123",), progress=(("w0.progress", RUN_DIR),))
+    ]
+    story.round(15)
+    assert story.site.requests[1:] == [PollRequest(queued=("123",))]
+
+
+def test_a_running_job_costs_one_question_a_round_once_its_log_is_there() -> None:
+    story = Story(SPEC, Site(QUEUE["running"], logs={LOG: b"hi\n"}))
+    story.round()
+    assert len(story.site.requests) == 2
+    story.round(15)
+    assert len(story.site.requests) == 3
+    assert [log.offset for log in story.site.requests[-1].logs] == [3]
+
+
+def test_the_database_is_asked_only_about_what_is_over() -> None:
+    story = Story(WatchSpec(job_ids=("1", "2")), Site(answer(queue_line(job_id="1"))))
+    story.round()
+    assert [request.accounted for request in story.site.requests] == [(), ("2",)]
+
+
+def test_without_a_run_directory_no_file_is_asked_for() -> None:
+    story = Story(WatchSpec(job_ids=("123",)))
+    story.round()
+    for request in story.site.requests:
+        assert request.exit_records == request.progress == request.logs == ()
+
+
+@pytest.mark.parametrize(
+    ("stdout", "stderr", "streams", "paths"),
+    [
+        ("/a", "/a", True, ("/a",)),
+        ("/a", "/b", True, ("/a", "/b")),
+        ("/a", None, True, ("/a",)),
+        (None, None, True, ()),
+        ("/a", "/b", False, ()),
+    ],
+)
+def test_the_logs_of_a_watch_are_its_different_files(
+    stdout: str | None, stderr: str | None, *, streams: bool, paths: tuple[str, ...]
+) -> None:
+    spec = WatchSpec(job_ids=("1",), stdout_path=stdout, stderr_path=stderr, stream_logs=streams)
+    assert spec.log_paths == paths
+
+
+# ---- logs ----
+
+
+def test_lines_are_shown_as_they_come_and_the_last_at_the_end() -> None:
+    story = Story(SPEC, Site(QUEUE["running"], logs={LOG: b"one\ntw"}))
+    story.round()
+    assert story.lines == ["one"]
+    story.site.logs[LOG] += b"o\nthree"
+    story.round(15)
+    assert story.lines == ["one", "two"]
+    story.site.squeue, story.site.sacct = answer(), answer(accounting_line())
+    story.site.logs[LOG] += b"!"
+    story.round(15)
+    assert story.lines == ["one", "two", "three!"]
+    assert isinstance(story.events[-1], Ended)
+
+
+def test_a_long_log_is_read_to_its_end_before_the_wait_ends() -> None:
+    log = b"".join(b"line %06d\n" % number for number in range(200_000))
+    story = Story(SPEC, Site(answer(), answer(accounting_line()), logs={LOG: log}))
+    story.round()
+    assert story.ended is not None
+    assert len(story.lines) == 200_000
+    assert story.lines[-1] == "line 199999"
+
+
+def test_standard_error_in_a_file_of_its_own_is_shown_too() -> None:
+    spec = WatchSpec(job_ids=("123",), run_dir=RUN_DIR, stdout_path=LOG, stderr_path="/err")
+    story = Story(spec, Site(QUEUE["running"], logs={LOG: b"out\n", "/err": b"err\n"}))
+    story.round()
+    assert story.lines == ["out", "err"]
+    assert story.tracker.offsets == "4 4"
+
+
+def test_a_log_beyond_its_limit_is_pointed_to() -> None:
+    spec = WatchSpec(job_ids=("123",), stdout_path=LOG, log_limit_bytes=10)
+    log = b"0123456789\n" * 50_000
+    story = Story(spec, Site(QUEUE["running"], logs={LOG: log}))
+    story.round()
+    assert story.lines[-1] == f"[not shown: the rest of {LOG}, of which 550000 bytes exist so far]"
+    shown = len(story.lines)
+    story.site.logs[LOG] += b"more\n"
+    story.round(15)
+    story.site.squeue, story.site.sacct = answer(), answer(accounting_line())
+    story.round(15)
+    assert len(story.lines) == shown
+    assert story.ended is not None
+
+
+def test_a_log_of_just_its_limit_is_shown_whole() -> None:
+    spec = WatchSpec(job_ids=("123",), stdout_path=LOG, log_limit_bytes=10)
+    story = Story(spec, Site(QUEUE["running"], logs={LOG: b"123456789\n"}))
+    story.round()
+    story.round(15)
+    assert story.lines == ["123456789"]
+
+
+def test_a_truncated_log_is_read_from_its_beginning() -> None:
+    story = Story(SPEC, Site(QUEUE["running"], logs={LOG: b"first run\nunfinis"}))
+    story.round()
+    story.site.logs[LOG] = b"again\n"
+    story.round(15)
+    story.round(15)
+    assert story.lines == [
+        *("first run", "unfinis"),
+        *(f"[{LOG} was truncated; reading it from its beginning]", "again"),
+    ]
+    assert story.tracker.offsets == "6"
+
+
+def test_a_truncated_log_without_a_newline_is_not_resumed_behind_its_end() -> None:
+    story = Story(SPEC, Site(QUEUE["running"], logs={LOG: b"first run\n"}))
+    story.round()
+    story.site.logs[LOG] = b"bar"
+    story.round(15)
+    story.round(15)
+    assert story.tracker.offsets == "0"
+
+
+def test_a_log_that_is_gone_holds_the_end_up_for_half_a_minute_only() -> None:
+    """It had never ended: what was known to be in the file was waited for, and asked 200 times."""
+    log = b"line\n" * 100_000
+    story = Story(SPEC, Site(QUEUE["running"], logs={LOG: log}))
+    story.round()
+    assert story.tracker.has_more_log
+    del story.site.logs[LOG]
+    story.site.squeue, story.site.sacct = answer(), answer(accounting_line())
+    asked = len(story.site.requests)
+    story.round(15)
+    assert story.ended is None
+    assert len(story.site.requests) == asked + 2
+    story.round(30)
+    assert story.ended is not None
+    assert story.lines[-1] == f"[{LOG} is gone; what it held behind byte 262144 was not read]"
+
+
+def test_a_log_that_was_gone_for_a_moment_is_read_on() -> None:
+    story = Story(SPEC, Site(QUEUE["running"], logs={LOG: b"one\n"}))
+    story.round()
+    log = story.site.logs.pop(LOG)
+    story.round(15)
+    story.site.logs[LOG] = log + b"two\n"
+    story.round(15)
+    assert story.lines == ["one", "two"]
+
+
+def test_a_log_that_never_was_holds_nothing_up() -> None:
+    story = Story(SPEC, Site(answer(), answer(accounting_line(State="CANCELLED by 1001"))))
+    story.round()
+    assert story.ended is not None
+    assert story.lines == []
+
+
+# ---- going on after a restart ----
+
+
+def test_a_new_watcher_goes_on_where_the_last_one_stopped() -> None:
+    site = Site(QUEUE["running"], logs={LOG: b"one\ntwo\nthr"})
+    first = Story(SPEC, site)
+    first.round()
+    ((where, offsets),) = first.tracker.acknowledge()
+    assert (where, offsets) == (RUN_DIR, "8")
+    site.progress = offsets
+    site.logs[LOG] += b"ee\n"
+    second = Story(SPEC, site)
+    second.round()
+    assert first.lines + second.lines == ["one", "two", "three"]
+    assert "Watching again; the log goes on behind byte 8." in second.notes
+
+
+@given(st.data())
+def test_restarts_lose_and_double_no_line(data: st.DataObject) -> None:
+    lines = [f"line {number}" for number in range(data.draw(st.integers(1, 30)))]
+    log = "".join(f"{line}\n" for line in lines).encode()
+    site = Site(QUEUE["running"], logs={LOG: b""})
+    shown: list[str] = []
+    position = 0
+    while position < len(log):
+        story = Story(SPEC, site)
+        for _ in range(data.draw(st.integers(1, 3))):
+            position += data.draw(st.integers(1, 40))
+            site.logs[LOG] = log[:position]
+            story.round()
+            for _, offsets in story.tracker.acknowledge():
+                site.progress = offsets
+        shown += story.lines
+    assert shown == lines
+
+
+def test_only_what_was_shown_is_acknowledged() -> None:
+    tracker = JobTracker("w0", SPEC)
+    site = Site(QUEUE["running"], logs={LOG: b"one\n"})
+    tracker.observe(site.answer(tracker.ask(), 1000))
+    tracker.observe(site.answer(tracker.follow_up(), 1000))
+    assert tracker.acknowledge() == ()
+    tracker.confirm(tracker.offsets)
+    assert tracker.acknowledge() == ((RUN_DIR, "4"),)
+    assert tracker.acknowledge() == ()
+
+
+@pytest.mark.parametrize("progress", ["", "x", "1 2", "-5", "0", "4\n5"])
+def test_progress_that_does_not_fit_is_ignored(progress: str) -> None:
+    story = Story(SPEC, Site(QUEUE["running"], progress=progress, logs={LOG: b"one\n"}))
+    story.round()
+    assert story.lines == ["one"]
+
+
+def test_the_limit_of_a_log_counts_what_was_shown_before_a_restart() -> None:
+    spec = WatchSpec(job_ids=("123",), run_dir=RUN_DIR, stdout_path=LOG, log_limit_bytes=300_000)
+    log = b"x" * 99 + b"\n"
+    site = Site(QUEUE["running"], progress="290000", logs={LOG: log * 10_000})
+    story = Story(spec, site)
+    story.round()
+    assert story.lines[-1].startswith("[not shown: the rest of")
+
+
+# ---- limits ----
+
+
+def queue_at(state: str, *, submitted: int = 0, started: int = 0) -> Frame:
+    line = queue_line(state=state, submitted=str(submitted or "N/A"), started=str(started or "N/A"))
+    return answer(line)
+
+
+def test_a_time_in_the_queue_is_limited_and_running_does_not_count() -> None:
+    story = Story(WatchSpec(job_ids=("123",), queue_timeout=60, run_timeout=1000))
+    story.site.squeue = queue_at("PENDING", submitted=story.clock)
+    story.round(60)
+    assert story.tracker.limit is None
+    story.site.squeue = queue_at("RUNNING", submitted=story.clock - 60, started=story.clock)
+    story.round(999)
+    assert story.tracker.limit is None
+    story.round(2)
+    assert story.tracker.limit == "timeout"
+    assert story.notes[-1] == "timeout of 1000 s is reached; cancelling."
+
+
+def test_a_job_too_long_in_the_queue_is_cancelled_until_it_is_gone() -> None:
+    story = Story(WatchSpec(job_ids=("123",), queue_timeout=60))
+    story.site.squeue = queue_at("PENDING", submitted=story.clock)
+    story.round(61)
+    assert story.notes[-1] == "queue_timeout of 60 s is reached; cancelling."
+    assert story.tracker.jobs_to_cancel == ["123"]
+    story.round(15)
+    assert story.tracker.jobs_to_cancel == ["123"]
+    story.site.squeue = answer()
+    story.site.sacct = answer(accounting_line(State="CANCELLED by 1001"))
+    story.round(15)
+    assert story.tracker.jobs_to_cancel == []
+    assert story.ended is not None
+    assert story.ended.results[0].limit == "queue_timeout"
+
+
+def test_a_deadline_cancels_whatever_the_job_does() -> None:
+    for state in ("PENDING", "RUNNING", "SUSPENDED", "DREAMING"):
+        story = Story(WatchSpec(job_ids=("123",), deadline=100_010))
+        story.site.squeue = queue_at(state)
+        story.round(10)
+        assert story.tracker.limit is None
+        story.round(1)
+        assert story.tracker.limit == "execution_timeout"
+        assert story.notes[-1] == "execution_timeout is reached; cancelling."
+
+
+def test_a_limit_that_passes_when_the_job_is_over_cancels_nothing() -> None:
+    """While its accounting was waited for, the job was said to have been cancelled by its task."""
+    story = Story(WatchSpec(job_ids=("123",), deadline=100_010))
+    story.site.squeue = QUEUE["completed"]
+    story.round()
+    story.round(20)
+    story.site.sacct = answer(accounting_line())
+    story.round(1)
+    assert story.ended is not None
+    assert story.ended.results[0].limit is None
+    assert story.notes == []
+
+
+def test_no_limit_is_reached_while_the_site_is_silent() -> None:
+    story = Story(WatchSpec(job_ids=("123",), queue_timeout=60, deadline=100_060))
+    story.site.squeue = queue_at("PENDING", submitted=story.clock)
+    story.round()
+    story.site.squeue = NO_CONTROLLER
+    story.round(1000)
+    assert story.tracker.limit is None
+
+
+def test_without_limits_nothing_is_ever_cancelled() -> None:
+    story = Story(WatchSpec(job_ids=("123",)))
+    story.site.squeue = queue_at("RUNNING", submitted=1, started=1)
+    story.round(10**9)
+    assert story.tracker.limit is None
+    assert story.tracker.jobs_to_cancel == []
+
+
+# ---- whose job it is ----
+
+
+def test_a_stranger_with_the_same_id_is_not_followed() -> None:
+    """A slurmctld that was killed gives the ids of the newest jobs out again (seen on 22.05)."""
+    stranger = queue_line(name="stranger", user="bob", submitted="50000")
+    story = Story(SPEC, Site(QUEUE["running"]))
+    story.round()
+    story.site.squeue = answer(stranger)
+    story.site.sacct = answer(accounting_line(JobName="stranger", Submit="50000"))
+    story.round(15)
+    assert story.ended is None
+    assert story.tracker.is_settling
+    story.round(600)
+    assert story.ended is not None
+    assert story.ended.results[0].state == "UNKNOWN"
+
+
+def test_a_job_that_was_renamed_is_still_ours() -> None:
+    story = Story(SPEC, Site(QUEUE["running"]))
+    story.round()
+    story.site.squeue = answer(queue_line(name="renamed"))
+    story.round(15)
+    assert not story.tracker.is_settling
+    story.site.squeue, story.site.sacct = answer(), answer(accounting_line(JobName="renamed"))
+    story.round(15)
+    assert story.ended is not None
+
+
+def test_of_others_jobs_the_id_is_all_there_is() -> None:
+    site = Site(answer(queue_line(name="anything", user="bob")))
+    assert live_through(Story(WatchSpec(job_ids=("123",)), site)) == "-"
+
+
+def test_every_live_phase_is_covered() -> None:
+    assert {state.phase for state in STATES.values()} == set(Phase)
+    assert LogLines([]) == LogLines([])
