@@ -286,7 +286,8 @@ _NO_VERDICT = re.compile(
 
 def is_submit_verdict(frame: Frame) -> bool:
     """Whether a failed sbatch is known to have submitted nothing."""
-    killed = frame.status > 128  # noqa: PLR2004
+    # Not more: 255 is what sbatch ends with when it does not understand its arguments.
+    killed = 128 < frame.status <= 128 + 64  # noqa: PLR2004
     return not killed and bool(frame.text) and not _NO_VERDICT.search(frame.text)
 
 
