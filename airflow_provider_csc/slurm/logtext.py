@@ -22,18 +22,25 @@ class LineReader:
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._rest = ""
+        self._is_cut = False
 
     def feed(self, data: bytes) -> list[str]:
         """Return the lines that ``data`` completes."""
         text = self._rest + self._decoder.decode(data)
         *lines, self._rest = text.split("\n")
+        if lines:
+            if self._is_cut and not lines[0].rstrip("\r"):
+                del lines[0]  # All of that line was shown already.
+            self._is_cut = False
         cut, self._rest = _cut(self._rest)
+        self._is_cut = self._is_cut or bool(cut)
         return [piece for line in lines for piece in _clean(line)] + cut
 
     def flush(self) -> list[str]:
         """Return what is left when the stream has ended without a newline."""
         rest, self._rest = self._rest + self._decoder.decode(b"", final=True), ""
         self._decoder.reset()
+        self._is_cut = False
         return _clean(rest) if rest else []
 
 
@@ -45,7 +52,7 @@ def _cut(rest: str) -> tuple[list[str], str]:
     if redrawn >= 0:
         rest = rest[redrawn:]
     whole = len(rest) - len(rest) % _MAX_LINE
-    return _clean(rest[:whole]), rest[whole:]
+    return _clean(rest[:whole]) if whole else [], rest[whole:]
 
 
 def _clean(line: str) -> list[str]:
