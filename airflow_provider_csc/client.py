@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from airflow_provider_csc.errors import (
+    CommandTimeoutError,
     ConfigError,
+    ConnectionLostError,
     SlurmError,
     SubmitRejectedError,
     SubmitUnknownError,
+    TransportError,
     UnreadableOutputError,
 )
 from airflow_provider_csc.slurm.batch import LOG_FILE
@@ -63,9 +67,14 @@ if TYPE_CHECKING:
 _COMMAND_SECONDS = 60.0
 _SUBMIT_SECONDS = 180.0  # sbatch itself retries a busy controller for a while
 _RESOLVE_DELAYS = (1, 2, 4, 8, 15, 30)
-_STALE_CLAIM_SECONDS = 120
+# A connection may be lost again while the same submission is repeated; that ends some time.
+_MAX_SUBMITS = 3
+# Longer than any sbatch takes, since one goes on by itself when its connection is lost.
+_STALE_CLAIM_SECONDS = 300
 _MAX_SCRIPT_BYTES = 4 * 1024 * 1024
 _DAY = 86_400
+# What scancel says of a job that needs no cancelling any more (slurm_errno.c).
+_GONE = re.compile("Invalid job id|already completing or completed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,9 +99,16 @@ class SlurmClient:
     reached, and `UnreadableOutputError` when its answer is not whole.
     """
 
-    def __init__(self, transport: Transport, *, login_setup: str = "") -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        login_setup: str = "",
+        resolve_delays: Sequence[float] = _RESOLVE_DELAYS,
+    ) -> None:
         self._transport = transport
         self._setup = login_setup
+        self._resolve_delays = resolve_delays
 
     async def ask(self, body: str, *, timeout: float = _COMMAND_SECONDS) -> dict[str, Frame]:
         """Run a program of `slurm.commands` and return its frames."""
@@ -209,10 +225,11 @@ class SlurmClient:
         :raises SlurmError: when scancel could not do it.
         """
         answer = (await self.ask(build_cancel(job_ids)))["scancel"]
-        gone = "Invalid job id" in answer.text or "already completing" in answer.text
-        if answer.status != 0 and not gone:
+        lines = [line for line in answer.text.splitlines() if not _GONE.search(line)]
+        if answer.status != 0 and (lines or not answer.text):
+            said = "\n".join(lines) or f"it ended with status {answer.status} and said nothing"
             raise SlurmError(
-                f"scancel could not cancel {', '.join(job_ids)}: {answer.text}",
+                f"scancel could not cancel {', '.join(job_ids)}: {said}",
                 job_ids=list(job_ids),
                 stderr=answer.text,
             )
@@ -241,14 +258,21 @@ class SlurmClient:
             adopted = await self._apply_decision(look_up, identity, report)
             if adopted:
                 return adopted
-        answer = await self._submit_step(request)
-        if isinstance(answer, Submission):
-            if answer.is_adopted:
-                report(f"This very try had submitted job {answer.job_id}; it is adopted.")
-            return answer
-        return await self._resolve(
-            answer, request, identity, label=label, since=since, report=report
-        )
+        attempts = 0
+        while True:
+            attempts += 1
+            answer = await self._submit_step(request)
+            if isinstance(answer, Submission):
+                if answer.is_adopted:
+                    report(f"This very try had submitted job {answer.job_id}; it is adopted.")
+                return answer
+            found = await self._resolve(
+                answer, request, identity, label=label, since=since, report=report
+            )
+            if found:
+                return found
+            if attempts == _MAX_SUBMITS:
+                raise _unknown(answer, identity)
 
     async def _look_up(
         self, request: SubmitRequest, identity: TaskIdentity, *, label: str, since: int
@@ -275,14 +299,20 @@ class SlurmClient:
         return _adopt(decision.adopt) if decision.adopt else None
 
     async def _submit_step(self, request: SubmitRequest) -> Submission | Claimed | NoVerdict:
-        frames = await self.ask(build_submit(request), timeout=_SUBMIT_SECONDS)
+        try:
+            frames = await self.ask(build_submit(request), timeout=_SUBMIT_SECONDS)
+        except (ConnectionLostError, CommandTimeoutError, UnreadableOutputError) as error:
+            lost = f"{request.base_dir}/{request.token}"
+            return NoVerdict(run_dir=lost, message=error.message)
         try:
             return read_submit_answer(
                 frames, work_dir=request.work_dir, base_dir=request.base_dir, log_name=LOG_FILE
             )
         except (SubmitRejectedError, ConfigError) as error:
             if run_dir := error.details.get("run_dir"):
-                await self.ask(build_discard(str(run_dir)))
+                # Should this fail, the refusal is still what is to be said.
+                with suppress(TransportError, UnreadableOutputError):
+                    await self.ask(build_discard(str(run_dir)))
             if isinstance(error, SubmitRejectedError):
                 asked = " ".join(request.asked) or "no options"
                 raise SubmitRejectedError(
@@ -299,31 +329,50 @@ class SlurmClient:
         label: str,
         since: int,
         report: Callable[[str], None],
-    ) -> Submission:
-        """Find out by looking what became of a submission without a verdict."""
-        said = unclear.message if isinstance(unclear, NoVerdict) else "no job id is recorded yet"
+    ) -> Submission | None:
+        """
+        Find out by looking what became of a submission without a verdict.
+
+        None means that nothing was submitted, so that it may be tried again. That is safe even
+        when the lost program should begin only now: who makes the run directory submits.
+        """
+        said = _what_was_said(unclear)
         report(f"Whether the job was accepted is not known ({said}); looking for it by its name.")
-        previous: Previous | None = None
-        for delay in _RESOLVE_DELAYS:
+        for delay in self._resolve_delays:
             await asyncio.sleep(delay)
-            look_up = await self._look_up(request, identity, label=label, since=since)
+            try:
+                look_up = await self._look_up(request, identity, label=label, since=since)
+            except TransportError:
+                continue
             previous = next(
                 (one for one in look_up.previous if one.try_number == identity.try_number), None
             )
             if previous and previous.job_id:
                 report(f"It was accepted as job {previous.job_id}.")
                 return _adopt(previous)
-            stale = previous and (previous.age_seconds or 0) > _STALE_CLAIM_SECONDS
-            if isinstance(unclear, Claimed) and stale and look_up.is_complete:
+            if not look_up.is_complete:
+                continue
+            if previous is None:
+                report("It was not; there is neither a job nor a run directory of that name.")
+                return None
+            if isinstance(unclear, Claimed) and (previous.age_seconds or 0) > _STALE_CLAIM_SECONDS:
                 report("An earlier attempt of this try was broken off before it submitted.")
                 await self.ask(build_discard(unclear.run_dir))
-                return await self.submit(request, identity, label=label, since=since, report=report)
-        raise SubmitUnknownError(
-            f"Slurm did not say whether it accepted the job ({said}), and no job named "
-            f"{identity.token} was found since. A retry of this task looks for it again before it "
-            "submits.",
-            run_dir=unclear.run_dir,
-        )
+                return None
+        raise _unknown(unclear, identity)
+
+
+def _what_was_said(unclear: Claimed | NoVerdict) -> str:
+    return unclear.message if isinstance(unclear, NoVerdict) else "no job id is recorded yet"
+
+
+def _unknown(unclear: Claimed | NoVerdict, identity: TaskIdentity) -> SubmitUnknownError:
+    return SubmitUnknownError(
+        f"Slurm did not say whether it accepted the job ({_what_was_said(unclear)}), and no job "
+        f"named {identity.token} was found since. A retry of this task looks for it again before "
+        "it submits.",
+        run_dir=unclear.run_dir,
+    )
 
 
 def _version(text: str) -> str:
