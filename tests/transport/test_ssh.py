@@ -705,7 +705,11 @@ async def test_garbage_in_the_place_of_a_key_is_said(
 
 
 def certify(
-    key: asyncssh.SSHKey = KEY, *, principal: str = "alice", start: str = "-1h", end: str = "+1h"
+    key: asyncssh.SSHKey = KEY,
+    *,
+    principal: str = "alice",
+    start: str | int = "-1h",
+    end: str | int = "+1h",
 ) -> str:
     certificate = CA.generate_user_certificate(
         key, "test", principals=[principal], valid_after=start, valid_before=end
@@ -739,7 +743,7 @@ async def test_a_certificate_may_be_text(ca_server: SshServer) -> None:
 
 async def test_an_expired_certificate_names_the_date(ca_server: SshServer) -> None:
     end = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=5)
-    expired = certify(end=end.strftime("%Y%m%d%H%M%SZ"))
+    expired = certify(end=int(end.timestamp()))
     error = await failure(settings(ca_server, certificate=expired))
     assert isinstance(error, ConnectFailedError)
     assert f"EXPIRED on {end:%Y-%m-%d %H:%M:%S} UTC" in error.message
@@ -747,7 +751,7 @@ async def test_an_expired_certificate_names_the_date(ca_server: SshServer) -> No
 
 async def test_a_certificate_not_yet_valid_names_the_date(ca_server: SshServer) -> None:
     start = datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=5)
-    early = certify(start=start.strftime("%Y%m%d%H%M%SZ"))
+    early = certify(start=int(start.timestamp()))
     error = await failure(settings(ca_server, certificate=early))
     assert isinstance(error, ConnectFailedError)
     assert f"not valid before {start:%Y-%m-%d %H:%M:%S} UTC" in error.message
