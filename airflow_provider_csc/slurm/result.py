@@ -169,7 +169,16 @@ def describe_result(result: JobResult) -> str:
     return f"Job {result.job_id} ended {result.state}{elapsed}: {ending}{where}"
 
 
+# What slurmstepd ends with when it cannot set up the job's files (tried on 22.05).
+_NOT_STARTED = 53
+
+
 def _describe_failed(result: JobResult) -> str:
+    if result.signal == _NOT_STARTED:
+        return (
+            "Slurm could not start it (0:53): most likely its output file could not be opened, or "
+            "its directory not entered, on the compute node."
+        )
     if result.signal:
         return f"it was killed by signal {result.signal} ({_signal_name(result.signal)})."
     if result.exit_code in (126, 127):
