@@ -73,7 +73,7 @@ def read_submit_answer(
     sbatch = frames["sbatch"]
     job_id = parse_job_id(sbatch.text) if sbatch.status == 0 else None
     if job_id is None:
-        return _read_refusal(sbatch, run_dir)
+        return _read_refusal(sbatch, run_dir, _new_base(frames))
     stdout, stderr = parse_log_paths(frames["paths"].text) if "paths" in frames else (None, None)
     default = f"{run_dir}/{log_name}"
     return Submission(
@@ -105,6 +105,7 @@ def _check_directories(frames: Mapping[str, Frame], *, work_dir: str | None, bas
                 field="work_dir",
                 value=base_dir,
                 run_dir=frames["run_dir"].text if step == "files" else None,
+                new_base=_new_base(frames),
             )
 
 
@@ -128,13 +129,19 @@ def adopt(job_id: str, run_dir: str, *, recorded: str, log_name: str) -> Submiss
     )
 
 
-def _read_refusal(sbatch: Frame, run_dir: str) -> NoVerdict:
+def _new_base(frames: Mapping[str, Frame]) -> str:
+    """Return the topmost directory that this submission made above its run directory, or ''."""
+    return frames.get("new_base", _OK).data.decode(errors="replace")
+
+
+def _read_refusal(sbatch: Frame, run_dir: str, new_base: str) -> NoVerdict:
     if sbatch.status == 0 or not is_submit_verdict(sbatch):
         return NoVerdict(run_dir=run_dir, message=sbatch.text)
     said = "\n".join(line for line in sbatch.text.splitlines()[-5:])
     raise SubmitRejectedError(
         f"Slurm refused the job: {said}\n{find_remedy(sbatch.text)} Nothing was submitted.",
         run_dir=run_dir,
+        new_base=new_base,
         stderr=sbatch.text,
         exit_status=sbatch.status,
     )
@@ -216,8 +223,9 @@ def _previous(
         )
     exit_frame = frames.get(f"exit.{number}")
     record: ExitRecord | None = parse_exit_record(exit_frame.data) if exit_frame else None
+    own = record if record and record.job_id == job_id else None
     evidence = Evidence(
-        queue=Answer(tuple(queued)), accounting=Answer(tuple(accounted)), exit_record=record
+        queue=Answer(tuple(queued)), accounting=Answer(tuple(accounted)), exit_record=own
     )
     return Previous(
         try_number=number,
