@@ -1,0 +1,247 @@
+"""A result holds what the sources told, survives being stored, and says what a person can do."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+import pytest
+
+from airflow_provider_csc.slurm.batch import parse_exit_record
+from airflow_provider_csc.slurm.output import Answer, parse_accounting, parse_queue
+from airflow_provider_csc.slurm.result import JobResult, build_result, describe_result, to_xcom
+from airflow_provider_csc.slurm.verdict import Evidence
+from tests.pure.slurm.evidence import (
+    NO_ACCOUNTING,
+    accounting_line,
+    answer,
+    exit_record,
+    queue_line,
+    recorded,
+)
+
+if TYPE_CHECKING:
+    from airflow_provider_csc.slurm.framing import Frame
+
+
+def evidence(
+    queue: Frame | None, accounting: Frame | None, record: bytes | None = None
+) -> Evidence:
+    return Evidence(
+        queue=None if queue is None else parse_queue(queue),
+        accounting=None if accounting is None else parse_accounting(accounting),
+        exit_record=None if record is None else parse_exit_record(record),
+    )
+
+
+def recorded_result(name: str) -> JobResult:
+    recording = recorded(f"squeue-{name}")
+    return build_result(
+        recording.job_id, evidence(recording.frame, recorded(f"sacct-{name}").frame)
+    )
+
+
+# ---- what is put together ----
+
+
+def test_all_three_sources_make_one_result() -> None:
+    found = build_result(
+        "123",
+        evidence(
+            answer(queue_line(state="FAILED", reason="NonZeroExitCode", ended="1020")),
+            answer(accounting_line(State="FAILED", ExitCode="9:0")),
+            exit_record(code=137),
+        ),
+        run_dir="/run",
+        stdout_path="/out",
+        stderr_path="/err",
+        limit="timeout",
+    )
+    assert to_xcom(found) == {
+        "job_id": "123",
+        "name": "hello.af0123456789abcdef0123.1",
+        "cluster": "testcluster",
+        "state": "FAILED",
+        "exit_code": 137,
+        "signal": 9,
+        "reason": "NonZeroExitCode",
+        "partition": "small",
+        "nodes": "c1",
+        "submit_time": "1970-01-01T00:16:40+00:00",
+        "start_time": "1970-01-01T00:16:50+00:00",
+        "end_time": "1970-01-01T00:17:00+00:00",
+        "elapsed_seconds": 10,
+        "cpu_efficiency": 0.5,
+        "max_rss_bytes": None,
+        "run_dir": "/run",
+        "stdout_path": "/out",
+        "stderr_path": "/err",
+    }
+    assert (found.limit, found.requested_memory, found.time_limit_minutes) == (
+        "timeout",
+        "1000M",
+        60,
+    )
+    assert found.accounting.splitlines()[1].startswith("job   FAILED")
+
+
+def test_what_accounting_does_not_tell_the_job_and_the_queue_do() -> None:
+    found = build_result(
+        "123",
+        evidence(answer(), NO_ACCOUNTING, exit_record(code=0, started=1010, ended=1025)),
+    )
+    assert (found.state, found.exit_code, found.nodes) == ("COMPLETED", 0, "c1")
+    assert found.start_time == "1970-01-01T00:16:50+00:00"
+    assert found.elapsed_seconds == 15
+    assert found.accounting == ""
+    assert found.partition is found.cluster is found.cpu_efficiency is None
+
+
+def test_a_success_needs_no_reason() -> None:
+    line = queue_line(state="COMPLETED", reason="Prolog")
+    found = build_result("123", evidence(answer(line), answer(accounting_line())))
+    assert (found.state, found.reason) == ("COMPLETED", None)
+
+
+def test_of_a_live_job_there_is_a_result_that_is_not_final() -> None:
+    found = build_result("123", evidence(answer(queue_line(ended="9999999")), answer()))
+    assert (found.state, found.is_final, found.is_success) == ("RUNNING", False, False)
+    assert found.end_time is None
+
+
+def test_no_evidence_makes_an_unknown_result() -> None:
+    found = build_result("123", Evidence(queue=Answer(()), accounting=Answer(())))
+    assert found == JobResult(job_id="123", state="UNKNOWN")
+    assert not found.is_final
+    assert not found.is_success
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "success"),
+    [
+        ("completed", "COMPLETED", True),
+        ("steps", "COMPLETED", True),
+        ("exit-3", "FAILED", False),
+        ("timeout", "TIMEOUT", False),
+        ("cancelled", "CANCELLED", False),
+        ("out-of-memory", "OUT_OF_MEMORY", False),
+        ("array", "FAILED", False),
+    ],
+)
+def test_a_recorded_job_has_its_result(name: str, state: str, *, success: bool) -> None:
+    found = recorded_result(name)
+    assert (found.state, found.is_success, found.is_final) == (state, success, True)
+    assert found.partition == "small"
+    assert found.cluster == "testcluster"
+    assert found.submit_time
+    assert found.start_time
+    assert found.end_time
+    assert found.submit_time <= found.start_time <= found.end_time
+    assert found.end_time.endswith("+00:00")
+
+
+# ---- stored ----
+
+
+def test_a_result_survives_a_trigger_event() -> None:
+    found = recorded_result("steps")
+    assert JobResult.from_payload(json.loads(json.dumps(found.to_payload()))) == found
+
+
+def test_a_result_of_a_newer_version_is_read() -> None:
+    payload = {"job_id": "1", "state": "COMPLETED", "carbon_grams": 5}
+    assert JobResult.from_payload(payload) == JobResult(job_id="1", state="COMPLETED")
+
+
+def test_the_names_of_a_result_are_a_stored_format() -> None:
+    assert [field.name for field in fields(JobResult)] == [
+        *("job_id", "state", "name", "cluster", "exit_code", "signal", "reason", "partition"),
+        *("nodes", "submit_time", "start_time", "end_time", "elapsed_seconds", "cpu_efficiency"),
+        *("max_rss_bytes", "run_dir", "stdout_path", "stderr_path", "limit", "cancelled_by"),
+        *("requested_memory", "time_limit_minutes", "accounting"),
+    ]
+
+
+# ---- said ----
+
+
+@pytest.mark.parametrize(
+    ("result", "text"),
+    [
+        ({"state": "COMPLETED"}, "Job 123 ended COMPLETED: exit code 0."),
+        (
+            {"state": "FAILED", "exit_code": 3, "elapsed_seconds": 7, "stdout_path": "/x.log"},
+            "Job 123 ended FAILED after 7 s: exit code 3. Its log: /x.log.",
+        ),
+        (
+            {"state": "FAILED", "exit_code": 127},
+            "Job 123 ended FAILED: exit code 127: a command was not found or not executable.",
+        ),
+        ({"state": "FAILED"}, "Job 123 ended FAILED: exit code unknown."),
+        (
+            {"state": "FAILED", "exit_code": 139, "signal": 11},
+            "Job 123 ended FAILED: it was killed by signal 11 (SIGSEGV).",
+        ),
+        (
+            {"state": "FAILED", "exit_code": 0, "signal": 61},
+            "Job 123 ended FAILED: it was killed by signal 61 (unnamed).",
+        ),
+        (
+            {"state": "FAILED", "exit_code": 0, "signal": 53},
+            (
+                "Job 123 ended FAILED: Slurm could not start it (0:53): most likely its output file "
+                "could not be opened, or its directory not entered, on the compute node."
+            ),
+        ),
+        (
+            {"state": "OUT_OF_MEMORY", "requested_memory": "4G", "max_rss_bytes": 2**32},
+            (
+                "Job 123 ended OUT_OF_MEMORY: it used more memory than the 4G it asked for. It was "
+                "seen to use 4.0 GiB in one task. Raise options['mem'] or ['mem-per-cpu']."
+            ),
+        ),
+        (
+            {"state": "OUT_OF_MEMORY"},
+            (
+                "Job 123 ended OUT_OF_MEMORY: it used more memory than the amount it asked for. Raise "
+                "options['mem'] or ['mem-per-cpu']."
+            ),
+        ),
+        (
+            {"state": "TIMEOUT", "time_limit_minutes": 15},
+            (
+                "Job 123 ended TIMEOUT: it reached its time limit of 15 minutes. Raise "
+                "options['time'], or let the script checkpoint."
+            ),
+        ),
+        (
+            {"state": "CANCELLED", "limit": "queue_timeout", "cancelled_by": "1001"},
+            "Job 123 ended CANCELLED: this task cancelled it because queue_timeout was reached.",
+        ),
+        (
+            {"state": "CANCELLED", "cancelled_by": "350"},
+            "Job 123 ended CANCELLED: it was cancelled by user id 350, not by this task.",
+        ),
+        (
+            {"state": "NODE_FAIL", "reason": "NodeDown"},
+            "Job 123 ended NODE_FAIL: Slurm gave the reason NodeDown.",
+        ),
+        (
+            {"state": "UNKNOWN"},
+            (
+                "Job 123 ended UNKNOWN: neither squeue nor sacct know it any more and it left no exit "
+                "record, so what became of it is not known. Look for its output before running it "
+                "again."
+            ),
+        ),
+    ],
+)
+def test_an_end_is_described(result: dict[str, object], text: str) -> None:
+    assert describe_result(JobResult.from_payload({"job_id": "123", **result})) == text
+
+
+def test_a_recorded_job_without_its_output_directory_is_described() -> None:
+    assert "its output file could not be opened" in describe_result(
+        recorded_result("no-output-directory")
+    )
