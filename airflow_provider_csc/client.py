@@ -312,7 +312,8 @@ class SlurmClient:
             if run_dir := error.details.get("run_dir"):
                 # Should this fail, the refusal is still what is to be said.
                 with suppress(TransportError, UnreadableOutputError):
-                    await self.ask(build_discard(str(run_dir)))
+                    new_base = str(error.details.get("new_base", ""))
+                    await self.ask(build_discard(str(run_dir), new_base))
             if isinstance(error, SubmitRejectedError):
                 asked = " ".join(request.asked) or "no options"
                 raise SubmitRejectedError(

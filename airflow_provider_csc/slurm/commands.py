@@ -49,6 +49,26 @@ place() {
 }
 """
 
+# What the submission itself made of the base directory is removed again when nothing comes of it;
+# what was there before stays, for it may have a group and modes that a new one would not have.
+_PRUNE = r"""
+missing() {
+  local path=$1 first=
+  while [ ! -e "$path" ]; do
+    first=$path
+    path=$(dirname -- "$path")
+  done
+  printf '%s' "$first"
+}
+prune() {
+  local path=$1
+  [ -n "$2" ] || return
+  while { [ ! -e "$path" ] || rmdir -- "$path" 2>/dev/null; } && [ "$path" != "$2" ]; do
+    path=$(dirname -- "$path")
+  done
+}
+"""
+
 # The job starts with the user's umask, since sbatch hands on its own; and where it is told to,
 # since a script's own --chdir goes before the directory sbatch is in. In --output Slurm replaces %j
 # and its like, and takes backslashes for escapes that turn off the replacing (tried on 22.05).
@@ -65,7 +85,7 @@ pattern() {
   esac
 }
 submit() {
-  local base run_dir cwd id user_umask
+  local base new_base run_dir cwd id user_umask
   user_umask=$(umask)
   umask 077
   base=$(place "$base_dir")
@@ -76,9 +96,15 @@ submit() {
     cwd=$(place "$work_dir")
     ask work_dir enter "$cwd" || return
   fi
-  ask base mkdir -p -- "$base" || return
-  if ! ask claim mkdir -- "$run_dir"; then
-    [ -d "$run_dir" ] && ask existing cat -- "$run_dir/JOB_ID"
+  base=$(dirname -- "$run_dir")
+  new_base=$(missing "$base")
+  frame new_base 0 "$new_base"
+  if ! ask base mkdir -p -- "$base" || ! ask claim mkdir -- "$run_dir"; then
+    if [ -d "$run_dir" ]; then
+      ask existing cat -- "$run_dir/JOB_ID"
+    else
+      prune "$base" "$new_base"
+    fi
     return
   fi
   ask files put "$run_dir/SCRIPT" "$script" &&
@@ -137,14 +163,19 @@ def build_submit(request: SubmitRequest) -> str:
             "batch": request.batch,
         }
     )
-    return f"{values}\noptions=({words(request.options)})\n{_PLACE}{_fill(_SUBMIT)}\nsubmit\n"
+    return (
+        f"{values}\noptions=({words(request.options)})\n{_PLACE}{_PRUNE}{_fill(_SUBMIT)}\nsubmit\n"
+    )
 
 
-def build_discard(run_dir: str) -> str:
-    """Remove a run directory in which no job was submitted."""
-    # The directory above goes too when the submission had made it, that is, when it is empty.
+def build_discard(run_dir: str, new_base: str = "") -> str:
+    """
+    Remove a run directory in which no job was submitted.
+
+    ``new_base`` is the topmost of the directories above it that the submission had made.
+    """
     path = quote(run_dir)
-    return f'ask discard rm -rf -- {path}\nrmdir -- "$(dirname -- {path})" 2>/dev/null\n'
+    return f'{_PRUNE}ask discard rm -rf -- {path}\nprune "$(dirname -- {path})" {quote(new_base)}\n'
 
 
 def build_look_up(*, base_dir: str, key: str, names: Sequence[str], since: int) -> str:
@@ -277,8 +308,8 @@ def build_read_file(path: str, limit: int) -> str:
 def build_read_bytes(request: LogRequest) -> str:
     """Read a part of any file."""
     return (
-        f"{_READ_LOG}\n"
-        f"read_log {request.name} {quote(request.path)} {request.offset} {request.limit}\n"
+        f"{_PLACE}{_READ_LOG}\npath=$(place {quote(request.path)})\n"
+        f'read_log {request.name} "$path" {request.offset} {request.limit}\n'
     )
 
 

@@ -237,20 +237,33 @@ def test_a_refusal_is_answered_and_records_nothing(site: FakeSite, tmp_path: Pat
 
 @pytest.mark.parametrize("name", HOSTILE_NAMES)
 def test_what_was_made_for_nothing_is_removed(site: FakeSite, tmp_path: Path, name: str) -> None:
-    base = tmp_path / name
-    site.ask(build_submit(request(str(base))))
-    site.ask(build_discard(f"{base}/{TOKEN}"))
-    assert not base.exists()
+    base = tmp_path / name / "below" / name
+    made = site.ask(build_submit(request(f"{base}//")))["new_base"].data.decode()
+    assert made == str(tmp_path / name)
+    site.ask(build_discard(f"{base}/{TOKEN}", made))
+    assert {path.name for path in tmp_path.iterdir()} == {"site"}
     assert list_files(site.home) == set()
 
 
-def test_only_an_empty_base_is_removed_with_the_run_directory(
-    site: FakeSite, tmp_path: Path
-) -> None:
-    (tmp_path / "base" / "other").mkdir(parents=True)
-    site.ask(build_submit(request(str(tmp_path / "base"))))
-    site.ask(build_discard(f"{tmp_path}/base/{TOKEN}"))
-    assert list_files(tmp_path / "base") == {"other"}
+@pytest.mark.parametrize("others", [set(), {"other"}], ids=["empty", "used"])
+def test_a_base_that_was_there_stays(site: FakeSite, tmp_path: Path, others: set[str]) -> None:
+    """An empty one, too: a new one would not have its group and modes."""
+    base = tmp_path / "base"
+    base.mkdir()
+    for name in others:
+        (base / name).touch()
+    frames = site.ask(build_submit(request(str(base))))
+    assert frames["new_base"].data == b""
+    site.ask(build_discard(f"{base}/{TOKEN}", ""))
+    assert list_files(base) == others
+
+
+def test_a_new_base_that_somebody_else_uses_by_now_stays(site: FakeSite, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    made = site.ask(build_submit(request(str(base))))["new_base"].data.decode()
+    (base / "other").touch()
+    site.ask(build_discard(f"{base}/{TOKEN}", made))
+    assert list_files(base) == {"other"}
 
 
 # ---- looking up ----
