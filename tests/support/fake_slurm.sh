@@ -1,0 +1,267 @@
+#!/bin/bash
+# A stand-in for sbatch, squeue, sacct, scancel and scontrol, by the name it is called under.
+#
+# A job is a directory beside it with a file for each of its properties; jobs run for real, as
+# processes of their own. It takes options as our programs give them and prints what Slurm 22.05
+# prints. Files in faults/ switch failures on. The contract tests run over it and over a real
+# cluster, so that it cannot drift. It is bash, because it is called hundreds of times.
+
+site=${0%/bin/*}
+controller='Unable to contact slurm controller (connect failure)'
+database='sacct: error: slurm_persist_conn_open_without_init: failed to open persistent connection to host:localhost:6819: Connection refused
+sacct: error: Sending PersistInit msg: Connection refused
+Problem talking to the database: Connection refused'
+properties='name state reason partition submitted started ended code signal work_dir stdout stderr
+  argument group in_queue in_accounting'
+declare -A option
+rest=()
+
+fail() { printf '%s\n' "$1" >&2; exit 1; }
+is_faulty() { [ -e "$site/faults/$1" ]; }
+lock() { exec 9>>"$site/lock"; flock 9; }
+unlock() { exec 9>&-; }
+put() { printf '%s' "$3" >"$site/jobs/$1/$2"; }
+now() { printf -v "$1" '%(%s)T' -1; }
+
+# load ID: set a variable for each property.
+load() {
+  local property
+  for property in $properties; do
+    IFS= read -r -d '' "$property" <"$site/jobs/$1/$property"
+  done
+}
+
+split() {
+  local word
+  while [ $# -gt 0 ]; do
+    word=${1#--}
+    case $1 in
+      --) shift; break ;;
+      --*=*) option[${word%%=*}]=${word#*=} ;;
+      --*) option[$word]=1 ;;
+      *) break ;;
+    esac
+    shift
+  done
+  rest=("$@")
+}
+
+# fill PATTERN: %j and its like; a backslash anywhere turns the replacing off.
+fill() {
+  local pattern=$1
+  filled=
+  while [ -n "$pattern" ]; do
+    case $pattern in
+      \\?*) filled+=${pattern:1:1}; pattern=${pattern:2}; continue ;;
+      %?*)
+        if [[ $1 != *\\* ]]; then
+          case ${pattern:1:1} in %) filled+=% ;; j) filled+=$id ;; esac
+          pattern=${pattern:2}
+          continue
+        fi ;;
+    esac
+    filled+=${pattern:0:1}
+    pattern=${pattern:1}
+  done
+  [[ $filled == /* ]] || filled=$work_dir/$filled
+}
+
+sbatch() {
+  local id partition work_dir moment filled output
+  split "$@"
+  ! is_faulty controller_down ||
+    fail "sbatch: error: Batch job submission failed: $controller"
+  partition=${option[partition]-small}
+  case $partition in
+    small | test | down) ;;
+    *) fail "sbatch: error: invalid partition specified: $partition
+sbatch: error: Batch job submission failed: Invalid partition name specified" ;;
+  esac
+  is_faulty sbatch_times_out_for_nothing || enqueue
+  ! is_faulty sbatch_times_out && ! is_faulty sbatch_times_out_for_nothing ||
+    fail 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation'
+  printf '%s\n' "$id"
+}
+
+enqueue() {
+  lock
+  id=$(($(cat "$site/last" 2>/dev/null || echo 100) + 1))
+  printf '%s' "$id" >"$site/last"
+  mkdir -p "$site/jobs/$id"
+  work_dir=${option[chdir]-$PWD}
+  output=${option[output]-slurm-%j.out}
+  cat -- "${rest[0]}" >"$site/jobs/$id/script"
+  chmod 700 "$site/jobs/$id/script"
+  now moment
+  put "$id" name "${option[job-name]-${rest[0]##*/}}"
+  put "$id" state PENDING
+  put "$id" reason "${option[hold]+JobHeldUser}"
+  put "$id" partition "$partition"
+  put "$id" submitted "$moment"
+  put "$id" started ''
+  put "$id" ended ''
+  put "$id" code 0
+  put "$id" signal 0
+  put "$id" work_dir "$work_dir"
+  fill "$output"
+  put "$id" stdout "$filled"
+  fill "${option[error]-$output}"
+  put "$id" stderr "$filled"
+  put "$id" argument "${rest[1]}"
+  put "$id" group ''
+  put "$id" in_queue yes
+  put "$id" in_accounting yes
+  unlock
+  if [ -z "${option[hold]}" ] && [ "$partition" != down ]; then
+    setsid "$site/bin/run-job" "$id" </dev/null >/dev/null 2>&1 &
+  fi
+}
+
+run_job() {
+  local id=$1 moment status
+  lock
+  load "$id"
+  [ "$state" = PENDING ] || exit
+  now moment
+  put "$id" started "$moment"
+  put "$id" group "$$"
+  put "$id" state RUNNING
+  unlock
+  cd -- "$work_dir" && SLURM_JOB_ID=$id SLURMD_NODENAME=c1 \
+    "$site/jobs/$id/script" "$argument" >>"$stdout" 2>>"$stderr"
+  status=$?
+  lock
+  now moment
+  put "$id" ended "$moment"
+  put "$id" group ''
+  if [ "$status" -gt 128 ]; then put "$id" signal "$((status - 128))"; else put "$id" code "$status"; fi
+  if [ "$status" -eq 0 ]; then put "$id" state COMPLETED; else put "$id" state FAILED; fi
+}
+
+# select_jobs LIST: ids of all jobs, or of those in a list, that exist.
+select_jobs() {
+  local path
+  selected=()
+  if [ -n "$1" ]; then
+    local IFS=,
+    for path in $1; do
+      [ ! -d "$site/jobs/$path" ] || [[ " ${selected[*]} " == *" $path "* ]] || selected+=("$path")
+    done
+    return
+  fi
+  for path in "$site"/jobs/*; do
+    [ ! -d "$path" ] || selected+=("${path##*/}")
+  done
+}
+
+squeue() {
+  local id line format
+  split "$@"
+  ! is_faulty controller_down || fail "slurm_load_jobs error: $controller"
+  lock
+  select_jobs "${option[jobs]}"
+  case ${#selected[@]},${option[jobs]} in
+    0,*,*) ;;
+    0,?*) fail 'slurm_load_jobs error: Invalid job id specified' ;;
+  esac
+  for id in "${selected[@]}"; do
+    load "$id"
+    [ -n "$in_queue" ] || continue
+    format=${option[format]} line=
+    while [ -n "$format" ]; do
+      case $format in
+        %i*) line+=$id ;;
+        %T*) line+=$state ;;
+        %r*) line+=${reason:-None} ;;
+        %P*) line+=$partition ;;
+        %N*) line+=${started:+c1} ;;
+        %V*) line+=$submitted ;;
+        %S*) line+=${started:-N/A} ;;
+        %e*) line+=${ended:-N/A} ;;
+        %u*) line+=somebody ;;
+        %j*) line+=$name ;;
+        *) line+=${format:0:1}; format=${format:1}; continue ;;
+      esac
+      format=${format:2}
+    done
+    printf '%s\n' "$line"
+  done
+}
+
+sacct() {
+  local id field line moment
+  split "$@"
+  ! is_faulty slurmdbd_down || fail "$database"
+  lock
+  now moment
+  select_jobs "${option[jobs]}"
+  for id in "${selected[@]}"; do
+    load "$id"
+    [ -n "$in_accounting" ] || continue
+    [ -z "${option[name]}" ] || [[ ",${option[name]}," == *",$name,"* ]] || continue
+    line=
+    for field in ${option[format]//,/ }; do
+      case $field in
+        JobID) line+=$id ;;
+        State) [ "$state" = CANCELLED ] && line+='CANCELLED by 1001' || line+=$state ;;
+        ExitCode) line+=$code:$signal ;;
+        Reason) line+=${reason:-None} ;;
+        Partition) line+=$partition ;;
+        NodeList) [ -n "$started" ] && line+=c1 || line+='None assigned' ;;
+        Submit) line+=$submitted ;;
+        Start) line+=${started:-Unknown} ;;
+        End) line+=${ended:-Unknown} ;;
+        ElapsedRaw) line+=$((${ended:-$moment} - ${started:-$moment})) ;;
+        TotalCPU) line+=00:00:00 ;;
+        AllocCPUS | NNodes) line+=1 ;;
+        ReqMem) line+=100M ;;
+        TimelimitRaw) line+=60 ;;
+        Cluster) line+=fake ;;
+        User) line+=somebody ;;
+        JobName) line+=$name ;;
+      esac
+      line+=${option[delimiter]}
+    done
+    printf '%s\n' "${line%"${option[delimiter]}"}"
+  done
+}
+
+scancel() {
+  local id moment
+  split "$@"
+  ! is_faulty controller_down || fail "scancel: error: $controller"
+  lock
+  now moment
+  for id in "${rest[@]}"; do
+    [ -d "$site/jobs/$id" ] || continue
+    load "$id"
+    case $state in
+      PENDING | RUNNING)
+        put "$id" state CANCELLED
+        put "$id" ended "$moment"
+        put "$id" group ''
+        [ -z "$group" ] || kill -KILL -- "-$group" ;;
+    esac
+  done
+}
+
+scontrol() {
+  ! is_faulty controller_down || fail "$controller"
+  if [ "$*" = 'show config' ]; then
+    printf 'ClusterName             = fake\n'
+    return
+  fi
+  lock
+  load "${@: -1}"
+  printf 'JobId=%s JobName=%s StdErr=%s StdIn=/dev/null StdOut=%s Power=\n' \
+    "${@: -1}" "$name" "$stderr" "$stdout"
+}
+
+case ${0##*/} in
+  run-job) run_job "$@"; exit ;;
+esac
+printf '%s\n' "${0##*/}" >>"$site/calls"
+case $1 in
+  --version) printf 'slurm-wlm 22.05.8\n' ;;
+  *) "${0##*/}" "$@" ;;
+esac
