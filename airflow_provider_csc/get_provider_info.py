@@ -7,10 +7,11 @@ through :mod:`airflow_provider_csc.hooks._forms`.
 
 A field's ``schema`` is JSON schema as Airflow's page draws it (read in 3.1.0 and 3.3.2): ``null``
 beside the type makes it optional, ``enum`` a select, ``boolean`` a check box, the formats
-``password`` and ``multiline`` a masked input and a text area, and ``examples`` the values offered
-while typing; extra fields have no placeholder. A key text is ``multiline`` because a masked input
-is a single line, in which a browser drops the line ends a key needs; Airflow masks it by its name
-when it shows the connection again. (3.1 masks no extra field while one types.)
+``password`` and ``multiline`` a masked input and a text area. Extra fields have no placeholder, and
+``examples`` would say "Start typing to see options" in each, so examples are in the help text. A
+key text is ``multiline`` because a masked input is a single line, in which a browser drops the line
+ends a key needs; Airflow masks it by its name when it shows the connection again. (3.1 masks no
+extra field while one types.)
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ def _field(label: str, description: str, **schema: object) -> dict[str, object]:
 
 
 def _text(label: str, description: str, *examples: str) -> dict[str, object]:
-    offered = {"examples": list(examples)} if examples else {}
-    return _field(label, description, type=["string", "null"], **offered)
+    shown = f" For example: {', '.join(examples)}" if examples else ""
+    return _field(label, description + shown, type=["string", "null"])
 
 
 def _text_area(label: str, description: str) -> dict[str, object]:
@@ -90,7 +91,11 @@ SLURM_CONNECTION: dict[str, object] = {
     "ui-field-behaviour": {
         "hidden-fields": ["schema", "password"],
         "relabeling": {"host": "Log-in node", "login": "User name"},
-        "placeholders": {"host": "roihu-cpu.csc.fi", "port": "22", "login": "your CSC user name"},
+        "placeholders": {
+            "host": "roihu-cpu.csc.fi",
+            "port": "22 (enter it: Airflow 3.3.2 tests no connection without a port)",
+            "login": "your CSC user name",
+        },
     },
     "conn-fields": {
         "key_file": _text(
@@ -135,6 +140,10 @@ SLURM_CONNECTION: dict[str, object] = {
             "Hosts to pass on the way, first hop first: user@host:port, separated by commas.",
             "me@gateway.example.org:22",
         ),
+        "connect_timeout": _seconds(
+            "Connect timeout",
+            "Seconds allowed for reaching the log-in node and logging in. Default: 30.",
+        ),
         "account": _text(
             "Account",
             "Project that jobs are billed to, unless a task names its own (sbatch --account).",
@@ -175,10 +184,6 @@ SLURM_CONNECTION: dict[str, object] = {
             "https://www.roihu.csc.fi",
             "https://www.lumi.csc.fi",
         ),
-        "connect_timeout": _seconds(
-            "Connect timeout",
-            "Seconds allowed for reaching the log-in node and logging in. Default: 30.",
-        ),
     },
 }
 
@@ -187,11 +192,14 @@ ALLAS_CONNECTION: dict[str, object] = {
     "hook-class-name": "airflow_provider_csc.hooks.allas.AllasHook",
     "hook-name": "Allas (S3)",
     "ui-field-behaviour": {
-        "hidden-fields": ["host", "port", "schema"],
-        "relabeling": {"login": "Access key", "password": "Secret key"},
+        # Airflow 3.3.1 and 3.3.2 answer "Bad Request" to Test Connection where no port is stored
+        # (apache/airflow#73298): nothing else asks for one here.
+        "hidden-fields": ["host", "schema"],
+        "relabeling": {"login": "Access key", "password": "Secret key", "port": "Port (not used)"},
         "placeholders": {
             "login": "from: openstack ec2 credentials create",
             "password": "the secret that belongs to it",
+            "port": "0 (enter it: Airflow 3.3.2 tests no connection without a port)",
         },
     },
     "conn-fields": {

@@ -40,8 +40,12 @@ def test_a_widget_carries_label_help_and_default() -> None:
 
 def test_behaviour_has_the_words_hooks_use() -> None:
     assert build_field_behaviour("allas") == {
-        "hidden_fields": ["host", "port", "schema"],
-        "relabeling": {"login": "Access key", "password": "Secret key"},
+        "hidden_fields": ["host", "schema"],
+        "relabeling": {
+            "login": "Access key",
+            "password": "Secret key",
+            "port": "Port (not used)",
+        },
         "placeholders": ALLAS_CONNECTION["ui-field-behaviour"]["placeholders"],
     }
 
