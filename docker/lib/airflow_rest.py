@@ -149,7 +149,7 @@ class Follower:
     def _show(self, task_id: str, state: str, try_number: int) -> None:
         has_changed = self._states.get(task_id, "waiting") != state
         self._states[task_id] = state
-        if state == "deferred" or (has_changed and state in (*FINAL, "up_for_retry")):
+        if state in ("running", "deferred") or (has_changed and state in (*FINAL, "up_for_retry")):
             self._show_log(task_id, try_number)
         if has_changed:
             say(f"{task_id}: {state}")
