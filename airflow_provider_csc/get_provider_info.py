@@ -73,7 +73,8 @@ def _secret(label: str, description: str) -> dict[str, object]:
 
 
 def _seconds(label: str, description: str) -> dict[str, object]:
-    return _field(label, description, type=["integer", "null"], minimum=1)
+    # With a minimum, Airflow 3.1 frames an empty field in red.
+    return _field(label, description, type=["integer", "null"])
 
 
 def _check_box(label: str, description: str) -> dict[str, object]:
