@@ -14,7 +14,7 @@ import itertools
 import logging
 import random
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from airflow_provider_csc.client import SlurmClient
@@ -24,13 +24,13 @@ from airflow_provider_csc.slurm.tracking import Answers, Ended, Event, JobTracke
 from airflow_provider_csc.transport.ssh import SshTransport
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
 
     from airflow_provider_csc.transport.base import SiteSettings
 
 _MAX_BACKOFF_SECONDS = 300.0
 _MAX_FOLLOW_UPS = 200
-_DETACH_SECONDS = 5.0
+_WRITE_SECONDS = 5.0
 # Long enough for every watcher on the loop to pass its lines on before they are acknowledged.
 _DELIVERY_SECONDS = 0.05
 
@@ -67,8 +67,11 @@ class SitePoller:
         self._names = (f"w{number}" for number in itertools.count())
         self._watchers: dict[str, _Watcher] = {}
         self._task: asyncio.Task[None] | None = None
+        self._writer: asyncio.Task[None] | None = None
+        self._leaving: list[tuple[str, str]] = []
         self._wake = asyncio.Event()
         self._failures = 0
+        self._outage: str | None = None
 
     @property
     def client(self) -> SlurmClient:
@@ -85,6 +88,9 @@ class SitePoller:
         name = next(self._names)
         watcher = _Watcher(JobTracker(name, spec), interval)
         self._watchers[name] = watcher
+        if self._outage is not None:
+            # The next attempt may be minutes away.
+            watcher.deliver(watcher.tracker.park(self._outage))
         self._start()
         try:
             async for event in self._take(watcher):
@@ -109,25 +115,55 @@ class SitePoller:
     def _start(self) -> None:
         self._wake.set()
         if self._task is None or self._task.done():
-            # A context of its own: Airflow routes log records by context variables, and this
-            # task belongs to no one trigger.
-            self._task = asyncio.get_running_loop().create_task(
-                self._run(), context=contextvars.Context(), name="slurm-site-poller"
-            )
+            self._task = _create_task(self._run(), "slurm-site-poller")
 
     async def _detach(self, name: str, watcher: _Watcher) -> None:
         """Forget a watcher; the last one out closes the connection."""
         self._watchers.pop(name, None)
-        with contextlib.suppress(CscError, TimeoutError):
-            if shown := watcher.tracker.acknowledge():
-                await asyncio.wait_for(
-                    self._client.poll(PollRequest(acknowledged=shown)), _DETACH_SECONDS
-                )
-        if not self._watchers:
-            self._on_idle()
-            if self._task is not None:
-                self._task.cancel()
+        try:
+            await self._take_leave(watcher)
+        finally:
+            if not self._watchers:
+                await self._stop()
+
+    async def _take_leave(self, watcher: _Watcher) -> None:
+        self._leaving += watcher.tracker.acknowledge()
+        while self._leaving or (self._writer is not None and not self._writer.done()):
+            await self._acknowledge()
+
+    async def _acknowledge(self) -> None:
+        """Have it written down how far logs were shown, also if the caller is cancelled."""
+        if self._writer is None or self._writer.done():
+            self._writer = _create_task(self._write_down(), "slurm-site-writer")
+        await asyncio.shield(self._writer)
+
+    async def _write_down(self) -> None:
+        """Write down how far everybody's logs were shown, in one command."""
+        await asyncio.sleep(_DELIVERY_SECONDS)
+        trackers = [watcher.tracker for watcher in self._watchers.values()]
+        shown = self._leaving + [pair for tracker in trackers for pair in tracker.acknowledge()]
+        self._leaving = []
+        if not shown:
+            return
+        try:
+            async with asyncio.timeout(_WRITE_SECONDS):
+                await self._client.poll(PollRequest(acknowledged=tuple(shown)))
+        except (CscError, TimeoutError):
+            # An outage is the next round's to tell of; it is written down again then.
+            for tracker in trackers:
+                tracker.doubt_acknowledgement()
+
+    async def _stop(self) -> None:
+        """Be as new: whoever still holds this poller may watch again."""
+        self._on_idle()
+        tasks = [task for task in (self._task, self._writer) if task is not None]
+        self._task = self._writer = None
+        for task in tasks:
+            task.cancel()
+        try:
             await self._client.close()
+        finally:
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self) -> None:
         try:
@@ -152,7 +188,8 @@ class SitePoller:
             delay = backoff_seconds(self._failures, delay)
         else:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), max(started + delay - loop.time(), 0))
+                async with asyncio.timeout_at(started + delay):
+                    await self._wake.wait()
             delay = self._floor
         await asyncio.sleep(max(started + delay - loop.time(), 0))
 
@@ -162,10 +199,10 @@ class SitePoller:
             await self._ask(watchers, [watcher.tracker.ask() for watcher in watchers])
             await self._follow_up(watchers)
             await self._cancel(watchers)
-            await self._acknowledge(watchers)
-            self._failures = 0
+            await self._acknowledge()
+            self._failures, self._outage = 0, None
         except CscError as error:
-            self._failures += 1
+            self._failures, self._outage = self._failures + 1, error.message
             for watcher in watchers:
                 watcher.deliver(watcher.tracker.park(error.message))
 
@@ -196,11 +233,11 @@ class SitePoller:
                 except SlurmError as error:
                     watcher.deliver([Note(error.message, logging.WARNING)])
 
-    async def _acknowledge(self, watchers: list[_Watcher]) -> None:
-        await asyncio.sleep(_DELIVERY_SECONDS)
-        shown = [pair for watcher in watchers for pair in watcher.tracker.acknowledge()]
-        if shown:
-            await self._client.poll(PollRequest(acknowledged=tuple(shown)))
+
+def _create_task(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    # A context of its own: Airflow routes log records by context variables, and this task belongs
+    # to no one trigger.
+    return asyncio.get_running_loop().create_task(work, context=contextvars.Context(), name=name)
 
 
 def backoff_seconds(failures: int, shortest: float) -> float:
@@ -227,17 +264,17 @@ _pollers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[SiteSettings, SitePo
 )
 
 
-def _forget(on_loop: dict[SiteSettings, SitePoller], settings: SiteSettings) -> None:
-    on_loop.pop(settings, None)
-
-
 def poller_for(settings: SiteSettings) -> SitePoller:
     """Return the poller of a site on the running event loop; equal settings share one."""
     on_loop = _pollers.setdefault(asyncio.get_running_loop(), {})
     if settings not in on_loop:
-        on_loop[settings] = SitePoller(
-            SlurmClient(SshTransport(settings.ssh), login_setup=settings.login_setup),
-            floor=settings.poll_interval_floor,
-            on_idle=lambda: _forget(on_loop, settings),
-        )
+        client = SlurmClient(SshTransport(settings.ssh), login_setup=settings.login_setup)
+
+        def forget() -> None:
+            # One that was used again after its end is not the one that is known by now.
+            if on_loop.get(settings) is poller:
+                del on_loop[settings]
+
+        poller = SitePoller(client, floor=settings.poll_interval_floor, on_idle=forget)
+        on_loop[settings] = poller
     return on_loop[settings]

@@ -265,6 +265,10 @@ class JobTracker:
         self._acknowledged = self._confirmed
         return ((self.spec.run_dir, self._confirmed),)
 
+    def doubt_acknowledgement(self) -> None:
+        """Note that what `acknowledge` gave out last may not have been written down."""
+        self._acknowledged = ""
+
     @property
     def _exit_name(self) -> str:
         return f"{self._name}.exit"

@@ -41,6 +41,7 @@ class FakeSite:
         self.root = root
         self.home = root / "home"
         self._bin = root / "bin"
+        self._running: list[asyncio.Future[CommandResult]] = []
         # No file mode keeps root out, so the site is somebody else's.
         self._user = _NOBODY if os.geteuid() == 0 else None
         for path in (self.home, self._bin, root / "faults", root / "jobs"):
@@ -97,7 +98,13 @@ class FakeSite:
             path.unlink()
 
     async def run(self, command: str, stdin: bytes) -> CommandResult:
-        """Run a command as sshd does: by a shell, in the user's home, with little environment."""
+        """Run a command; it goes on when nobody waits for it any more, as on a log-in node."""
+        work = asyncio.ensure_future(self._run(command, stdin))
+        self._running.append(work)
+        return await asyncio.shield(work)
+
+    async def _run(self, command: str, stdin: bytes) -> CommandResult:
+        """Do as sshd does: by a shell, in the user's home, with little environment."""
         process = await asyncio.create_subprocess_exec(
             "/bin/sh",
             "-c",
@@ -112,13 +119,12 @@ class FakeSite:
             extra_groups=[] if self._user else None,
             start_new_session=True,
         )
-        try:
-            stdout, stderr = await process.communicate(stdin)
-        except BaseException:
-            # The program itself goes on, as it does on a log-in node.
-            asyncio.get_running_loop().create_task(process.communicate())
-            raise
+        stdout, stderr = await process.communicate(stdin)
         return CommandResult(exit_status=process.returncode or 0, stdout=stdout, stderr=stderr)
+
+    async def settle(self) -> None:
+        """Wait for what still runs."""
+        await asyncio.gather(*self._running, return_exceptions=True)
 
     def end(self) -> None:
         """Kill what still runs."""

@@ -14,6 +14,8 @@ from airflow_provider_csc.transport.base import Hop
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from airflow_provider_csc.transport.base import CommandResult
+
 HALF_AN_ANSWER = b"@mark squeue 0 5000\nhalf"
 
 
@@ -30,6 +32,7 @@ class SshServer:
     peak_sessions: int = 0
     refused_sessions: int = 0
     release: asyncio.Event = field(default_factory=asyncio.Event)
+    shell: Callable[[str, bytes], Awaitable[CommandResult]] | None = None
 
     @property
     def hop(self) -> Hop:
@@ -45,11 +48,17 @@ class SshServer:
             connection.abort()
 
     async def answer(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
-        """Behave as the command's first word says."""
+        """Behave as the command's first word says, or run it where there is a shell."""
         command = process.command or ""
         self.commands.append(command)
         try:
-            await self._behave(process, *command.split())
+            if self.shell:
+                done = await self.shell(command, await process.stdin.read())
+                process.stdout.write(done.stdout)
+                process.stderr.write(done.stderr)
+                process.exit(done.exit_status)
+            else:
+                await self._behave(process, *command.split())
         except (asyncssh.Error, OSError):
             process.close()
 

@@ -1,0 +1,693 @@
+"""One poller for all who wait: over a fake site whose real programs are counted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import gc
+import itertools
+import logging
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import asyncssh
+import pytest
+import pytest_asyncio
+
+from airflow_provider_csc.client import SlurmClient
+from airflow_provider_csc.errors import ConfigError, ConnectFailedError
+from airflow_provider_csc.poller import SitePoller, backoff_seconds, poller_for
+from airflow_provider_csc.slurm.identity import TaskIdentity
+from airflow_provider_csc.slurm.plan import JobSpec, build_request, read_source
+from airflow_provider_csc.slurm.tracking import Ended, Event, LogLines, Note, WatchSpec
+from airflow_provider_csc.transport.base import Hop, Secret, SiteSettings, SshSettings
+from tests.support import fake_site as faults
+from tests.support.fake_site import FakeSite, FaultyTransport, LocalTransport, fake_site
+from tests.support.ssh_server import public_line, serve_ssh
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+    from airflow_provider_csc.slurm.submission import Submission
+    from airflow_provider_csc.transport.base import CommandResult
+
+pytestmark = pytest.mark.asyncio
+
+FLOOR = 0.1
+POLL = "squeue --noheader"
+ACKNOWLEDGE = "/log_offsets"
+KEY = asyncssh.generate_private_key("ssh-ed25519")
+KEY_TEXT = KEY.export_private_key().decode()
+_NUMBERS = itertools.count(1)
+
+
+@dataclass
+class Watching:
+    """One who waits, as a trigger does: in a task of its own."""
+
+    events: list[Event] = field(default_factory=list)
+    task: asyncio.Task[None] = field(init=False)
+
+    @property
+    def lines(self) -> list[str]:
+        return [line for each in self.events if isinstance(each, LogLines) for line in each.lines]
+
+    @property
+    def notes(self) -> list[str]:
+        return [each.text for each in self.events if isinstance(each, Note)]
+
+    @property
+    def warnings(self) -> list[str]:
+        return [
+            each.text
+            for each in self.events
+            if isinstance(each, Note) and each.level == logging.WARNING
+        ]
+
+    @property
+    def states(self) -> list[str]:
+        return [result.state for result in self.ended.results] if self.ended else []
+
+    @property
+    def ended(self) -> Ended | None:
+        return next((each for each in self.events if isinstance(each, Ended)), None)
+
+    async def leave(self) -> None:
+        self.task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.task
+
+
+@dataclass
+class Bench:
+    """A poller over a connection that can be made to fail, and the jobs it watches."""
+
+    site: FakeSite
+    local: LocalTransport
+    faulty: FaultyTransport
+    idle: list[float] = field(default_factory=list)
+    watching: list[Watching] = field(default_factory=list)
+    poller: SitePoller = field(init=False)
+    client: SlurmClient = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.client = SlurmClient(LocalTransport(self.site))
+        self.poller = SitePoller(
+            SlurmClient(self.faulty),
+            floor=FLOOR,
+            on_idle=lambda: self.idle.append(time.monotonic()),
+        )
+
+    async def submit(self, command: str = "true", *, hold: bool = False) -> Submission:
+        number = next(_NUMBERS)
+        identity = TaskIdentity(
+            dag_id="d", run_id=str(number), task_id="t", map_index=-1, try_number=1, first_try=1
+        )
+        spec = JobSpec(command=command, options={"hold": True} if hold else {})
+        request, label = build_request(
+            spec, identity, script=read_source(spec, None), defaults={}, base_dir="~/runs"
+        )
+        return await self.client.submit(
+            request, identity, label=label, since=0, report=lambda _: None
+        )
+
+    def watch(self, *jobs: Submission, interval: float = 0.01, **changes: Any) -> Watching:
+        watching = Watching()
+
+        async def follow() -> None:
+            events = self.poller.watch(watch_spec(*jobs, **changes), interval=interval)
+            async with contextlib.aclosing(events):
+                async for event in events:
+                    watching.events.append(event)
+
+        watching.task = asyncio.ensure_future(follow())
+        self.watching.append(watching)
+        return watching
+
+    def polls(self) -> list[float]:
+        """When squeue was asked."""
+        return [
+            moment
+            for moment, program in zip(self.local.moments, self.local.programs, strict=True)
+            if POLL in program
+        ]
+
+
+def watch_spec(*jobs: Submission, **changes: Any) -> WatchSpec:
+    first = jobs[0]
+    values = {
+        "job_ids": tuple(job.job_id for job in jobs),
+        "run_dir": first.run_dir,
+        "stdout_path": first.stdout_path,
+        "stderr_path": first.stderr_path,
+    }
+    return WatchSpec(**(values | changes))
+
+
+@pytest.fixture
+def site() -> Iterator[FakeSite]:
+    with fake_site() as site:
+        yield site
+
+
+@pytest_asyncio.fixture
+async def bench(site: FakeSite) -> AsyncIterator[Bench]:
+    """A bench; at its end nobody is left behind, and asyncio has nothing to complain of."""
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, about: complaints.append(about))
+    local = LocalTransport(site)
+    bench = Bench(site, local, FaultyTransport(local))
+    yield bench
+    for watching in bench.watching:
+        watching.task.cancel()
+    await asyncio.gather(*(each.task for each in bench.watching), return_exceptions=True)
+    await site.settle()
+    gc.collect()
+    assert complaints == []
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "slurm-site-poller"], (
+        "the poller outlived its watchers"
+    )
+
+
+async def until(condition: Callable[[], Any], seconds: float = 10) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def gaps(moments: list[float]) -> list[float]:
+    return [later - earlier for earlier, later in itertools.pairwise(moments)]
+
+
+# What a watcher is told
+
+
+async def test_a_watcher_hears_states_lines_and_the_end(bench: Bench) -> None:
+    job = await bench.submit("echo one; echo two; sleep 0.4; printf three; exit 3")
+    watching = bench.watch(job)
+    await until(watching.task.done)
+    assert watching.lines == ["one", "two", "three"]
+    assert watching.states == ["FAILED"]
+    assert isinstance(watching.events[-1], Ended)
+    assert [note for note in watching.notes if f"Job {job.job_id} is RUNNING" in note]
+
+
+async def test_a_job_that_ended_before_anybody_watched_is_told_whole(bench: Bench) -> None:
+    job = await bench.submit("echo one")
+    await until(lambda: bench.site.jobs[job.job_id]["state"] == "COMPLETED")
+    watching = bench.watch(job)
+    await until(watching.task.done)
+    assert (watching.lines, watching.states) == (["one"], ["COMPLETED"])
+
+
+async def test_several_jobs_of_one_watcher_end_together(bench: Bench) -> None:
+    jobs = [await bench.submit("true"), await bench.submit("exit 1")]
+    watching = bench.watch(*jobs, stream_logs=False, run_dir=None)
+    await until(watching.task.done)
+    assert watching.states == ["COMPLETED", "FAILED"]
+
+
+async def test_a_limit_that_is_reached_cancels_the_job(bench: Bench) -> None:
+    job = await bench.submit(hold=True)
+    watching = bench.watch(job, queue_timeout=-1)
+    await until(watching.task.done)
+    assert watching.states == ["CANCELLED"]
+    assert "queue_timeout" in watching.warnings[0]
+
+
+async def test_a_cancel_that_slurm_refuses_is_told_and_tried_again(bench: Bench) -> None:
+    job = await bench.submit(hold=True)
+    scancel = bench.site.root / "bin" / "scancel"
+    works = scancel.read_text()
+    scancel.write_text("#!/bin/sh\necho 'scancel: error: Access/permission denied' >&2; exit 1\n")
+    watching = bench.watch(job, queue_timeout=-1)
+    await until(lambda: any("permission denied" in note for note in watching.warnings))
+    scancel.write_text(works)
+    await until(watching.task.done)
+    assert watching.states == ["CANCELLED"]
+
+
+# One connection, one question
+
+
+async def test_many_watchers_share_one_question_per_round(bench: Bench) -> None:
+    jobs = [await bench.submit(hold=True) for _ in range(12)]
+    everyone = [bench.watch(job) for job in jobs]
+    await until(lambda: len(bench.polls()) >= 3)
+    assert all("PENDING" in watching.notes[0] for watching in everyone)
+    assert all(f"{job.job_id}," in bench.local.programs[-1] for job in jobs)
+    assert bench.local.peak == 1
+    assert len(bench.local.programs) == len(bench.polls())
+
+
+async def test_the_floor_is_respected(bench: Bench) -> None:
+    bench.watch(await bench.submit(hold=True), interval=0.001)
+    await until(lambda: len(bench.polls()) >= 4)
+    assert min(gaps(bench.polls())) >= FLOOR * 0.95
+
+
+async def test_the_shortest_interval_of_all_decides(bench: Bench) -> None:
+    job = await bench.submit(hold=True)
+    bench.watch(job, interval=60)
+    quick = bench.watch(job, interval=2 * FLOOR)
+    await until(lambda: len(bench.polls()) >= 4)
+    assert min(gaps(bench.polls())[1:]) >= 2 * FLOOR * 0.95
+    await quick.leave()
+    asked = len(bench.polls())
+    await asyncio.sleep(4 * FLOOR)
+    assert len(bench.polls()) <= asked + 1
+
+
+async def test_a_newcomer_does_not_wait_for_a_long_interval_but_for_the_floor(
+    bench: Bench,
+) -> None:
+    job = await bench.submit(hold=True)
+    bench.watch(job, interval=60)
+    await until(bench.polls)
+    newcomer = bench.watch(job, interval=60)
+    await until(lambda: newcomer.notes)
+    assert len(bench.polls()) == 2
+    assert FLOOR * 0.95 <= gaps(bench.polls())[0] < FLOOR + 1
+
+
+async def test_a_newcomer_during_a_round_is_served_by_the_next(bench: Bench) -> None:
+    job = await bench.submit(hold=True)
+    bench.faulty.plan(POLL, faults.delay(0.1))
+    bench.watch(job, interval=60)
+    await asyncio.sleep(0.05)
+    newcomer = bench.watch(job, interval=60)
+    await until(lambda: newcomer.notes)
+    assert len(bench.polls()) == 2
+
+
+async def test_newcomers_together_cost_one_round(bench: Bench) -> None:
+    job = await bench.submit(hold=True)
+    bench.watch(job, interval=60)
+    await until(bench.polls)
+    newcomers = [bench.watch(job, interval=60) for _ in range(10)]
+    await until(lambda: all(each.notes for each in newcomers))
+    await asyncio.sleep(2 * FLOOR)
+    assert len(bench.polls()) == 2
+
+
+async def test_the_end_of_a_job_does_not_wait_for_a_long_interval(bench: Bench) -> None:
+    """Accounting comes a little later than the end; it is asked for at the floor."""
+    job = await bench.submit("true")
+    bench.site.change(job.job_id, in_accounting="")
+    await until(lambda: bench.site.jobs[job.job_id]["state"] == "COMPLETED")
+    watching = bench.watch(job, interval=60)
+    await until(lambda: len(bench.polls()) >= 3)
+    bench.site.change(job.job_id, in_accounting="yes")
+    await until(watching.task.done)
+    assert watching.states == ["COMPLETED"]
+
+
+# When the site is away
+
+
+async def test_an_outage_is_told_once_and_its_end_once(bench: Bench) -> None:
+    job = await bench.submit(hold=True)
+    watching = bench.watch(job)
+    await until(lambda: watching.notes)
+    for fault in (faults.refuse, faults.drop_after, faults.cut_at(10)):
+        bench.faulty.plan(POLL, fault)
+    await until(lambda: "The site answers again." in watching.notes)
+    await until(lambda: len(bench.polls()) >= 6)
+    assert len(watching.warnings) == 1
+    assert "nobody is let in" in watching.warnings[0]
+    assert watching.notes.count("The site answers again.") == 1
+
+
+@pytest.mark.parametrize("fault", ["controller_down", "slurmdbd_down"])
+async def test_an_outage_of_slurm_itself_ends_nothing(bench: Bench, fault: str) -> None:
+    job = await bench.submit("sleep 0.3")
+    with bench.site.fault(fault):
+        watching = bench.watch(job)
+        await asyncio.sleep(1)
+        assert watching.ended is None
+        assert not watching.task.done()
+        assert len(watching.warnings) == (fault == "controller_down")
+    await until(watching.task.done)
+    assert watching.states == ["COMPLETED"]
+
+
+async def test_a_vanished_key_is_an_outage_too(bench: Bench) -> None:
+    async def without_key(_send: Any) -> CommandResult:
+        raise ConfigError("key_file: '/k' cannot be read on this machine")
+
+    job = await bench.submit(hold=True)
+    bench.faulty.plan(POLL, without_key)
+    watching = bench.watch(job)
+    await until(lambda: "The site answers again." in watching.notes)
+    assert "'/k' cannot be read" in watching.warnings[0]
+
+
+async def test_a_newcomer_hears_of_an_outage_at_once(bench: Bench) -> None:
+    """Between two attempts it may be minutes; nobody should wait in silence so long."""
+    job = await bench.submit(hold=True)
+    for _ in range(100):
+        bench.faulty.plan(POLL, faults.refuse)
+    first = bench.watch(job, interval=60)
+    await until(lambda: first.warnings)
+    newcomer = bench.watch(job, interval=60)
+    await until(lambda: newcomer.warnings, 2)
+    assert newcomer.warnings == first.warnings
+
+
+async def test_attempts_become_rarer_while_a_site_is_away(bench: Bench) -> None:
+    job = await bench.submit(hold=True)
+    tried: list[float] = []
+
+    async def refuse(_send: Any) -> CommandResult:
+        tried.append(time.monotonic())
+        raise ConnectFailedError("nobody is let in")
+
+    for _ in range(4):
+        bench.faulty.plan(POLL, refuse)
+    watching = bench.watch(job)
+    await until(lambda: "The site answers again." in watching.notes)
+    # Twice as long each time, less a quarter of jitter.
+    shortest = [FLOOR, 1.5 * FLOOR, 3 * FLOOR]
+    assert all(gap >= 0.95 * least for gap, least in zip(gaps(tried), shortest, strict=True))
+
+
+async def test_the_wait_after_failures_doubles_up_to_a_cap_and_never_below_the_interval() -> None:
+    for failures in range(1, 2000):
+        for shortest in (0.5, 15.0, 600.0):
+            wait = backoff_seconds(failures, shortest)
+            ideal = min(shortest * 2 ** (min(failures, 20) - 1), 300.0)
+            assert max(0.75 * ideal, shortest) <= wait <= max(ideal, shortest)
+
+
+async def test_the_waits_of_two_pollers_differ() -> None:
+    """Or all triggerers of the world would come back in the same second."""
+    assert len({backoff_seconds(5, 15.0) for _ in range(20)}) > 10
+
+
+# Coming and going
+
+
+async def test_a_watcher_that_leaves_early_affects_nobody(bench: Bench) -> None:
+    stays = bench.watch(await bench.submit("sleep 0.5; echo done"))
+    leaves = bench.watch(await bench.submit("sleep 60"))
+    await until(lambda: leaves.notes)
+    await leaves.leave()
+    assert bench.local.closed == 0
+    await until(stays.task.done)
+    assert (stays.lines, stays.states) == (["done"], ["COMPLETED"])
+    assert bench.site.jobs["102"]["state"] == "RUNNING"
+
+
+async def test_a_watcher_that_leaves_in_the_middle_of_a_round_affects_nobody(bench: Bench) -> None:
+    job = await bench.submit(hold=True)
+    stays = bench.watch(job)
+    leaves = bench.watch(job)
+    bench.faulty.plan(POLL, faults.delay(0.1))
+    await asyncio.sleep(0.05)
+    await leaves.leave()
+    await until(lambda: stays.notes)
+    assert not leaves.events
+
+
+async def test_the_last_one_out_closes_the_connection(bench: Bench) -> None:
+    job = await bench.submit(hold=True)
+    first, second = bench.watch(job), bench.watch(job)
+    await until(lambda: first.notes and second.notes)
+    await first.leave()
+    assert (bench.local.closed, bench.idle) == (0, [])
+    await second.leave()
+    assert bench.local.closed == 1
+    assert len(bench.idle) == 1
+    asked = len(bench.local.programs)
+    await asyncio.sleep(2 * FLOOR)
+    assert len(bench.local.programs) == asked
+
+
+async def test_the_last_one_out_may_leave_in_the_middle_of_a_command(bench: Bench) -> None:
+    job = await bench.submit(hold=True)
+    bench.faulty.plan(POLL, faults.delay(60))
+    watching = bench.watch(job)
+    await asyncio.sleep(0.05)
+    await watching.leave()
+    assert bench.local.closed == 1
+
+
+async def test_after_the_last_one_left_a_new_one_is_served(bench: Bench) -> None:
+    """Also by a poller that somebody had at hand while it was closing."""
+    job = await bench.submit(hold=True)
+    first = bench.watch(job)
+    await until(lambda: first.notes)
+    first.task.cancel()
+    await asyncio.sleep(0)
+    second = bench.watch(job)
+    await until(lambda: second.notes)
+
+
+async def test_a_poller_that_was_just_cancelled_serves_the_next_watcher(bench: Bench) -> None:
+    """Its old task was not done yet, so no new one was begun, and the watcher hung."""
+    job = await bench.submit(hold=True)
+    events = bench.poller.watch(watch_spec(job), interval=1)
+    assert isinstance(await anext(events), Note)
+    await events.aclose()
+    again = bench.poller.watch(watch_spec(job), interval=1)
+    async with asyncio.timeout(2), contextlib.aclosing(again):
+        assert isinstance(await anext(again), Note)
+
+
+async def test_the_connection_is_closed_even_when_the_last_command_fails_oddly(
+    bench: Bench,
+) -> None:
+    async def fail(_send: Any) -> CommandResult:
+        raise ZeroDivisionError
+
+    job = await bench.submit("echo one; sleep 60")
+    watching = bench.watch(job)
+    await until(lambda: watching.lines)
+    bench.faulty.plan(ACKNOWLEDGE, fail)
+    with contextlib.suppress(ZeroDivisionError):
+        await watching.leave()
+    await until(lambda: bench.local.closed)
+    assert len(bench.idle) == 1
+
+
+async def test_a_watcher_killed_twice_still_closes_the_connection(bench: Bench) -> None:
+    job = await bench.submit("echo one; sleep 60")
+    watching = bench.watch(job)
+    await until(lambda: watching.lines)
+    bench.faulty.plan(ACKNOWLEDGE, faults.delay(60))
+    watching.task.cancel()
+    await asyncio.sleep(0.05)
+    watching.task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await watching.task
+    assert bench.local.closed == 1
+    assert len(bench.idle) == 1
+
+
+async def test_watchers_that_end_together_write_down_how_far_they_came_in_one_command(
+    bench: Bench,
+) -> None:
+    jobs = [await bench.submit("echo one") for _ in range(8)]
+    for job in jobs:
+        await until(lambda job=job: bench.site.jobs[job.job_id]["state"] == "COMPLETED")
+    everyone = [bench.watch(job) for job in jobs]
+    await until(lambda: all(each.task.done() for each in everyone))
+    shown = [program for program in bench.local.programs if "'4'" in program or " 4 >" in program]
+    assert all((bench.site.home / job.run_dir / "log_offsets").read_text() == "4\n" for job in jobs)
+    assert len(shown) == 1
+
+
+# The log, over a watcher's end
+
+
+async def test_lines_count_as_shown_only_when_the_watcher_took_them(bench: Bench) -> None:
+    job = await bench.submit("echo one; sleep 60")
+    offsets = bench.site.home / job.run_dir / "log_offsets"
+    events = bench.poller.watch(watch_spec(job), interval=0.01)
+    async with contextlib.aclosing(events):
+        async for event in events:
+            if isinstance(event, LogLines):
+                break
+        asked = len(bench.polls())
+        await until(lambda: len(bench.polls()) >= asked + 3)
+        assert not offsets.exists()
+        pending = asyncio.ensure_future(anext(events))  # Asking for more says the lines are out.
+        await until(lambda: offsets.exists() and offsets.read_text() == "4\n")
+        pending.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await pending
+
+
+async def test_a_watcher_killed_before_it_passed_lines_on_leaves_them_to_the_next(
+    bench: Bench,
+) -> None:
+    job = await bench.submit("echo one; sleep 60")
+    events = bench.poller.watch(watch_spec(job), interval=0.01)
+    async with contextlib.aclosing(events):
+        async for event in events:
+            if isinstance(event, LogLines):
+                break
+    second = bench.watch(job)
+    await until(lambda: second.lines)
+    assert second.lines == ["one"]
+
+
+async def test_over_watchers_killed_between_rounds_each_line_is_shown_once(bench: Bench) -> None:
+    job = await bench.submit("for i in $(seq 20); do echo $i; sleep 0.1; done; printf end")
+    shown: list[str] = []
+    for _ in range(3):
+        watching = bench.watch(job)
+        await until(lambda watching=watching: watching.lines or watching.task.done())
+        await asyncio.sleep(0.2)
+        await watching.leave()
+        shown += watching.lines
+    last = bench.watch(job)
+    await until(last.task.done)
+    assert shown + last.lines == [*map(str, range(1, 21)), "end"]
+    assert any("Watching again" in note for note in last.notes)
+
+
+async def test_a_lost_acknowledgement_is_given_again(bench: Bench) -> None:
+    """Or what was shown would be shown again to the next watcher."""
+    job = await bench.submit("echo one; sleep 60")
+    offsets = bench.site.home / job.run_dir / "log_offsets"
+    for _ in range(2):
+        bench.faulty.plan(f" >{offsets}", faults.drop_before)
+    watching = bench.watch(job)
+    await until(offsets.exists)
+    assert offsets.read_text() == "4\n"
+    assert bench.faulty.plans == deque()
+    assert watching.warnings == []
+
+
+async def test_a_watcher_killed_while_it_is_written_down_waits_for_that(bench: Bench) -> None:
+    """The command was cancelled with the poller, and the next watcher showed the lines again."""
+    job = await bench.submit("echo one; sleep 60")
+    offsets = bench.site.home / job.run_dir / "log_offsets"
+    bench.faulty.plan(f" >{offsets}", faults.delay(0.2))
+    watching = bench.watch(job)
+    await until(lambda: watching.lines and not bench.faulty.plans)
+    await watching.leave()
+    assert offsets.read_text() == "4\n"
+
+
+# When something is badly wrong
+
+
+async def test_an_unexpected_error_reaches_everyone(bench: Bench) -> None:
+    async def fail(_send: Any) -> CommandResult:
+        raise ZeroDivisionError("nobody thought of that")
+
+    job = await bench.submit(hold=True)
+    everyone = [bench.watch(job) for _ in range(3)]
+    await until(lambda: all(each.notes for each in everyone))
+    bench.faulty.plan(POLL, fail)
+    await until(lambda: all(each.task.done() for each in everyone))
+    for watching in everyone:
+        with pytest.raises(ZeroDivisionError, match="nobody thought of that"):
+            watching.task.result()
+    assert bench.local.closed == 1
+    late = bench.watch(job)
+    await until(lambda: late.notes)
+
+
+# Who shares, and who does not
+
+
+def settings_of(port: int, key: str = KEY_TEXT, **changes: Any) -> SiteSettings:
+    return SiteSettings(
+        ssh=SshSettings(
+            target=Hop(host="127.0.0.1", port=port, username="alice"),
+            private_key=Secret(value=key),
+            no_host_key_check=True,
+        ),
+        poll_interval_floor=FLOOR,
+        **changes,
+    )
+
+
+async def test_equal_settings_share_a_poller_and_others_do_not() -> None:
+    one = poller_for(settings_of(1))
+    assert poller_for(settings_of(1)) is one
+    others = [settings_of(2), settings_of(1, "another key"), settings_of(1, account="x")]
+    assert len({id(one), *(id(poller_for(each)) for each in others)}) == 4
+
+
+async def test_different_event_loops_do_not_share() -> None:
+    async def find() -> SitePoller:
+        return poller_for(settings_of(1))
+
+    def elsewhere() -> SitePoller:
+        return asyncio.run(find())
+
+    # Both are held, so that the second cannot have got the first one's address.
+    here, there = await find(), await asyncio.to_thread(elsewhere)
+    assert here is not there
+    assert await find() is here
+
+
+async def test_a_poller_whose_last_watcher_left_is_forgotten(bench: Bench) -> None:
+    async with serve_ssh(public_line(KEY)) as server:
+        server.shell = bench.site.run
+        settings = settings_of(server.port)
+        poller = poller_for(settings)
+        events = poller.watch(watch_spec(await bench.submit(hold=True)), interval=1)
+        await anext(events)
+        assert poller_for(settings) is poller
+        await events.aclose()
+        fresh = poller_for(settings)
+        assert fresh is not poller
+        # The old one, used once more, must not take the new one with it.
+        events = poller.watch(watch_spec(await bench.submit(hold=True)), interval=1)
+        await anext(events)
+        await events.aclose()
+        assert poller_for(settings) is fresh
+
+
+async def test_all_watchers_of_one_site_share_one_log_in(bench: Bench) -> None:
+    jobs = [await bench.submit(hold=True) for _ in range(15)]
+    async with serve_ssh(public_line(KEY)) as server:
+        server.shell = bench.site.run
+        bench.poller = poller_for(settings_of(server.port))
+        everyone = [bench.watch(job) for job in jobs]
+        await until(lambda: all(each.notes for each in everyone))
+        await until(lambda: len(server.commands) >= 3)
+        assert len(server.logins) == 1
+        assert server.peak_sessions == 1
+        server.drop_all()
+        await until(lambda: len(server.logins) == 2)
+        for each in everyone:
+            each.task.cancel()
+        await asyncio.gather(*(each.task for each in everyone), return_exceptions=True)
+        await until(lambda: all(login.is_closed() for login in server.logins))
+
+
+WHOSE = contextvars.ContextVar("WHOSE", default="nobody's")
+
+
+async def test_each_watcher_keeps_its_own_context_and_the_poller_has_none(bench: Bench) -> None:
+    """Airflow routes a log record by the context variables of the task that writes it."""
+    seen_by_poller: list[str] = []
+
+    async def look(send: Callable[[], Awaitable[CommandResult]]) -> CommandResult:
+        seen_by_poller.append(WHOSE.get())
+        return await send()
+
+    job = await bench.submit(hold=True)
+    seen: dict[str, str] = {}
+
+    async def follow(name: str) -> None:
+        WHOSE.set(name)
+        events = bench.poller.watch(watch_spec(job), interval=0.01)
+        async with contextlib.aclosing(events):
+            await anext(events)
+            seen[name] = WHOSE.get()
+
+    for _ in range(4):
+        bench.faulty.plan(POLL, look)
+    await asyncio.gather(*(follow(name) for name in ("one's", "two's")))
+    assert seen == {"one's": "one's", "two's": "two's"}
+    assert set(seen_by_poller) == {"nobody's"}
