@@ -132,11 +132,12 @@ class SlurmClient:
         """Return who and where we are, for a person who tests a connection."""
         frames = await self.ask(build_probe())
         found = frames["sbatch"].status == 0
+        user, host = (frames[name] for name in ("user", "host"))
         config = frames["config"]
         cluster = re.search(r"^ClusterName\s*=\s*(\S+)", config.text, re.MULTILINE)
         return Probe(
-            user=frames["user"].text,
-            host=frames["host"].text,
+            user=user.text if user.status == 0 else "an unknown user",
+            host=host.text if host.status == 0 else "an unnamed host",
             home=frames["home"].text,
             path=frames["path"].text,
             version=_version(frames["version"].text) if found else None,

@@ -9,7 +9,7 @@ _WRONG_STORE: Final = "Check that the keys belong to this endpoint"
 REMEDIES: Final[dict[str, str]] = {
     "InvalidAccessKeyId": (
         "the object store does not know this access key. "
-        f"{_WRONG_STORE}, that login holds the access key and not the secret, and that it was "
+        f"{_WRONG_STORE}, that Access key holds the access key and not the secret, and that it was "
         "not deleted (openstack ec2 credentials list) or, on LUMI-O, did not expire."
     ),
     "SignatureDoesNotMatch": (

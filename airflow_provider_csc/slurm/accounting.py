@@ -60,7 +60,8 @@ _HEADINGS = ("step", "state", "exit", "tasks", "cpus", "elapsed", "cpu time", "c
 
 def render_table(rows: Sequence[AccountingRow]) -> str:
     """Return the accounting of one job as a short table, one line a step."""
-    table = [_HEADINGS, *(_cells(row) for row in rows)]
+    peak = compute_usage(rows).memory_bytes
+    table = [_HEADINGS, *(_cells(row, peak) for row in rows)]
     widths = [max(len(cells[column]) for cells in table) for column in range(len(_HEADINGS))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
@@ -68,9 +69,11 @@ def render_table(rows: Sequence[AccountingRow]) -> str:
     )
 
 
-def _cells(row: AccountingRow) -> tuple[str, ...]:
+def _cells(row: AccountingRow, peak_bytes: int | None) -> tuple[str, ...]:
     efficiency = _cpu_efficiency(row)
-    memory = _step_memory(row)
+    memory = format_bytes(_step_memory(row))
+    if row.step is None:
+        memory = f"{format_bytes(peak_bytes)} of {row.requested_memory or '?'}"
     return (
         row.step or "job",
         row.state.name,
@@ -80,7 +83,7 @@ def _cells(row: AccountingRow) -> tuple[str, ...]:
         format_seconds(row.elapsed_seconds),
         format_seconds(row.cpu_seconds),
         "-" if efficiency is None else f"{efficiency:.0%}",
-        f"of {row.requested_memory or '?'}" if row.step is None else format_bytes(memory),
+        memory,
     )
 
 

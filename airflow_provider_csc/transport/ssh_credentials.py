@@ -86,7 +86,8 @@ def load_credentials(settings: SshSettings) -> list[Credential]:
         return [key] if key else []
     if key is None:
         raise ConfigError(
-            "certificate: it is of no use without its private key. Give Key file or Private key.",
+            "certificate: it is of no use without its private key. Give Private key file or "
+            "Private key text.",
             field="certificate",
         )
     try:

@@ -73,7 +73,7 @@ def _unreachable(hop: Hop, error: Exception) -> str:
         case socket.gaierror(errno=socket.EAI_AGAIN):
             return f"DNS gives no answer about {hop.host!r} at the moment: {error.strerror}"
         case socket.gaierror():
-            return f"The name {hop.host!r} is not known to DNS. Correct the host's name."
+            return f"The name {hop.host!r} is not known to DNS. Correct it in Log-in node."
         # For a name with several addresses asyncio joins what each said into one text.
         case OSError() if f"[Errno {errno.ECONNREFUSED}]" in str(error):
             return f"{hop.host} refused a connection to port {hop.port}; is an sshd there?"
@@ -91,8 +91,9 @@ def _refusal(settings: SshSettings, hop: Hop, error: Exception) -> str:
     hint = describe_certificate(settings)
     user = hop.username or settings.target.username or "the default user"
     return (
-        f"{hop.host} refused the log-in of {user!r} on port {hop.port}: {error}. {hint}"
-    ).strip()
+        f"{hop.host} refused the log-in of {user!r} on port {hop.port}. Check the user name and "
+        f"the key. {hint}"
+    )
 
 
 async def _host_key_error(

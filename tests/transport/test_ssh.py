@@ -780,7 +780,9 @@ async def test_a_certificate_of_a_ca_the_server_does_not_trust_is_refused(
 
 
 @pytest.mark.parametrize(
-    "text", ["rubbish", "ssh-ed25519-cert-v01@openssh.com AAAA", public_line(KEY)]
+    "text",
+    ["rubbish", "ssh-ed25519-cert-v01@openssh.com AAAA", public_line(KEY)],
+    ids=["rubbish", "cut", "plain-key"],
 )
 async def test_garbage_in_the_place_of_a_certificate_is_said(
     ca_server: SshServer, text: str

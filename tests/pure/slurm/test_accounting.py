@@ -116,7 +116,7 @@ def test_the_table_has_a_line_for_each_step() -> None:
     ]
     assert render_table(rows(*lines)).splitlines() == [
         "step   state      exit  tasks  cpus  elapsed  cpu time  cpu  memory",
-        "job    FAILED     3     -      4     0:01:30  0:00:05   1%   of 4G",
+        "job    FAILED     3     -      4     0:01:30  0:00:05   1%   1.5 MiB of 4G",
         "batch  FAILED     3     1      1     0:01:30  0:00:05   6%   1.5 MiB",
         "0      CANCELLED  0:15  4      1     -        -         -    -",
     ]
