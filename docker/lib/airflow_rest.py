@@ -26,6 +26,14 @@ FINAL = ("success", "failed")
 RUN_SECONDS = 900
 
 
+class RefusedError(Exception):
+    """Airflow answered a request with an error."""
+
+    def __init__(self, request: str, status: int, answer: str) -> None:
+        super().__init__(f"{request}: {status} {answer}")
+        self.status = status
+
+
 class Airflow:
     """The REST interface of one Airflow, for the user that its description names."""
 
@@ -53,16 +61,20 @@ class Airflow:
             data=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": "application/json", "Accept": "application/json", **headers},
         )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            text = answer.read()
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                text = answer.read()
+        except urllib.error.HTTPError as error:
+            said = error.read().decode(errors="replace")
+            raise RefusedError(f"{method} {request.full_url}", error.code, said) from error
         return json.loads(text) if text else None
 
     def set_connection(self, connection: dict[str, Any]) -> None:
         """Create a connection, or change it where it is there already."""
         try:
             self.call("POST", "/connections", connection)
-        except urllib.error.HTTPError as error:
-            if error.code != HTTPStatus.CONFLICT:
+        except RefusedError as error:
+            if error.status != HTTPStatus.CONFLICT:
                 raise
             self.call("PATCH", f"/connections/{connection['connection_id']}", connection)
 
@@ -78,8 +90,8 @@ class Airflow:
     def has_dag(self, dag_id: str) -> bool:
         try:
             self.get(f"/dags/{dag_id}")
-        except urllib.error.HTTPError as error:
-            if error.code != HTTPStatus.NOT_FOUND:
+        except RefusedError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
                 raise
             return False
         return True
@@ -242,4 +254,7 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except (RefusedError, urllib.error.URLError) as problem:
+        sys.exit(f"airflow: {problem}")
