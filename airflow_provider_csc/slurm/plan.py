@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import posixpath
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from airflow_provider_csc.errors import ConfigError
@@ -75,6 +76,7 @@ def check_spec(spec: JobSpec) -> None:
     :raises ConfigError: names the field, the value and the remedy.
     """
     check_source(spec)
+    _check_characters(spec)
     _check_command(spec.command)
     if spec.script is not None:
         _check_template_file(spec.script)
@@ -97,6 +99,20 @@ def _check_template_file(script: str) -> None:
             field="script",
             value=script,
         )
+
+
+def _check_characters(spec: JobSpec) -> None:
+    for each in fields(spec):
+        value = getattr(spec, each.name)
+        try:
+            json.dumps(value, ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(
+                f"{each.name}: {error.object[error.start]!r} in it is half a character, which no "
+                "file can hold. Decode the text it came from as UTF-8.",
+                field=each.name,
+                value=ascii(value)[:200],
+            ) from error
 
 
 def _check_command(command: str | Sequence[str] | None) -> None:

@@ -247,6 +247,24 @@ def test_what_a_script_holds_is_refused_as_well(
     assert caught.value.field == field
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *(
+            {"command": "echo \ud83d"},
+            {"command": ["echo", "\udcff"]},
+            {"script": f"{SCRIPT}\udcff"},
+        ),
+        *({"env": {"A": "\udcff"}}, {"options": {"comment": ["\udcff"]}}, {"work_dir": "/\udcff"}),
+    ],
+)
+def test_half_a_character_is_refused_wherever_it_is(spec: dict[str, Any]) -> None:
+    """As when a text was cut in the middle of an emoji; it had failed while it was being sent."""
+    with pytest.raises(ConfigError, match="is half a character") as caught:
+        check_spec(JobSpec(**({} if "script" in spec else {"command": "x"}) | spec))
+    assert caught.value.field in spec
+
+
 def test_the_sources_are_checked_alone_before_templates_are_rendered() -> None:
     check_source(JobSpec(command="{{ params.command }}"))
     with pytest.raises(ConfigError, match="given: script and remote_script"):
