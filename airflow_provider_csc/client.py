@@ -19,6 +19,7 @@ from airflow_provider_csc.errors import (
     TransportError,
     UnreadableOutputError,
 )
+from airflow_provider_csc.slurm.answers import Answers
 from airflow_provider_csc.slurm.batch import LOG_FILE
 from airflow_provider_csc.slurm.commands import (
     LogRequest,
@@ -56,7 +57,6 @@ from airflow_provider_csc.slurm.submission import (
     read_look_up,
     read_submit_answer,
 )
-from airflow_provider_csc.slurm.tracking import Answers
 from airflow_provider_csc.slurm.verdict import Evidence
 
 if TYPE_CHECKING:

@@ -19,8 +19,9 @@ from weakref import WeakKeyDictionary
 
 from airflow_provider_csc.client import SlurmClient
 from airflow_provider_csc.errors import CscError, SlurmError
+from airflow_provider_csc.slurm.answers import Answers
 from airflow_provider_csc.slurm.commands import PollRequest
-from airflow_provider_csc.slurm.tracking import Answers, Ended, Event, JobTracker, Note, WatchSpec
+from airflow_provider_csc.slurm.tracking import Ended, Event, JobTracker, Note, WatchSpec
 from airflow_provider_csc.transport.ssh import SshTransport
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class _Watcher:
     def deliver(self, events: list[Event]) -> None:
         """Hand events over; the watcher takes them in its own task and log context."""
         if events:
-            self.batches.put_nowait(_Batch(events, self.tracker.offsets))
+            self.batches.put_nowait(_Batch(events, self.tracker.logs.offsets))
 
 
 class SitePoller:
@@ -106,11 +107,11 @@ class SitePoller:
                 raise batch
             for event in batch.events:
                 if isinstance(event, Ended):
-                    watcher.tracker.confirm(batch.offsets)
+                    watcher.tracker.logs.confirm(batch.offsets)
                     yield event
                     return
                 yield event
-            watcher.tracker.confirm(batch.offsets)
+            watcher.tracker.logs.confirm(batch.offsets)
 
     def _start(self) -> None:
         self._wake.set()
@@ -127,7 +128,7 @@ class SitePoller:
                 await self._stop()
 
     async def _take_leave(self, watcher: _Watcher) -> None:
-        self._leaving += watcher.tracker.acknowledge()
+        self._leaving += watcher.tracker.logs.acknowledge()
         while self._leaving or (self._writer is not None and not self._writer.done()):
             await self._acknowledge()
 
@@ -140,8 +141,8 @@ class SitePoller:
     async def _write_down(self) -> None:
         """Write down how far everybody's logs were shown, in one command."""
         await asyncio.sleep(_DELIVERY_SECONDS)
-        trackers = [watcher.tracker for watcher in self._watchers.values()]
-        shown = self._leaving + [pair for tracker in trackers for pair in tracker.acknowledge()]
+        logs = [watcher.tracker.logs for watcher in self._watchers.values()]
+        shown = self._leaving + [pair for each in logs for pair in each.acknowledge()]
         self._leaving = []
         if not shown:
             return
@@ -150,8 +151,8 @@ class SitePoller:
                 await self._client.poll(PollRequest(acknowledged=tuple(shown)))
         except (CscError, TimeoutError):
             # An outage is the next round's to tell of; it is written down again then.
-            for tracker in trackers:
-                tracker.doubt_acknowledgement()
+            for each in logs:
+                each.doubt_acknowledgement()
 
     async def _stop(self) -> None:
         """Be as new: whoever still holds this poller may watch again."""
@@ -222,7 +223,7 @@ class SitePoller:
                 return
             await self._ask(eager, [watcher.tracker.follow_up() for watcher in eager])
             watchers = [
-                one for one in eager if one.tracker.is_settling and one.tracker.has_more_log
+                one for one in eager if one.tracker.is_settling and one.tracker.logs.has_more
             ]
 
     async def _cancel(self, watchers: list[_Watcher]) -> None:

@@ -8,35 +8,26 @@ answers (`observe`), and passes on the events.
 from __future__ import annotations
 
 import logging
-import re
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from airflow_provider_csc.slurm.batch import parse_exit_record
-from airflow_provider_csc.slurm.commands import LogRequest, PollRequest
-from airflow_provider_csc.slurm.logtext import LineReader
+from airflow_provider_csc.slurm.commands import PollRequest
+from airflow_provider_csc.slurm.logfollow import LogFollower
 from airflow_provider_csc.slurm.output import (
     AccountingRow,
     Answer,
     NoAnswer,
     QueueRow,
-    belongs_to,
     is_without_accounting,
-    parse_accounting,
-    parse_log,
-    parse_queue,
 )
 from airflow_provider_csc.slurm.result import JobResult, build_result
 from airflow_provider_csc.slurm.states import JobState, Phase
 from airflow_provider_csc.slurm.verdict import Evidence, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from airflow_provider_csc.slurm.answers import Answers, Row
 
-    from airflow_provider_csc.slurm.framing import Frame
-
-_CHUNK_BYTES = 256 * 1024
-_TAIL_BYTES = 64 * 1024
 # How long an ended job waits for its accounting row and for the end of its log (seconds).
 _SETTLE_SECONDS = 30
 
@@ -94,49 +85,6 @@ class Ended:
 Event = LogLines | Note | Ended
 
 
-class Answers:
-    """One answer of a site, read once for all the trackers it serves."""
-
-    def __init__(self, frames: Mapping[str, Frame]) -> None:
-        self.clock = int(frames["clock"].text)
-        self.frames = frames
-        self.queue = parse_queue(frames["squeue"]) if "squeue" in frames else None
-        self.accounting = parse_accounting(frames["sacct"]) if "sacct" in frames else None
-        self._queue_index = _index(self.queue)
-        self._accounting_index = _index(self.accounting)
-
-    def queue_of(self, job_id: str) -> Answer[QueueRow]:
-        """Return squeue's rows of one job; it must have answered."""
-        return Answer(_select(self._queue_index, job_id))
-
-    def accounting_of(self, job_id: str) -> Answer[AccountingRow] | NoAnswer | None:
-        """Return sacct's rows of one job and its steps, or that it was not asked or not heard."""
-        if not isinstance(self.accounting, Answer):
-            return self.accounting
-        return Answer(_select(self._accounting_index, job_id))
-
-
-Row = TypeVar("Row", QueueRow, AccountingRow)
-_BASE_ID = re.compile(r"\d+")
-
-
-def _index(answer: Answer[Row] | NoAnswer | None) -> dict[str, list[Row]]:
-    index: dict[str, list[Row]] = {}
-    for row in answer.rows if isinstance(answer, Answer) else ():
-        index.setdefault(_base_of(row.job_id), []).append(row)
-    return index
-
-
-def _base_of(job_id: str) -> str:
-    found = _BASE_ID.match(job_id)
-    return found.group() if found else job_id
-
-
-def _select(index: dict[str, list[Row]], job_id: str) -> tuple[Row, ...]:
-    rows: Sequence[Row] = index.get(_base_of(job_id), ())
-    return tuple(row for row in rows if belongs_to(row.job_id, job_id))
-
-
 @dataclass(slots=True)
 class _Job:
     """What is known of one job so far."""
@@ -150,25 +98,6 @@ class _Job:
     result: JobResult | None = None
 
 
-@dataclass(slots=True)
-class _Log:
-    """One log file and how far it was read."""
-
-    path: str
-    offset: int = 0
-    line_offset: int = 0
-    reader: LineReader = field(default_factory=LineReader)
-    size: int | None = None
-    shown_bytes: int = 0
-    is_capped: bool = False
-    is_gone: bool = False
-
-    @property
-    def is_drained(self) -> bool:
-        """Whether all there is was read."""
-        return self.size is None or self.offset >= self.size or self.is_capped
-
-
 class JobTracker:
     """Follow the jobs of one `WatchSpec`; ``name`` makes its frames unique in an answer."""
 
@@ -176,14 +105,13 @@ class JobTracker:
         self.spec = spec
         self._name = name
         self._jobs = [_Job(job_id) for job_id in spec.job_ids]
-        self._logs = [_Log(path) for path in spec.log_paths]
-        # Until it is known how far an earlier watcher came, no log is read.
-        self._resumes = bool(spec.run_dir and self._logs)
+        self.logs = LogFollower(
+            name, spec.log_paths, run_dir=spec.run_dir, limit_bytes=spec.log_limit_bytes
+        )
         self._parked: str | None = None
         self._lacks_accounting = False
         self._asked = PollRequest()
         self._clock: int | None = None
-        self._acknowledged = self._confirmed = self.offsets
         self.limit: str | None = None
 
     @property
@@ -199,7 +127,7 @@ class JobTracker:
     @property
     def is_starting(self) -> bool:
         """Whether the logs should be read at once rather than in the next round."""
-        return any(log.size is None for log in self._logs) and self._is_running
+        return self.logs.is_unread and self._is_running
 
     @property
     def _is_running(self) -> bool:
@@ -215,27 +143,12 @@ class JobTracker:
     def _open(self) -> list[_Job]:
         return [job for job in self._jobs if job.result is None]
 
-    @property
-    def has_more_log(self) -> bool:
-        """Whether more of a log is known to exist than was read."""
-        return not all(log.is_drained or log.is_gone for log in self._logs)
-
-    @property
-    def offsets(self) -> str:
-        """How far the logs were read, in whole lines; what `confirm` takes."""
-        return " ".join(str(log.line_offset) for log in self._logs)
-
-    def confirm(self, offsets: str) -> None:
-        """Note that all lines up to here reached the task's log."""
-        self._confirmed = offsets
-
     def ask(self) -> PollRequest:
         """Return what a regular round asks: squeue, and the logs of what runs."""
-        resumes = ((self._progress_name, self.spec.run_dir),) if self.spec.run_dir else ()
         self._asked = PollRequest(
             queued=tuple(job.job_id for job in self._open),
-            progress=resumes if self._resumes else (),
-            logs=self._log_requests() if self._is_running else (),
+            progress=self.logs.progress_request(),
+            logs=self.logs.requests() if self._is_running else (),
         )
         return self._asked
 
@@ -247,35 +160,20 @@ class JobTracker:
         shows as ended, or not at all.
         """
         if not self.is_settling:
-            self._asked = PollRequest(logs=self._log_requests())
+            self._asked = PollRequest(logs=self.logs.requests())
             return self._asked
         over = tuple(job.job_id for job in self._open if job.settling_since is not None)
         self._asked = PollRequest(
             queued=tuple(job.job_id for job in self._open),
             accounted=over,
             exit_records=((self._exit_name, self.spec.run_dir),) if self.spec.run_dir else (),
-            logs=self._log_requests(),
+            logs=self.logs.requests(),
         )
         return self._asked
-
-    def acknowledge(self) -> tuple[tuple[str, str], ...]:
-        """Return what to write down about how far the log was shown, where that has changed."""
-        if not self.spec.run_dir or self._confirmed == self._acknowledged:
-            return ()
-        self._acknowledged = self._confirmed
-        return ((self.spec.run_dir, self._confirmed),)
-
-    def doubt_acknowledgement(self) -> None:
-        """Note that what `acknowledge` gave out last may not have been written down."""
-        self._acknowledged = ""
 
     @property
     def _exit_name(self) -> str:
         return f"{self._name}.exit"
-
-    @property
-    def _progress_name(self) -> str:
-        return f"{self._name}.progress"
 
     def observe(self, answers: Answers) -> list[Event]:
         """
@@ -286,8 +184,7 @@ class JobTracker:
         self._clock = answers.clock
         queue = answers.queue if self._asked.queued else None
         accounting = answers.accounting if self._asked.accounted else None
-        resumed = self._resume_logs(answers.frames)
-        events = resumed + self._read_logs(answers.frames)
+        events = self._read_logs(answers)
         if isinstance(queue, NoAnswer):
             return [*events, *self.park(f"squeue gave no answer: {queue.reason}")]
         if queue is not None:
@@ -296,6 +193,13 @@ class JobTracker:
         if accounting is not None:
             events += self._settle(answers)
         return [*events, *self._check_limits()]
+
+    def _read_logs(self, answers: Answers) -> list[Event]:
+        events: list[Event] = []
+        if self.logs.resume(answers.frames):
+            events.append(Note(f"Watching again; the log goes on behind byte {self.logs.offsets}."))
+        lines = self.logs.read(answers.frames)
+        return [*events, LogLines(lines)] if lines else events
 
     def park(self, reason: str) -> list[Event]:
         """Note that the site gave no answer; said once, however long it lasts."""
@@ -370,62 +274,6 @@ class JobTracker:
             ("execution_timeout", self.spec.deadline, 0 if self.spec.deadline else None),
         ]
 
-    def _resume_logs(self, frames: Mapping[str, Frame]) -> list[Event]:
-        """Go on where an earlier watcher of the same job stopped."""
-        frame = frames.get(self._progress_name)
-        if frame is None or not self._resumes:
-            return []
-        self._resumes = False
-        offsets = [int(word) for word in frame.text.split() if word.isdecimal()]
-        if frame.status != 0 or len(offsets) != len(self._logs) or not any(offsets):
-            return []
-        for log, offset in zip(self._logs, offsets, strict=True):
-            log.offset = log.line_offset = log.shown_bytes = offset
-        self._acknowledged = self._confirmed = self.offsets
-        return [Note(f"Watching again; the log goes on behind byte {self.offsets}.")]
-
-    def _log_requests(self) -> tuple[LogRequest, ...]:
-        if self._resumes:
-            return ()
-        return tuple(
-            LogRequest(
-                name=f"{self._name}.log{number}",
-                path=log.path,
-                offset=log.offset,
-                limit=_CHUNK_BYTES,
-            )
-            for number, log in enumerate(self._logs)
-            if not log.is_capped
-        )
-
-    def _read_logs(self, frames: Mapping[str, Frame]) -> list[Event]:
-        lines: list[str] = []
-        for number, log in enumerate(self._logs):
-            frame = frames.get(f"{self._name}.log{number}")
-            if frame is None:
-                continue
-            answer = parse_log(frame)
-            log.is_gone = answer is None and log.size is not None
-            if answer is not None:
-                lines += self._take_log(log, *answer)
-        return [LogLines(lines)] if lines else []
-
-    def _take_log(self, log: _Log, size: int, offset: int, data: bytes) -> list[str]:
-        if size < log.offset:
-            # As when a requeued job opens it anew.
-            log.offset = log.line_offset = 0
-            note = f"[{log.path} was truncated; reading it from its beginning]"
-            return [*log.reader.flush(), note]
-        log.size, log.offset = size, offset + len(data)
-        log.line_offset = _after_last_line(log, offset, data)
-        log.shown_bytes += len(data)
-        lines = log.reader.feed(data)
-        if log.shown_bytes >= self.spec.log_limit_bytes and log.offset < size:
-            log.is_capped = True
-            lines += log.reader.flush()
-            lines.append(f"[not shown: the rest of {log.path}, of which {size} bytes exist so far]")
-        return lines
-
     def _settle(self, answers: Answers) -> list[Event]:
         frame = answers.frames.get(self._exit_name)
         record = parse_exit_record(frame.data) if frame else None
@@ -451,7 +299,7 @@ class JobTracker:
             )
             whole = accounted or is_without_accounting(job.accounting)
             is_late = waited >= _SETTLE_SECONDS
-            drained = all(log.is_drained or (log.is_gone and is_late) for log in self._logs)
+            drained = self.logs.is_drained(is_late=is_late)
             return drained and (whole or (is_late and _is_told_as_a_whole(job, evidence)))
         return evidence.is_denied and waited >= self.spec.missing_seconds
 
@@ -480,16 +328,9 @@ class JobTracker:
     def _end(self) -> list[Event]:
         if not self.is_done:
             return []
-        rest = [line for log in self._logs for line in _last_lines(log)]
+        rest = self.logs.last_lines()
         ended = Ended([job.result for job in self._jobs if job.result is not None])
         return [LogLines(rest), ended] if rest else [ended]
-
-
-def _last_lines(log: _Log) -> list[str]:
-    lines = log.reader.flush()
-    if log.is_gone and not log.is_drained:
-        lines.append(f"[{log.path} is gone; what it held behind byte {log.offset} was not read]")
-    return lines
 
 
 def _is_told_as_a_whole(job: _Job, evidence: Evidence) -> bool:
@@ -500,13 +341,6 @@ def _is_told_as_a_whole(job: _Job, evidence: Evidence) -> bool:
     """
     rows = job.queue.rows if job.queue else ()
     return evidence.exit_record is not None or all(row.job_id == job.job_id for row in rows)
-
-
-def _after_last_line(log: _Log, offset: int, data: bytes) -> int:
-    newline = data.rfind(b"\n")
-    if newline >= 0:
-        return offset + newline + 1
-    return log.line_offset if log.offset - log.line_offset < _TAIL_BYTES else log.offset
 
 
 def _earliest(times: list[int | None]) -> int | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from airflow_provider_csc.slurm.answers import Answers
 from airflow_provider_csc.slurm.framing import Frame
 from airflow_provider_csc.slurm.tracking import (
-    Answers,
     Ended,
     Event,
     JobTracker,
@@ -79,9 +79,9 @@ class Story:
             if not (self.tracker.is_settling or self.tracker.is_starting):
                 break
             events += self._ask(self.tracker.follow_up())
-            if not (self.tracker.is_settling and self.tracker.has_more_log):
+            if not (self.tracker.is_settling and self.tracker.logs.has_more):
                 break
-        self.tracker.confirm(self.tracker.offsets)
+        self.tracker.logs.confirm(self.tracker.logs.offsets)
         self.events += events
         return events
 

@@ -513,7 +513,7 @@ def test_standard_error_in_a_file_of_its_own_is_shown_too() -> None:
     story = Story(spec, Site(QUEUE["running"], logs={LOG: b"out\n", "/err": b"err\n"}))
     story.round()
     assert story.lines == ["out", "err"]
-    assert story.tracker.offsets == "4 4"
+    assert story.tracker.logs.offsets == "4 4"
 
 
 def test_a_log_beyond_its_limit_is_pointed_to() -> None:
@@ -549,7 +549,7 @@ def test_a_truncated_log_is_read_from_its_beginning() -> None:
         *("first run", "unfinis"),
         *(f"[{LOG} was truncated; reading it from its beginning]", "again"),
     ]
-    assert story.tracker.offsets == "6"
+    assert story.tracker.logs.offsets == "6"
 
 
 def test_a_truncated_log_without_a_newline_is_not_resumed_behind_its_end() -> None:
@@ -558,7 +558,7 @@ def test_a_truncated_log_without_a_newline_is_not_resumed_behind_its_end() -> No
     story.site.logs[LOG] = b"bar"
     story.round(15)
     story.round(15)
-    assert story.tracker.offsets == "0"
+    assert story.tracker.logs.offsets == "0"
 
 
 def test_a_log_that_is_gone_holds_the_end_up_for_half_a_minute_only() -> None:
@@ -566,7 +566,7 @@ def test_a_log_that_is_gone_holds_the_end_up_for_half_a_minute_only() -> None:
     log = b"line\n" * 100_000
     story = Story(SPEC, Site(QUEUE["running"], logs={LOG: log}))
     story.round()
-    assert story.tracker.has_more_log
+    assert story.tracker.logs.has_more
     del story.site.logs[LOG]
     story.site.squeue, story.site.sacct = answer(), answer(accounting_line())
     asked = len(story.site.requests)
@@ -602,7 +602,7 @@ def test_a_new_watcher_goes_on_where_the_last_one_stopped() -> None:
     site = Site(QUEUE["running"], logs={LOG: b"one\ntwo\nthr"})
     first = Story(SPEC, site)
     first.round()
-    ((where, offsets),) = first.tracker.acknowledge()
+    ((where, offsets),) = first.tracker.logs.acknowledge()
     assert (where, offsets) == (RUN_DIR, "8")
     site.progress = offsets
     site.logs[LOG] += b"ee\n"
@@ -625,7 +625,7 @@ def test_restarts_lose_and_double_no_line(data: st.DataObject) -> None:
             position += data.draw(st.integers(1, 40))
             site.logs[LOG] = log[:position]
             story.round()
-            for _, offsets in story.tracker.acknowledge():
+            for _, offsets in story.tracker.logs.acknowledge():
                 site.progress = offsets
         shown += story.lines
     assert shown == lines
@@ -636,10 +636,10 @@ def test_only_what_was_shown_is_acknowledged() -> None:
     site = Site(QUEUE["running"], logs={LOG: b"one\n"})
     tracker.observe(site.answer(tracker.ask(), 1000))
     tracker.observe(site.answer(tracker.follow_up(), 1000))
-    assert tracker.acknowledge() == ()
-    tracker.confirm(tracker.offsets)
-    assert tracker.acknowledge() == ((RUN_DIR, "4"),)
-    assert tracker.acknowledge() == ()
+    assert tracker.logs.acknowledge() == ()
+    tracker.logs.confirm(tracker.logs.offsets)
+    assert tracker.logs.acknowledge() == ((RUN_DIR, "4"),)
+    assert tracker.logs.acknowledge() == ()
 
 
 @pytest.mark.parametrize("progress", ["", "x", "1 2", "-5", "0", "4\n5"])
