@@ -76,7 +76,8 @@ _SUBMIT = r"""
 put() { printf '%s' "$2" >"$1"; }
 enter() { cd -- "$1" && [ -w . ] && pwd; }
 send() {
-  umask "$user_umask" && cd -- "$cwd" && sbatch --parsable ${work_dir:+"--chdir=$cwd"} "$@"
+  umask "$user_umask" && cd -- "$cwd" &&
+    timeout 150 sbatch --parsable ${work_dir:+"--chdir=$cwd"} "$@"
 }
 pattern() {
   case $1 in
@@ -218,6 +219,8 @@ class LogRequest:
     limit: int
 
 
+# In base64, because only then the size of what could be read is known before it is sent: a log that
+# breaks off in the middle (an input/output error) must not break the answer for every other job.
 _READ_LOG = """
 read_log() {
   local LC_ALL=C size start take
@@ -228,11 +231,8 @@ read_log() {
   take=$((size - start))
   [ "$take" -ge 0 ] || take=0
   [ "$take" -le "$4" ] || take=$4
-  set -- "$1" "$2" "$size $start "
-  printf '%s %s %d %d\\n%s' "$mark" "$1" 0 "$((take + ${#3}))" "$3"
-  [ "$take" -eq 0 ] || dd if="$2" bs=65536 skip="$start" count="$take" status=none \\
-    iflag=skip_bytes,count_bytes,fullblock
-  printf '\\n'
+  frame "$1" 0 "$size $start $([ "$take" -eq 0 ] || dd if="$2" bs=65536 skip="$start" \\
+    count="$take" iflag=skip_bytes,count_bytes,fullblock 2>/dev/null | base64 --wrap=0)"
 }
 """
 

@@ -29,7 +29,7 @@ class _Log:
     size: int | None = None
     shown_bytes: int = 0
     is_capped: bool = False
-    is_gone: bool = False
+    is_unreadable: bool = False
 
     @property
     def is_drained(self) -> bool:
@@ -63,9 +63,8 @@ class _Log:
     def last_lines(self) -> list[str]:
         """Return what is left when nothing more will be read."""
         lines = self.reader.flush()
-        if self.is_gone and not self.is_drained:
-            note = f"[{self.path} is gone; what it held behind byte {self.offset} was not read]"
-            lines.append(note)
+        if self.is_unreadable and not self.is_drained:
+            lines.append(f"[{self.path} could not be read behind byte {self.offset}]")
         return lines
 
 
@@ -97,11 +96,11 @@ class LogFollower:
     @property
     def has_more(self) -> bool:
         """Whether more of a file is known to exist than was read."""
-        return not all(log.is_drained or log.is_gone for log in self._logs)
+        return not all(log.is_drained or log.is_unreadable for log in self._logs)
 
     def is_drained(self, *, is_late: bool) -> bool:
-        """Whether all was read; when it is late, a file that is gone is not waited for."""
-        return all(log.is_drained or (log.is_gone and is_late) for log in self._logs)
+        """Whether all was read; when it is late, a file that cannot be read is not waited for."""
+        return all(log.is_drained or (log.is_unreadable and is_late) for log in self._logs)
 
     @property
     def offsets(self) -> str:
@@ -168,9 +167,11 @@ class LogFollower:
             if frame is None:
                 continue
             answer = parse_log(frame)
-            log.is_gone = answer is None and log.size is not None
+            log.is_unreadable = answer is None and log.size is not None
             if answer is not None:
-                lines += log.take(*answer, limit_bytes=self._limit_bytes)
+                size, offset, data = answer
+                log.is_unreadable = offset < size and not data
+                lines += log.take(size, offset, data, limit_bytes=self._limit_bytes)
         return lines
 
     def last_lines(self) -> list[str]:

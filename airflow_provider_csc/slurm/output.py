@@ -8,6 +8,7 @@ A failed command, an answer without the job and a row are three different things
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -288,7 +289,8 @@ def is_submit_verdict(frame: Frame) -> bool:
     """Whether a failed sbatch is known to have submitted nothing."""
     # Not more: 255 is what sbatch ends with when it does not understand its arguments.
     killed = 128 < frame.status <= 128 + 64  # noqa: PLR2004
-    return not killed and bool(frame.text) and not _NO_VERDICT.search(frame.text)
+    timed_out = frame.status == 124  # noqa: PLR2004 - of timeout(1)
+    return not killed and not timed_out and bool(frame.text) and not _NO_VERDICT.search(frame.text)
 
 
 def parse_log_paths(text: str) -> tuple[str | None, str | None]:
@@ -303,4 +305,4 @@ def parse_log(frame: Frame) -> tuple[int, int, bytes] | None:
     if frame.status != 0:
         return None
     size, offset, data = frame.data.split(b" ", 2)
-    return int(size), int(offset), data
+    return int(size), int(offset), b64decode(data)

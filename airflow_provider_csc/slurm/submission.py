@@ -14,6 +14,7 @@ from airflow_provider_csc.slurm.output import (
     Answer,
     QueueRow,
     is_submit_verdict,
+    is_without_accounting,
     parse_accounting,
     parse_job_id,
     parse_log_paths,
@@ -163,6 +164,11 @@ class Previous:
         """Whether it may still run: everything that is not known to have ended, if it exists."""
         return self.job_id is not None and not self.state.is_final
 
+    def may_be_submitting(self, stale_seconds: int) -> bool:
+        """Whether its remote step may still be at work: a run directory, no job id, not old."""
+        is_claim = self.job_id is None and self.run_dir is not None
+        return is_claim and (self.age_seconds or 0) <= stale_seconds
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LookUp:
@@ -187,7 +193,8 @@ def read_look_up(frames: Mapping[str, Frame], key: str) -> LookUp:
             _previous(number, frames, by_try.get(number, []), accounted.get(number, []))
             for number in tries
         ),
-        is_complete=isinstance(queue, Answer) and isinstance(accounting, Answer),
+        is_complete=isinstance(queue, Answer)
+        and (isinstance(accounting, Answer) or is_without_accounting(accounting)),
         problem="; ".join(problems),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -26,13 +27,14 @@ LOG = f"{RUN_DIR}/stdout.log"
 
 @dataclass
 class Site:
-    """What a site would answer now."""
+    """What a site would answer now; ``readable`` is how far a broken file can be read."""
 
     squeue: Frame = field(default_factory=answer)
     sacct: Frame = field(default_factory=answer)
     record: bytes | None = None
     progress: str | None = None
     logs: dict[str, bytes] = field(default_factory=dict)
+    readable: dict[str, int] = field(default_factory=dict)
     requests: list[PollRequest] = field(default_factory=list)
 
     def answer(self, request: PollRequest, clock: int) -> Answers:
@@ -54,7 +56,8 @@ class Site:
         if request.path not in self.logs:
             return Frame(1, b"")
         data = self.logs[request.path]
-        part = data[request.offset : request.offset + request.limit]
+        stop = min(request.offset + request.limit, self.readable.get(request.path, len(data)))
+        part = b64encode(data[request.offset : stop])
         return Frame(0, f"{len(data)} {request.offset} ".encode() + part)
 
 

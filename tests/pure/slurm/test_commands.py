@@ -463,6 +463,14 @@ def test_what_is_no_log_is_none(site: FakeSite, tmp_path: Path) -> None:
     assert read(site, tmp_path / "fifo", 0) == (0, 0, b"")
 
 
+def test_a_log_that_breaks_off_disturbs_no_other_answer(site: FakeSite) -> None:
+    """A file of sysfs says that it has 4096 bytes, and gives fewer, as one with an error does."""
+    path = "/sys/devices/system/cpu/online"
+    size, offset, data = read(site, path, 0, 10_000)  # type: ignore[misc]
+    assert (size, offset) == (4096, 0)
+    assert 0 < len(data) < size
+
+
 def test_several_logs_are_read_in_one_program(site: FakeSite, tmp_path: Path) -> None:
     requests = []
     for number in range(3):

@@ -473,8 +473,8 @@ def test_log_paths_are_read(text: str, paths: tuple[str | None, str | None]) -> 
 @pytest.mark.parametrize(
     ("frame", "log"),
     [
-        (Frame(0, b"10 4 abc"), (10, 4, b"abc")),
-        (Frame(0, b"10 4  b c\n"), (10, 4, b" b c\n")),
+        (Frame(0, b"10 4 YWJj"), (10, 4, b"abc")),
+        (Frame(0, b"10 4 AP8K"), (10, 4, b"\0\xff\n")),
         (Frame(0, b"0 0 "), (0, 0, b"")),
         (Frame(1, b""), None),
     ],

@@ -575,7 +575,23 @@ def test_a_log_that_is_gone_holds_the_end_up_for_half_a_minute_only() -> None:
     assert len(story.site.requests) == asked + 2
     story.round(30)
     assert story.ended is not None
-    assert story.lines[-1] == f"[{LOG} is gone; what it held behind byte 262144 was not read]"
+    assert story.lines[-1] == f"[{LOG} could not be read behind byte 262144]"
+
+
+def test_a_log_that_cannot_be_read_to_its_end_holds_the_end_up_for_half_a_minute_only() -> None:
+    """As with an input/output error in its middle."""
+    story = Story(SPEC, Site(QUEUE["running"], logs={LOG: b"one\ntwo\n"}, readable={LOG: 4}))
+    story.round()
+    assert story.lines == ["one"]
+    story.site.squeue, story.site.sacct = answer(), answer(accounting_line())
+    story.round(15)
+    story.round(29)
+    assert story.ended is None
+    asked = len(story.site.requests)
+    story.round(1)
+    assert len(story.site.requests) == asked + 2
+    assert story.ended is not None
+    assert story.lines == ["one", f"[{LOG} could not be read behind byte 4]"]
 
 
 def test_a_log_that_was_gone_for_a_moment_is_read_on() -> None:
