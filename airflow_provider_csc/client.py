@@ -255,7 +255,7 @@ class SlurmClient:
         :raises SubmitUnknownError: when it stayed unknown whether Slurm took the job.
         """
         if identity.try_number > 1:
-            look_up = await self._look_up(request, identity, label=label, since=since)
+            look_up = await self._quiet_look_up(request, identity, label=label, since=since)
             adopted = await self._apply_decision(look_up, identity, report)
             if adopted:
                 return adopted
@@ -284,6 +284,28 @@ class SlurmClient:
             base_dir=request.base_dir, key=identity.key, names=names, since=since - _DAY
         )
         return read_look_up(await self.ask(program), identity.key)
+
+    async def _quiet_look_up(
+        self, request: SubmitRequest, identity: TaskIdentity, *, label: str, since: int
+    ) -> LookUp:
+        """Look up, and again as long as the remote step of an earlier try may be at work."""
+        busy: list[Previous] = []
+        for delay in (0, *self._resolve_delays):
+            await asyncio.sleep(delay)
+            look_up = await self._look_up(request, identity, label=label, since=since)
+            busy = [
+                one
+                for one in look_up.previous
+                if one.try_number < identity.try_number
+                and one.may_be_submitting(_STALE_CLAIM_SECONDS)
+            ]
+            if not busy:
+                return look_up
+        raise SubmitUnknownError(
+            f"Try {busy[-1].try_number} of this task may still be submitting a job in "
+            f"{busy[-1].run_dir}. Nothing is submitted before that is known.",
+            run_dir=busy[-1].run_dir,
+        )
 
     async def _apply_decision(
         self, look_up: LookUp, identity: TaskIdentity, report: Callable[[str], None]

@@ -50,6 +50,13 @@ class _Watcher:
     interval: float
     batches: asyncio.Queue[_Batch | BaseException] = field(default_factory=asyncio.Queue)
 
+    def observe(self, answers: Answers) -> None:
+        """Take in an answer; what goes wrong with it here is no other watcher's business."""
+        try:
+            self.deliver(self.tracker.observe(answers))
+        except Exception as error:  # noqa: BLE001 - it is raised where somebody waits for it
+            self.batches.put_nowait(error)
+
     def deliver(self, events: list[Event]) -> None:
         """Hand events over; the watcher takes them in its own task and log context."""
         if events:
@@ -213,7 +220,7 @@ class SitePoller:
             return
         answers = Answers(await self._client.poll(request))
         for watcher in watchers:
-            watcher.deliver(watcher.tracker.observe(answers))
+            watcher.observe(answers)
 
     async def _follow_up(self, watchers: list[_Watcher]) -> None:
         """Read the first lines of what started; hear all sources about what is over."""

@@ -44,7 +44,7 @@ async def open_connection(
     }
     if credentials:
         options |= {"client_keys": credentials, "agent_path": None}
-    if settings.password:
+    if settings.password and hop == settings.target:
         options["password"] = settings.password.value
     try:
         # Not asyncssh's own connect_timeout: it is a wait_for, which in Python 3.11 may swallow a
