@@ -432,7 +432,7 @@ def test_a_failure_that_says_nothing_of_the_job_is_no_verdict(text: str) -> None
     assert not is_submit_verdict(Frame(1, text.encode()))
 
 
-@pytest.mark.parametrize("status", [129, 130, 137, 143, 192])
+@pytest.mark.parametrize("status", [124, 129, 130, 137, 143, 192])
 def test_a_killed_sbatch_is_no_verdict(status: int) -> None:
     assert not is_submit_verdict(Frame(status, b"sbatch: error: anything"))
 

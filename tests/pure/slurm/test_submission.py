@@ -20,6 +20,7 @@ from airflow_provider_csc.slurm.submission import (
 )
 from airflow_provider_csc.slurm.verdict import UNKNOWN
 from tests.pure.slurm.evidence import (
+    NO_ACCOUNTING,
     NO_CONTROLLER,
     NO_DATABASE,
     accounting_line,
@@ -289,6 +290,31 @@ def test_a_silent_source_makes_the_look_up_incomplete(
     found = look_up(squeue, sacct, **directory(1))
     assert not found.is_complete
     assert problem in found.problem
+
+
+def test_a_site_without_accounting_is_looked_up_as_far_as_it_goes() -> None:
+    assert look_up(sacct=NO_ACCOUNTING).is_complete
+    assert not look_up(NO_CONTROLLER, NO_ACCOUNTING).is_complete
+
+
+@pytest.mark.parametrize(
+    ("job_id", "run_dir", "age_seconds", "expected"),
+    [
+        (None, "/base/1", 10, True),
+        (None, "/base/1", 300, True),
+        (None, "/base/1", None, True),
+        (None, "/base/1", 301, False),
+        ("5", "/base/1", 10, False),
+        (None, None, 10, False),
+    ],
+)
+def test_a_young_directory_without_an_id_may_still_be_submitting(
+    job_id: str | None, run_dir: str | None, age_seconds: int | None, *, expected: bool
+) -> None:
+    found = Previous(
+        try_number=1, job_id=job_id, run_dir=run_dir, state=UNKNOWN, age_seconds=age_seconds
+    )
+    assert found.may_be_submitting(300) is expected
 
 
 # ---- deciding ----
