@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from airflow_provider_csc.errors import (
@@ -247,16 +248,18 @@ class SlurmClient:
         """
         Submit exactly once for this task instance, or return the job that was submitted before.
 
-        ``since`` (seconds since 1970) is when the first submission may have happened at the
-        earliest. ``report`` is told, in words, what was found and decided.
+        ``since`` (seconds since 1970, this machine's clock) is when the DAG run began. ``report``
+        is told, in words, what was found and decided.
 
         :raises ConfigError: for a directory on the cluster that cannot be used.
         :raises SubmitRejectedError: when sbatch refused; nothing was left behind.
         :raises SubmitUnknownError: when it stayed unknown whether Slurm took the job.
         """
+        run_seconds = max(int(time.time()) - since, 0)
+        request = replace(request, run_seconds=run_seconds)
         if identity.try_number > 1:
             look_up = await self._quiet_look_up(request, identity, label=label, since=since)
-            adopted = await self._apply_decision(look_up, identity, report)
+            adopted = await self._apply_decision(look_up, identity, run_seconds, report)
             if adopted:
                 return adopted
         attempts = 0
@@ -308,14 +311,23 @@ class SlurmClient:
         )
 
     async def _apply_decision(
-        self, look_up: LookUp, identity: TaskIdentity, report: Callable[[str], None]
+        self,
+        look_up: LookUp,
+        identity: TaskIdentity,
+        run_seconds: int,
+        report: Callable[[str], None],
     ) -> Submission | None:
         if not look_up.is_complete:
             raise SubmitUnknownError(
                 "It cannot be told whether an earlier try of this task has a job: "
                 f"{look_up.problem}. Nothing is submitted before that is known."
             )
-        decision = decide(look_up, try_number=identity.try_number, first_try=identity.first_try)
+        decision = decide(
+            look_up,
+            try_number=identity.try_number,
+            first_try=identity.first_try,
+            run_seconds=run_seconds,
+        )
         report(decision.why)
         if decision.cancel:
             await self.cancel([each.job_id for each in decision.cancel if each.job_id])

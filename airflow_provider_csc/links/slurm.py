@@ -19,7 +19,7 @@ class SlurmJobLink(BaseOperatorLink):
     The connection's field *Web interface* says where that is; without it there is no button.
     """
 
-    name = "Job files"
+    name = "Job files"  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType] - a property in the base, an attribute in every link of Airflow
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002
         """Return the address that was stored when the job was submitted."""

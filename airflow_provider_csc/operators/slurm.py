@@ -145,7 +145,7 @@ class SlurmSubmitOperator(BaseOperator):
 
     def resolve_template_files(self) -> None:
         """Load only `script` from a file; a command or a path may end with ``.sh`` too."""
-        if isinstance(self.script, str) and self.script.endswith(self.template_ext):
+        if isinstance(self.script, str) and self.script.endswith(tuple(self.template_ext)):
             environment = self.get_template_env()
             if environment.loader is not None:
                 self.script = environment.loader.get_source(environment, self.script)[0]

@@ -85,6 +85,11 @@ pattern() {
     *) printf '%s' "${1//\%/%%}" ;;
   esac
 }
+older_than_run() {
+  local made
+  [ -n "$run_seconds" ] && made=$(stat --format=%Y -- "$1/SCRIPT" 2>/dev/null) || return
+  [ "$(($(date +%s) - made))" -gt "$((run_seconds + 60))" ]
+}
 submit() {
   local base new_base run_dir cwd id user_umask
   user_umask=$(umask)
@@ -100,6 +105,9 @@ submit() {
   base=$(dirname -- "$run_dir")
   new_base=$(missing "$base")
   frame new_base 0 "$new_base"
+  if older_than_run "$run_dir"; then
+    ask superseded mv -- "$run_dir" "$run_dir~$(stat --format=%Y -- "$run_dir/SCRIPT")"
+  fi
   if ! ask base mkdir -p -- "$base" || ! ask claim mkdir -- "$run_dir"; then
     if [ -d "$run_dir" ]; then
       ask existing cat -- "$run_dir/JOB_ID"
@@ -138,6 +146,8 @@ class SubmitRequest:
     runs in its run directory. With ``own_output`` the log goes into the run directory, because the
     user named no other place; with ``asks_paths`` Slurm is asked where output or error go.
     ``asked`` are the options that the user, the script or the connection chose, for messages.
+    ``run_seconds`` is how long ago the DAG run began: a run directory that is older was left by a
+    run of the same id that was deleted.
     """
 
     token: str
@@ -149,6 +159,7 @@ class SubmitRequest:
     own_output: bool
     asks_paths: bool
     asked: tuple[str, ...] = ()
+    run_seconds: int | None = None
 
 
 def build_submit(request: SubmitRequest) -> str:
@@ -160,6 +171,7 @@ def build_submit(request: SubmitRequest) -> str:
             "work_dir": request.work_dir or "",
             "own_output": "1" if request.own_output else "",
             "asks_paths": "1" if request.asks_paths else "",
+            "run_seconds": "" if request.run_seconds is None else str(request.run_seconds),
             "script": request.script,
             "batch": request.batch,
         }
@@ -200,7 +212,8 @@ frame base 0 "$base"
 for dir in "$base"/{key}.*; do
   [ -d "$dir" ] || continue
   frame "dir.${{dir##*.}}" 0 "$dir"
-  ask "age.${{dir##*.}}" stat --format=%Y -- "$dir"
+  made=$(stat --format=%Y -- "$dir/{SCRIPT_FILE}" 2>/dev/null) || made=$(stat --format=%Y -- "$dir")
+  frame "made.${{dir##*.}}" 0 "$made"
   ask "job_id.${{dir##*.}}" cat -- "$dir/{JOB_ID_FILE}"
   ask "exit.${{dir##*.}}" cat -- "$dir/{EXIT_FILE}"
 done

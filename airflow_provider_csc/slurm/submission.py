@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,6 +14,7 @@ from airflow_provider_csc.slurm.output import (
     AccountingRow,
     Answer,
     QueueRow,
+    belongs_to,
     is_submit_verdict,
     is_without_accounting,
     parse_accounting,
@@ -24,7 +26,7 @@ from airflow_provider_csc.slurm.rejections import find_remedy
 from airflow_provider_csc.slurm.verdict import UNKNOWN, Evidence, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from airflow_provider_csc.slurm.states import JobState
 
@@ -164,6 +166,10 @@ class Previous:
         """Whether it may still run: everything that is not known to have ended, if it exists."""
         return self.job_id is not None and not self.state.is_final
 
+    def is_older_than(self, seconds: float) -> bool:
+        """Whether it was made longer ago than that, with a minute for what rounding costs."""
+        return self.age_seconds is not None and self.age_seconds > seconds + 60
+
     def may_be_submitting(self, stale_seconds: int) -> bool:
         """Whether its remote step may still be at work: a run directory, no job id, not old."""
         is_claim = self.job_id is None and self.run_dir is not None
@@ -228,6 +234,10 @@ def _previous(
         job_id = next(
             iter([row.job_id for row in queued] + [row.job_id for row in accounted]), None
         )
+    else:
+        # A run of the same id that was deleted may have had a job of the same name.
+        queued = [row for row in queued if belongs_to(row.job_id, job_id)]
+        accounted = [row for row in accounted if belongs_to(row.job_id, job_id)]
     exit_frame = frames.get(f"exit.{number}")
     record: ExitRecord | None = parse_exit_record(exit_frame.data) if exit_frame else None
     own = record if record and record.job_id == job_id else None
@@ -239,16 +249,19 @@ def _previous(
         job_id=job_id,
         run_dir=directory.text if directory else None,
         state=judge(evidence).state if job_id else UNKNOWN,
-        age_seconds=_age(frames, number),
+        age_seconds=_age(frames, number, [*queued, *accounted]),
         recorded=job_frame.text if job_frame else "",
     )
 
 
-def _age(frames: Mapping[str, Frame], number: int) -> int | None:
-    made, clock = frames.get(f"age.{number}"), frames.get("clock")
-    if not made or not clock or not made.text.isdecimal():
-        return None
-    return int(clock.text) - int(made.text)
+def _age(
+    frames: Mapping[str, Frame], number: int, rows: Sequence[QueueRow | AccountingRow]
+) -> int | None:
+    """Return the age of a submission by the cluster's clock, from its directory or its rows."""
+    made = frames.get(f"made.{number}")
+    times = [int(made.text)] if made and made.text.isdecimal() else []
+    times += [row.submitted for row in rows if row.submitted]
+    return int(frames["clock"].text) - times[0] if times else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,17 +273,24 @@ class Decision:
     why: str
 
 
-def decide(look_up: LookUp, *, try_number: int, first_try: int) -> Decision:
+def decide(
+    look_up: LookUp, *, try_number: int, first_try: int, run_seconds: float = math.inf
+) -> Decision:
     """
     Decide about the submissions of earlier tries.
 
     A retry of the same generation adopts a job that still runs, or that succeeded without anybody
     having taken note (its worker was lost). In a new generation (a user cleared the task) whatever
-    still runs is unwanted.
+    still runs is unwanted; so is what is older than the DAG run (``run_seconds``), which a deleted
+    run of the same id left.
     """
     earlier = [each for each in look_up.previous if each.try_number < try_number and each.job_id]
-    mine = [each for each in earlier if each.try_number >= first_try]
-    old = tuple(each for each in earlier if each.try_number < first_try and each.is_live)
+    mine = [
+        each
+        for each in earlier
+        if each.try_number >= first_try and not each.is_older_than(run_seconds)
+    ]
+    old = tuple(each for each in earlier if each.is_live and each not in mine)
     wanted = [each for each in mine if each.is_live or each.state.is_success]
     if wanted:
         newest = wanted[-1]
@@ -285,6 +305,7 @@ def decide(look_up: LookUp, *, try_number: int, first_try: int) -> Decision:
     if old:
         names = ", ".join(f"{each.job_id} ({each.state.name})" for each in old)
         return Decision(
-            cancel=old, why=f"The task was cleared; its earlier job {names} is cancelled first."
+            cancel=old,
+            why=f"The task was cleared, or its run made anew; job {names} is cancelled first.",
         )
     return Decision(why=f"{len(earlier)} earlier job(s) of this task have ended.")

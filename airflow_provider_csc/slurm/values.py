@@ -45,7 +45,7 @@ def parse_time_limit(value: str | int | timedelta) -> int | None:
 def parse_delay(value: str | int | timedelta) -> int | None:
     """Return the seconds of a waiting time in the notation of time limits, where zero is zero."""
     seconds = _read_seconds(value)
-    if seconds is not UNLIMITED and not 0 <= seconds <= _INT_MAX:
+    if seconds is not None and not 0 <= seconds <= _INT_MAX:
         problem = f"{shown(value)} is not between 0 and 68 years, the longest Slurm can count"
         raise NotationError(problem, _TIME_REMEDY)
     return seconds
@@ -71,7 +71,7 @@ def _read_seconds(value: str | int | timedelta) -> int | None:
 
 def format_time_limit(seconds: int | None) -> str:
     """Return ``D-HH:MM:SS``, which Slurm reads in every place, or ``UNLIMITED``."""
-    if seconds is UNLIMITED:
+    if seconds is None:
         return "UNLIMITED"
     minutes, second = divmod(seconds, 60)
     hours, minute = divmod(minutes, 60)

@@ -85,6 +85,7 @@ class Bench:
         base_dir: Path | str | None = None,
         client: SlurmClient | None = None,
         hold: bool = False,
+        run_began: int | None = None,
         **spec: Any,
     ) -> Submission:
         """Submit as the operator does; ``hold`` keeps the job alive without running it."""
@@ -99,7 +100,11 @@ class Bench:
             base_dir=str(base_dir or self.base_dir),
         )
         submission = await (client or self.client).submit(
-            request, identity, label=label, since=int(time.time()), report=self.said.append
+            request,
+            identity,
+            label=label,
+            since=run_began or int(time.time()),
+            report=self.said.append,
         )
         self.job_ids.add(submission.job_id)
         return submission
@@ -257,6 +262,36 @@ async def test_a_new_generation_does_not_adopt_an_old_success(bench: Bench) -> N
     await bench.until(first.job_id, "COMPLETED")
     second = await bench.submit(hold=True, try_number=2, first_try=2)
     assert second.job_id != first.job_id
+
+
+def make_older(submission: Submission, seconds: int) -> None:
+    """Let a run directory look as if it had been made that long ago."""
+    made = time.time() - seconds
+    os.utime(Path(submission.run_dir) / "script", (made, made))
+
+
+async def test_what_a_deleted_run_of_the_same_id_left_is_not_adopted(bench: Bench) -> None:
+    old = await bench.submit("true")
+    await bench.until(old.job_id, "COMPLETED")
+    make_older(old, 600)
+
+    new = await bench.submit("true", run_began=int(time.time()) - 30)
+
+    assert new.job_id != old.job_id
+    assert not new.is_adopted
+    assert new.run_dir == old.run_dir
+    kept = [path for path in Path(old.run_dir).parent.iterdir() if "~" in path.name]
+    assert [(path / "job_id").read_text().strip() for path in kept] == [old.job_id]
+
+
+async def test_a_retry_does_not_adopt_the_success_of_a_deleted_run_either(bench: Bench) -> None:
+    old = await bench.submit("true")
+    await bench.until(old.job_id, "COMPLETED")
+    make_older(old, 600)
+
+    new = await bench.submit("true", try_number=2, run_began=int(time.time()) - 30)
+
+    assert new.job_id != old.job_id
 
 
 async def test_another_task_is_not_taken_for_this_one(bench: Bench) -> None:

@@ -291,7 +291,7 @@ def test_run_directories_of_a_task_are_found_wherever_they_are(
     assert frames["job_id.1"] == Frame(0, b"4711")
     assert frames["exit.1"] == Frame(0, b"{}")
     assert frames["job_id.2"].status == 1
-    assert int(frames["clock"].text) - int(frames["age.2"].text) in range(60)
+    assert int(frames["clock"].text) - int(frames["made.2"].text) in range(60)
     assert list_files(site.home) == set()
 
 

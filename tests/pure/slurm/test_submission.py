@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from airflow_provider_csc.errors import ConfigError, SubmitRejectedError
@@ -190,7 +192,7 @@ def directory(number: int, job_id: bytes | None = b"123", **more: Frame) -> dict
     missing = Frame(1, b"cat: No such file or directory")
     return {
         f"dir_at_{number}": Frame(0, f"/base/{KEY}.{number}".encode()),
-        f"age_at_{number}": Frame(0, b"9900"),
+        f"made_at_{number}": Frame(0, b"9900"),
         f"job_id_at_{number}": missing if job_id is None else Frame(0, job_id),
         f"exit_at_{number}": missing,
         **more,
@@ -382,6 +384,25 @@ def test_earlier_jobs_are_adopted_or_cancelled(
 
 
 @pytest.mark.parametrize(
+    ("state", "age", "adopted", "cancelled"),
+    [
+        ("COMPLETED", 1000, None, []),
+        ("RUNNING", 1000, None, ["11"]),
+        ("COMPLETED", 160, 1, []),
+        ("RUNNING", None, 1, []),
+    ],
+)
+def test_what_is_older_than_the_run_is_not_of_this_run(
+    state: str, age: int | None, adopted: int | None, cancelled: list[str]
+) -> None:
+    found = replace(previous(1, state), age_seconds=age)
+    look_up = LookUp(previous=(found,), is_complete=True)
+    decision = decide(look_up, try_number=2, first_try=1, run_seconds=100)
+    assert (decision.adopt.try_number if decision.adopt else None) == adopted
+    assert [each.job_id for each in decision.cancel] == cancelled
+
+
+@pytest.mark.parametrize(
     ("found", "first_try", "why"),
     [
         (
@@ -395,7 +416,7 @@ def test_earlier_jobs_are_adopted_or_cancelled(
         (
             [previous(1, "RUNNING")],
             2,
-            "The task was cleared; its earlier job 11 (RUNNING) is cancelled first.",
+            "The task was cleared, or its run made anew; job 11 (RUNNING) is cancelled first.",
         ),
         ([previous(1, "FAILED")], 1, "1 earlier job(s) of this task have ended."),
     ],
