@@ -19,11 +19,14 @@ class SlurmJobLink(BaseOperatorLink):
     The connection's field *Web interface* says where that is; without it there is no button.
     """
 
-    name = "Job files"  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType] - a property in the base, an attribute in every link of Airflow
+    # A property in the base class, an attribute in every link of Airflow.
+    name = "Job files"  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002
         """Return the address that was stored when the job was submitted."""
-        return XCom.get_value(key=self.xcom_key, ti_key=ti_key) or ""
+        # Airflow's own key lacks what its protocol of a key asks for, attributes to write to.
+        value = XCom.get_value(key=self.xcom_key, ti_key=ti_key)  # pyright: ignore[reportArgumentType]
+        return value or ""
 
     def persist(self, context: Context, *, web_interface: str | None, run_dir: str) -> None:
         """Store the address, so that the button works while the task is still deferred."""

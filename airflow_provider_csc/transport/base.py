@@ -18,7 +18,7 @@ class CommandResult:
 class Transport(Protocol):
     """Runs one command at a time on a log-in node; keeps no state between two of them."""
 
-    async def run(self, command: str, *, stdin: bytes, timeout: float) -> CommandResult:
+    async def run(self, command: str, *, stdin: bytes, timeout: float) -> CommandResult:  # pyright: ignore[reportReturnType] - a protocol
         """
         Run a command and return its output.
 
