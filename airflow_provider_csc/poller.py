@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _MAX_BACKOFF_SECONDS = 300.0
 _MAX_FOLLOW_UPS = 200
+_MAX_FOLLOW_UPS_RUNNING = 16
 _WRITE_SECONDS = 5.0
 # Long enough for every watcher on the loop to pass its lines on before they are acknowledged.
 _DELIVERY_SECONDS = 0.05
@@ -223,14 +224,18 @@ class SitePoller:
             watcher.observe(answers)
 
     async def _follow_up(self, watchers: list[_Watcher]) -> None:
-        """Read the first lines of what started; hear all sources about what is over."""
-        for _ in range(_MAX_FOLLOW_UPS):
-            eager = [one for one in watchers if one.tracker.is_settling or one.tracker.is_starting]
+        """Read the first lines of what started, and long logs; hear all about what is over."""
+        for number in range(_MAX_FOLLOW_UPS):
+            eager = [one for one in watchers if one.tracker.is_eager]
             if not eager:
                 return
             await self._ask(eager, [watcher.tracker.follow_up() for watcher in eager])
+            # A job that writes without end must not keep the others from their next round.
+            is_last = number >= _MAX_FOLLOW_UPS_RUNNING
             watchers = [
-                one for one in eager if one.tracker.is_settling and one.tracker.logs.has_more
+                one
+                for one in eager
+                if one.tracker.logs.has_more and (one.tracker.is_settling or not is_last)
             ]
 
     async def _cancel(self, watchers: list[_Watcher]) -> None:

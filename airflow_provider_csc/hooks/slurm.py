@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
+_ASK_AGAIN_SECONDS = 10
+
 
 def run_sync(work: Coroutine[Any, Any, Value]) -> Value:
     """Run a coroutine from code that is not async, also while an event loop runs (a notebook)."""
@@ -140,9 +142,23 @@ class SlurmHook(BaseHook):
 
         return self._with_client(work, settings)
 
-    def query(self, job_ids: Sequence[str]) -> dict[str, JobResult]:
-        """Return what squeue and sacct say of jobs now; see `SlurmClient.query`."""
-        return self._with_client(lambda client: client.query(job_ids))
+    def query(self, job_ids: Sequence[str], *, patience: float = 0) -> dict[str, JobResult]:
+        """
+        Return what squeue and sacct say of jobs now; see `SlurmClient.query`.
+
+        ``patience`` is for how many seconds a job that neither knows is asked for again.
+        """
+
+        async def work(client: SlurmClient) -> dict[str, JobResult]:
+            found = await client.query(job_ids)
+            for _ in range(int(patience / _ASK_AGAIN_SECONDS)):
+                if len(found) == len(set(job_ids)):
+                    break
+                await asyncio.sleep(_ASK_AGAIN_SECONDS)
+                found = await client.query(job_ids)
+            return found
+
+        return self._with_client(work)
 
     def cancel(self, job_ids: Sequence[str]) -> None:
         """Cancel jobs with scancel; see `SlurmClient.cancel`."""

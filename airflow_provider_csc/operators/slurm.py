@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator, conf
 
-from airflow_provider_csc.errors import ConfigError, JobFailedError, SubmitRejectedError
+from airflow_provider_csc.errors import (
+    ConfigError,
+    CscError,
+    JobFailedError,
+    SubmitRejectedError,
+)
 from airflow_provider_csc.links.slurm import SlurmJobLink
 from airflow_provider_csc.slurm.identity import TaskIdentity, first_try_of_generation
 from airflow_provider_csc.slurm.options import check_option_names
@@ -18,6 +23,8 @@ from airflow_provider_csc.slurm.plan import (
     JobSpec,
     check_source,
     check_spec,
+    check_template_file,
+    is_template_file,
 )
 from airflow_provider_csc.slurm.result import JobResult, describe_result, to_xcom
 
@@ -86,7 +93,7 @@ class SlurmSubmitOperator(BaseOperator):
         "job_name",
         "slurm_conn_id",
     )
-    template_ext = TEMPLATE_EXTENSIONS
+    template_ext: tuple[str, ...] = TEMPLATE_EXTENSIONS
     template_fields_renderers = {  # noqa: RUF012 - as in every operator of Airflow
         "command": "bash",
         "script": "bash",
@@ -145,17 +152,26 @@ class SlurmSubmitOperator(BaseOperator):
 
     def resolve_template_files(self) -> None:
         """Load only `script` from a file; a command or a path may end with ``.sh`` too."""
-        if isinstance(self.script, str) and self.script.endswith(tuple(self.template_ext)):
+        if is_template_file(self.script):
+            from jinja2 import TemplateNotFound  # noqa: PLC0415 - only where it is needed
+
             environment = self.get_template_env()
-            if environment.loader is not None:
-                self.script = environment.loader.get_source(environment, self.script)[0]
+            try:
+                if environment.loader is not None:
+                    self.script = environment.loader.get_source(environment, self.script)[0]
+            except TemplateNotFound:
+                check_template_file(self.script)
         self.prepare_template()
 
     def render_template(self, content: Any, *args: Any, **kwargs: Any) -> Any:
         """Render every string as a template of its own, never as the name of a file."""
-        if isinstance(content, str):
-            # An empty comment at its end renders to nothing.
-            content += "{##}"
+        if isinstance(content, str) and content.endswith(tuple(self.template_ext)):
+            # Airflow would take it for the name of a file.
+            self.template_ext, extensions = (), self.template_ext
+            try:
+                return super().render_template(content, *args, **kwargs)
+            finally:
+                self.template_ext = extensions
         return super().render_template(content, *args, **kwargs)
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -164,7 +180,11 @@ class SlurmSubmitOperator(BaseOperator):
         try:
             check_spec(spec)
             submission = self._submit(spec, context)
-        except (ConfigError, SubmitRejectedError) as error:
+        except SubmitRejectedError as error:
+            if error.details.get("is_temporary"):
+                raise  # A full queue has room later: an ordinary failure, with retries.
+            raise AirflowFailException(error.message) from error
+        except ConfigError as error:
             raise AirflowFailException(error.message) from error
         context["ti"].xcom_push(key="job_id", value=submission.job_id)
         if not self.wait_for_completion:
@@ -189,7 +209,10 @@ class SlurmSubmitOperator(BaseOperator):
             from airflow_provider_csc.triggers.slurm import cancel_and_confirm  # noqa: PLC0415
 
             settings = SlurmHook(self.slurm_conn_id).get_settings()
-            run_sync(cancel_and_confirm(settings, [self._job_id], self.log))
+            try:
+                run_sync(cancel_and_confirm(settings, [self._job_id], self.log))
+            except CscError as error:
+                self.log.exception("Job %s may still run: %s", self._job_id, error.message)
 
     def _build_spec(self) -> JobSpec:
         return JobSpec(

@@ -5,7 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowFailException, BaseSensorOperator, conf
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSkipException,
+    BaseSensorOperator,
+    conf,
+)
 from airflow.sdk import PokeReturnValue
 
 from airflow_provider_csc.errors import ConfigError, JobFailedError, SlurmError, TransportError
@@ -63,9 +68,16 @@ class SlurmJobSensor(BaseSensorOperator):
             return super().execute(context)
         from airflow_provider_csc.triggers.slurm import SlurmJobTrigger  # noqa: PLC0415
 
+        try:
+            job_ids = self._job_ids()
+        except AirflowFailException as error:
+            # Only what happens after a deferral does Airflow turn into a skip.
+            if self.soft_fail or self.never_fail:
+                raise AirflowSkipException(str(error)) from error
+            raise
         trigger = SlurmJobTrigger(
             slurm_conn_id=self.slurm_conn_id,
-            job_ids=self._job_ids(),
+            job_ids=job_ids,
             poll_interval=self.poke_interval,
             missing_seconds=_MISSING_SECONDS,
         )
@@ -73,7 +85,7 @@ class SlurmJobSensor(BaseSensorOperator):
         return self.defer(
             trigger=trigger,
             method_name=self.execute_complete.__name__,
-            timeout=timedelta(seconds=self.timeout),
+            timeout=min(timedelta(seconds=self.timeout), self.execution_timeout or timedelta.max),
         )
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:  # noqa: ARG002
@@ -86,7 +98,7 @@ class SlurmJobSensor(BaseSensorOperator):
 
         job_ids = self._job_ids()
         try:
-            found = SlurmHook(self.slurm_conn_id).query(job_ids)
+            found = SlurmHook(self.slurm_conn_id).query(job_ids, patience=_MISSING_SECONDS)
         except ConfigError as error:
             raise AirflowFailException(error.message) from error
         except (TransportError, SlurmError) as error:
@@ -105,6 +117,8 @@ class SlurmJobSensor(BaseSensorOperator):
         given = self.job_id
         parts = given.split(",") if isinstance(given, str) else given
         listed = [parts] if isinstance(parts, int) else list(parts)
+        if not listed:
+            raise AirflowFailException(f"job_id: {given!r} names no job. Give at least one id.")
         try:
             return [_parse_single_id(part) for part in listed]
         except ValueError as error:

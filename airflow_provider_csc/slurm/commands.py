@@ -37,7 +37,7 @@ slurm() {
 _SEPARATOR = f"$'\\x{ord(SEPARATOR):02x}'"
 
 # Seen on 22.05: slurmdbd stores " as `, and what is not in its database's character set as ?.
-_STORED_AS_IT_IS = re.compile(r"[\w .:/+=@%#()\[\]{}<>|;&*!?~^-]+", re.ASCII)
+_STORED_AS_IT_IS = re.compile(r"[\w .:/+=@%#(){}<>|;&*!?~^-]+", re.ASCII)
 
 _PLACE = """
 place() {
@@ -106,7 +106,10 @@ submit() {
   new_base=$(missing "$base")
   frame new_base 0 "$new_base"
   if older_than_run "$run_dir"; then
-    ask superseded mv -- "$run_dir" "$run_dir~$(stat --format=%Y -- "$run_dir/SCRIPT")"
+    # Its job must be gone first: the files it would run were to be another's.
+    id=$(grep -E -o '^[0-9]+' -- "$run_dir/JOB_ID" | head -n 1)
+    if [ -n "$id" ]; then ask superseded scancel -- "$id" || return; fi
+    ask superseded mv -- "$run_dir" "$run_dir~$(stat --format=%Y -- "$run_dir/SCRIPT")" || return
   fi
   if ! ask base mkdir -p -- "$base" || ! ask claim mkdir -- "$run_dir"; then
     if [ -d "$run_dir" ]; then
@@ -196,14 +199,12 @@ def build_look_up(*, base_dir: str, key: str, names: Sequence[str], since: int) 
     Ask for every submission of a task instance: run directories, then squeue, then sacct by name.
 
     ``since`` (seconds since 1970) bounds sacct's search, which a site's database pays for. Names
-    that slurmdbd would not have stored as they are cannot be searched for; then sacct is asked for
-    all the user's jobs since.
+    that slurmdbd would not have stored as they are, or that sacct reads as a notation of its own
+    (quotes, brackets), cannot be searched for; then it is asked for all the user's jobs since, and
+    the reader picks out the right ones.
     """
     searchable = all(_STORED_AS_IT_IS.fullmatch(name) for name in names)
     by_name = f"--name={quote(','.join(names))}" if searchable else ""
-    # sacct reads quotes and brackets in --name as notation of its own, and then finds nothing; the
-    # reader picks out the right rows in any case.
-    by_name = "" if set("'\"`[]") & set("".join(names)) else f" --name={quote(','.join(names))}"
     return f"""{_PLACE}{_SLURM}
 base=$(place {quote(base_dir)})
 since=$(date --date=@{since} +%FT%T)

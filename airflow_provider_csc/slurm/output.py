@@ -280,7 +280,8 @@ _NO_VERDICT = re.compile(
     r"timed out|Unable to contact slurm controller|Communication (connection|send|receive|shutdown)"
     r"|Zero Bytes were transmitted|Unexpected message received|Connection (refused|reset)"
     r"|Transport endpoint|Message receive failure|Protocol version|standby mode|Broken pipe"
-    r"|Unspecified error|Resource temporarily unavailable|temporarily unable",
+    r"|Protocol authentication error|Insane message length|Header lengths are longer"
+    r"|Message send failure|Unspecified error|Resource temporarily unavailable|temporarily unable",
     re.IGNORECASE,
 )
 

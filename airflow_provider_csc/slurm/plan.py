@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import posixpath
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from airflow_provider_csc.errors import ConfigError
 from airflow_provider_csc.slurm.batch import (
@@ -17,6 +18,7 @@ from airflow_provider_csc.slurm.batch import (
 )
 from airflow_provider_csc.slurm.commands import SubmitRequest
 from airflow_provider_csc.slurm.identity import build_job_name
+from airflow_provider_csc.slurm.notation import shown
 from airflow_provider_csc.slurm.options import (
     check_contradictions,
     option_arguments,
@@ -25,7 +27,7 @@ from airflow_provider_csc.slurm.options import (
 from airflow_provider_csc.slurm.script_options import check_script_options, read_script_options
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from airflow_provider_csc.slurm.identity import TaskIdentity
 
@@ -76,10 +78,11 @@ def check_spec(spec: JobSpec) -> None:
     :raises ConfigError: names the field, the value and the remedy.
     """
     check_source(spec)
+    _check_types(spec)
     _check_characters(spec)
     _check_command(spec.command)
     if spec.script is not None:
-        _check_template_file(spec.script)
+        check_template_file(spec.script)
         check_script("script", spec.script)
     if spec.remote_script is not None:
         check_remote_path("remote_script", spec.remote_script)
@@ -91,8 +94,42 @@ def check_spec(spec: JobSpec) -> None:
     parse_environment(env=spec.env, modules=spec.modules, path=spec.environment)
 
 
-def _check_template_file(script: str) -> None:
-    if "\n" not in script and script.endswith(TEMPLATE_EXTENSIONS):
+_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    "command": ((str, list, tuple), "text, or a list of a program and its arguments"),
+    "script": ((str,), "text"),
+    "remote_script": ((str,), "text; convert a Path with str()"),
+    "options": ((Mapping,), "a dict, as {'mem': '4G'}"),
+    "env": ((Mapping,), "a dict, as {'NAME': 'value'}"),
+    "modules": ((list, tuple), "a list, as ['gcc/15.2.0']"),
+    "environment": ((str,), "text; convert a Path with str()"),
+    "work_dir": ((str,), "text; convert a Path with str()"),
+    "job_name": ((str,), "text"),
+}
+
+
+def _check_types(spec: JobSpec) -> None:
+    for name, (types, wanted) in _TYPES.items():
+        value = getattr(spec, name)
+        if value is not None and not isinstance(value, types):
+            raise ConfigError(
+                f"{name}: {shown(value)} is of type {type(value).__name__}; give {wanted}.",
+                field=name,
+                value=value,
+            )
+
+
+def is_template_file(script: object) -> TypeGuard[str]:
+    """Whether a `script` is the name of a file rather than a script."""
+    return isinstance(script, str) and "\n" not in script and script.endswith(TEMPLATE_EXTENSIONS)
+
+
+def check_template_file(script: str) -> None:
+    """
+    Refuse a `script` that is still the name of a file.
+
+    :raises ConfigError: naming it, and where such files are looked for.
+    """
+    if is_template_file(script):
         raise ConfigError(
             f"script: the template file {script!r} was not found. Its path is relative to the DAG "
             "file's directory, or to one in the DAG's template_searchpath.",

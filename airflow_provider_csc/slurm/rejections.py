@@ -70,9 +70,20 @@ _REMEDIES = (
 )
 
 
+# What may be otherwise in a while: a queue that is full, a partition that is drained.
+_TEMPORARY = re.compile(
+    r"(QOS|Assoc)\w*(Max|Grp)\w*(Jobs?|Submit)\w*Limit|job submit limit|inactive or drain"
+)
+
+
 def find_remedy(stderr: str) -> str:
     """Return what to do about an sbatch refusal; for an unknown one, where to look."""
     for pattern, remedy in _REMEDIES:
         if re.search(pattern, stderr):
             return remedy
     return "See sbatch(1) and the site's documentation for this message."
+
+
+def is_temporary(stderr: str) -> bool:
+    """Whether an sbatch refusal may pass by itself, so that a retry makes sense."""
+    return bool(_TEMPORARY.search(stderr))

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from airflow_provider_csc.errors import ConfigError, SubmitRejectedError
+from airflow_provider_csc.errors import ConfigError, SubmitRejectedError, SubmitUnknownError
 from airflow_provider_csc.slurm.batch import ExitRecord, parse_exit_record
 from airflow_provider_csc.slurm.framing import Frame
 from airflow_provider_csc.slurm.identity import parse_token
@@ -22,7 +22,7 @@ from airflow_provider_csc.slurm.output import (
     parse_log_paths,
     parse_queue,
 )
-from airflow_provider_csc.slurm.rejections import find_remedy
+from airflow_provider_csc.slurm.rejections import find_remedy, is_temporary
 from airflow_provider_csc.slurm.verdict import UNKNOWN, Evidence, judge
 
 if TYPE_CHECKING:
@@ -98,6 +98,14 @@ def _check_directories(frames: Mapping[str, Frame], *, work_dir: str | None, bas
         )
     if "existing" in frames:
         return
+    superseded = frames.get("superseded", _OK)
+    if superseded.status != 0:
+        raise SubmitUnknownError(
+            "A deleted DAG run of the same id left a job in "
+            f"{frames['run_dir'].text}, which could not be cancelled: {superseded.complaint}. "
+            "Nothing was submitted.",
+            run_dir=None,
+        )
     for step in ("base", "claim", "files"):
         frame = frames.get(step, _OK)
         if frame.status != 0:
@@ -122,7 +130,8 @@ def _read_existing(frame: Frame, run_dir: str, log_name: str) -> Submission | Cl
 def adopt(job_id: str, run_dir: str, *, recorded: str, log_name: str) -> Submission:
     """Return an earlier submission from what its run directory recorded."""
     stdout, stderr = parse_log_paths(recorded)
-    default = f"{run_dir}/{log_name}"
+    # Of a job that was found by its name alone no file is known.
+    default = f"{run_dir}/{log_name}" if run_dir else ""
     return Submission(
         job_id=job_id,
         run_dir=run_dir,
@@ -143,6 +152,7 @@ def _read_refusal(sbatch: Frame, run_dir: str, new_base: str) -> NoVerdict:
     said = "\n".join(line for line in sbatch.text.splitlines()[-5:])
     raise SubmitRejectedError(
         f"Slurm refused the job: {said}\n{find_remedy(sbatch.text)} Nothing was submitted.",
+        is_temporary=is_temporary(sbatch.text),
         run_dir=run_dir,
         new_base=new_base,
         stderr=sbatch.text,

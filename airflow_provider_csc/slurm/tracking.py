@@ -130,6 +130,11 @@ class JobTracker:
         return self.logs.is_unread and self._is_running
 
     @property
+    def is_eager(self) -> bool:
+        """Whether it has a question that should not wait for the next round."""
+        return self.is_settling or self.is_starting or (self.logs.has_more and self._is_running)
+
+    @property
     def _is_running(self) -> bool:
         rows = [row for job in self._open if job.queue for row in job.queue.rows]
         return any(row.state.phase is Phase.RUNNING for row in rows)

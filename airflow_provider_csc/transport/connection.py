@@ -131,6 +131,12 @@ class _Extra:
             return None
         if not isinstance(value, str):
             raise self.error(name, "is not text.")
+        if "PRIVATE KEY-----" in value:
+            raise ConfigError(
+                f"Connection {self._fields.conn_id!r}, field {name}: a private key stands here; it "
+                "belongs into Private key text. Treat it as seen by others if this was shown.",
+                field=name,
+            )
         if "\0" in value:
             raise self.error(name, "holds a NUL byte. Type it again.")
         return value
