@@ -115,6 +115,37 @@ def test_a_path_that_ends_like_a_template_file_is_not_taken_for_one(
     assert "{#" not in shown
 
 
+@pytest.mark.parametrize("text", ["n=${#files[@]}\npython train.py", "${#a} {{ ds }}"])
+def test_what_jinja_reads_as_a_comment_is_an_error_and_never_cuts_a_script(text: str) -> None:
+    with pytest.raises(Exception, match="comment"):
+        rendered(operator(command=text))
+
+
+def test_a_script_that_ends_like_a_file_name_is_a_script() -> None:
+    text = "#!/bin/bash\nbash /projappl/{{ ds }}/run.sh"
+
+    with DAG("d", schedule=None):
+        task = rendered(operator(script=text))
+
+    assert task.script == "#!/bin/bash\nbash /projappl/2026-11-21/run.sh"
+
+
+def test_a_template_file_that_is_missing_is_an_error_of_the_dag_file() -> None:
+    with DAG("d", schedule=None):
+        task = operator(script="missing.sh")
+
+    with pytest.raises(ConfigError, match=r"missing\.sh.*template_searchpath"):
+        task.resolve_template_files()
+
+
+@pytest.mark.parametrize("job_id", [[], ""])
+def test_a_sensor_of_no_job_fails_rather_than_succeeds(job_id: Any) -> None:
+    for deferrable in (True, False):
+        sensor = SlurmJobSensor(task_id="wait", job_id=job_id, deferrable=deferrable)
+        with pytest.raises(AirflowFailException, match="job_id"):
+            sensor.execute(build_context(sensor))
+
+
 def test_the_example_in_a_dag_costs_no_connection() -> None:
     # Nothing defines slurm_default here, so any look at it would raise.
     operator(command="true")

@@ -284,6 +284,19 @@ async def test_what_a_deleted_run_of_the_same_id_left_is_not_adopted(bench: Benc
     assert [(path / "job_id").read_text().strip() for path in kept] == [old.job_id]
 
 
+async def test_a_job_of_a_deleted_run_is_gone_before_its_directory_is_anothers(
+    bench: Bench,
+) -> None:
+    old = await bench.submit(hold=True)
+    make_older(old, 600)
+
+    new = await bench.submit(hold=True, run_began=int(time.time()) - 30)
+
+    await bench.until(old.job_id, "CANCELLED")
+    assert new.job_id != old.job_id
+    assert await bench.state(new.job_id) == "PENDING"
+
+
 async def test_a_retry_does_not_adopt_the_success_of_a_deleted_run_either(bench: Bench) -> None:
     old = await bench.submit("true")
     await bench.until(old.job_id, "COMPLETED")

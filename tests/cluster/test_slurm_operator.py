@@ -248,7 +248,7 @@ def test_modules_environment_and_variables_are_prepared(task_log: list[str]) -> 
         operator(
             command='echo "$VIRTUAL_ENV" "$LOADEDMODULES" "$GREETING"',
             modules=["python-data"],
-            environment="/home/alice/venv",
+            environment="~/venv",
             env={"GREETING": "hei"},
         )
     )

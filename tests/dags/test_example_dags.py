@@ -25,9 +25,6 @@ RESULT_KEYS = {
     "submit_time", "start_time", "end_time", "elapsed_seconds", "cpu_efficiency", "max_rss_bytes",
     "run_dir", "stdout_path", "stderr_path",
 }  # fmt: skip
-# All of them share one Airflow, so one process of a parallel test run takes them.
-pytestmark = pytest.mark.xdist_group("airflow")
-
 ROUNDS = 12
 RUN_SECONDS = 300
 

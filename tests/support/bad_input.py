@@ -87,6 +87,7 @@ CASES = [
     # What is prepared.
     Case("a bad variable name", command(env={"MY-VAR": "x"}), ["env", "MY-VAR", "underscores"]),
     Case("a variable without a value", command(env={"X": None}), ["env['X']", "None"]),
+    Case("modules that are no list", command(modules="gcc"), ["modules", "'gcc'", "a list"]),
     Case("an empty module", command(modules=[" "]), ["modules", "gcc/15.2.0"]),
     Case("a relative environment", command(environment="venv"), ["environment", "venv"]),
     Case("a comma in the job's name", command(job_name="a,b"), ["job_name", "a,b", "comma"]),
@@ -150,17 +151,26 @@ CASES = [
         ["key_file", "OpenSSH"],
         {"key_file": "/etc/hostname"},
     ),
+    Case(
+        "a key in the place of its file's name",
+        command(),
+        ["key_file", "Private key text"],
+        {"key_file": "-----BEGIN OPENSSH PRIVATE KEY-----\nnot shown\n"},
+    ),
 ]
 
 
 def outcome(case: Case, set_connection: Callable[..., object]) -> str:
     """The message a person sees for one case: at parsing the DAG or at running the task."""
+    from airflow.sdk import DAG
+
     from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
     from tests.support.task import run_task
 
     set_connection(**case.connection)
     try:
-        task = SlurmSubmitOperator(task_id="job", deferrable=True, **case.arguments)
+        with DAG("bad_input", schedule=None):
+            task = SlurmSubmitOperator(task_id="job", deferrable=True, **case.arguments)
         task.resolve_template_files()
         run_task(task)
     except Exception as error:  # noqa: BLE001 - whatever a person would see
