@@ -93,7 +93,7 @@ class SlurmSubmitOperator(BaseOperator):
         "job_name",
         "slurm_conn_id",
     )
-    template_ext: tuple[str, ...] = TEMPLATE_EXTENSIONS
+    template_ext: Sequence[str] = TEMPLATE_EXTENSIONS
     template_fields_renderers = {  # noqa: RUF012 - as in every operator of Airflow
         "command": "bash",
         "script": "bash",
