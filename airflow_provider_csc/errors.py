@@ -10,6 +10,7 @@ CscError
   SlurmError               Slurm answered, but not with what was asked
     SubmitRejectedError    sbatch was refused; no job exists
     SubmitUnknownError     sbatch gave no verdict; a job may or may not exist
+    SiteUnavailableError   nothing can be submitted now (a full disk); nothing was
     UnreadableOutputError  an answer did not have the documented form
   JobFailedError           the job ended, and not with success
   AllasError               the object store refused or failed
@@ -81,6 +82,10 @@ class SubmitRejectedError(SlurmError):
 
 class SubmitUnknownError(SlurmError):
     """``sbatch`` gave no verdict; a job may or may not exist."""
+
+
+class SiteUnavailableError(SlurmError):
+    """The site can take no submission now, as with a full disk; no job exists, and waiting helps."""
 
 
 class UnreadableOutputError(SlurmError):
