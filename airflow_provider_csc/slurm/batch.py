@@ -25,10 +25,15 @@ JOB_ID_FILE = "job_id"
 EXIT_FILE = "exit.json"
 LOG_FILE = "stdout.log"
 PROGRESS_FILE = "log_offsets"
+CANCEL_FILE = "cancel"
+VERDICT_FILE = "verdict"
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MAX_SCRIPT_BYTES = 4 * 1024 * 1024  # slurm.conf(5), max_script_size: 4 MiB by default
 
+# The record is written whatever ends this shell, save SIGKILL: also a profile or an environment that
+# calls `exit`. $$ is this shell even in a command substitution, whose own fd 1 is a pipe. Before the
+# user's script runs, a signal ends the job, as it would end any shell.
 _HEAD = """\
 #!/bin/bash --login
 {directives}
@@ -36,13 +41,53 @@ _HEAD = """\
 csc_run_dir=$1
 rm -f -- "$csc_run_dir"/{exit_file}
 csc_started=$(date +%s)
+csc_child=
+csc_starting=
+csc_late=
+csc_ender=
+csc_signals=(HUP INT QUIT TERM USR1 USR2 URG XCPU)
 
+size_of() {{
+  if [ -f "/proc/$$/fd/$1" ]; then stat -L -c %s -- "/proc/$$/fd/$1" 2>/dev/null; fi || printf -1
+}}
 finish() {{
-  local record=$csc_run_dir/{exit_file}
-  printf '{{"job_id": "%s", "exit_code": %d, "started": %d, "ended": %d, "node": "%s"}}\\n' \\
+  local record=$csc_run_dir/{exit_file} stdout_bytes stderr_bytes
+  trap '' "${{csc_signals[@]}}"
+  trap - EXIT
+  [ -z "$csc_ender" ] || kill -s KILL "$csc_ender" 2>/dev/null
+  stdout_bytes=$(size_of 1)
+  stderr_bytes=$(size_of 2)
+  printf '{{"job_id": "%s", "exit_code": %d, "started": %d, "ended": %d, "node": "%s", ' \\
     "$SLURM_JOB_ID" "$1" "$csc_started" "$(date +%s)" "${{SLURMD_NODENAME:-$HOSTNAME}}" \\
-    >"$record.new" && mv -f -- "$record.new" "$record"
+    >"$record.new" &&
+    printf '"stdout_bytes": %d, "stderr_bytes": %d, "restarts": %d}}\\n' \\
+      "${{stdout_bytes:--1}}" "${{stderr_bytes:--1}}" "${{SLURM_RESTART_COUNT:-0}}" \\
+      >>"$record.new" && mv -f -- "$record.new" "$record"
   exit "$1"
+}}
+hand_on() {{
+  csc_interrupted=1
+  if [ -n "$csc_child" ]; then
+    kill -s "$1" "$csc_child" 2>/dev/null
+    end_in_time
+  elif [ -n "$csc_starting" ]; then
+    csc_late=$1
+  elif [ "$1" != URG ]; then
+    finish "$((128 + $(kill -l "$1")))"
+  fi
+}}
+# A kill of the task leaves a file with the seconds of grace; should the one who left it die
+# meanwhile, this ends the job. `read` waits without a process of its own that would outlive it.
+end_in_time() {{
+  local grace=0
+  [ -z "$csc_ender" ] && [ -e "$csc_run_dir"/{cancel_file} ] || return
+  read -r grace <"$csc_run_dir"/{cancel_file}
+  {{
+    trap '' "${{csc_signals[@]}}"
+    read -r -t "$grace" <> <(:)
+    scancel "$SLURM_JOB_ID" || kill -s KILL "$csc_child"
+  }} </dev/null >/dev/null 2>&1 &
+  csc_ender=$!
 }}
 prepare() {{
   "$@" && return
@@ -51,6 +96,10 @@ prepare() {{
     "$HOSTNAME" "$status" "$*" >&2
   finish "$status"
 }}
+trap 'finish "$?"' EXIT
+for csc_name in "${{csc_signals[@]}}"; do
+  trap "hand_on $csc_name" "$csc_name"
+done
 """
 
 _MODULE_HELP = """
@@ -77,13 +126,10 @@ start() {{
 # SIGTERM twice. `wait` returns early when a trap ran, so it is asked again until it was not
 # interrupted.
 _TAIL = """
-csc_child=
-hand_on() {{ csc_interrupted=1; [ -z "$csc_child" ] || kill -s "$1" "$csc_child" 2>/dev/null; }}
-for csc_name in HUP INT QUIT TERM USR1 USR2 URG XCPU; do
-  trap "hand_on $csc_name" "$csc_name"
-done
+csc_starting=1
 start "$csc_run_dir"/{script_file} <&0 &
 csc_child=$!
+[ -z "$csc_late" ] || hand_on "$csc_late"
 csc_interrupted=1
 while [ -n "$csc_interrupted" ]; do
   csc_interrupted=
@@ -105,7 +151,9 @@ class Environment:
 
 def render_batch_script(*, directives: Sequence[str], environment: Environment) -> str:
     """Return the text of the batch script, which gets its run directory as only argument."""
-    head = _HEAD.format(directives="\n".join(directives), exit_file=EXIT_FILE)
+    head = _HEAD.format(
+        directives="\n".join(directives), exit_file=EXIT_FILE, cancel_file=CANCEL_FILE
+    )
     return head + _render_environment(environment) + _TAIL.format(script_file=SCRIPT_FILE)
 
 
@@ -239,15 +287,24 @@ def _script_problem(text: str) -> str | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExitRecord:
-    """What the job itself wrote down at its end. Times in seconds since 1970, the node's clock."""
+    """
+    What the job itself wrote down at its end. Times in seconds since 1970, the node's clock.
+
+    The sizes are those of its standard output and error as the node saw them then, -1 where that is
+    no file; ``restarts`` is how often it had been requeued.
+    """
 
     job_id: str
     exit_code: int
     started: int
     ended: int
     nodes: str
+    stdout_bytes: int = -1
+    stderr_bytes: int = -1
+    restarts: int = 0
 
 
+_SIZES = range(-1, 2**63)
 _LATEST = 2**37  # seconds since 1970; a date in the year 6325 can still be computed with
 
 
@@ -261,8 +318,12 @@ def parse_exit_record(data: bytes) -> ExitRecord | None:
             started=_checked(fields["started"], range(_LATEST)),
             ended=_checked(fields["ended"], range(_LATEST)),
             nodes=str(fields["node"]),
+            # Jobs that were submitted by an older version do not tell these.
+            stdout_bytes=_checked(fields.get("stdout_bytes", -1), _SIZES),
+            stderr_bytes=_checked(fields.get("stderr_bytes", -1), _SIZES),
+            restarts=_checked(fields.get("restarts", 0), range(2**31)),
         )
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return record
 

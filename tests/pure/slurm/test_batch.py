@@ -110,6 +110,8 @@ class Starter:
         environment: Environment | None = None,
         inherited: dict[str, str] | None = None,
         stdin: int = subprocess.DEVNULL,
+        stdout: int | None = None,
+        mode: str = "wb",
     ) -> Job:
         run_dir = self.home.parent / "jobs" / name
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -117,11 +119,11 @@ class Starter:
         (run_dir / "batch.sh").write_text(text)
         (run_dir / "script").write_text(script)
         (run_dir / "script").chmod(0o700)
-        with (run_dir / "stdout.log").open("wb") as log:
+        with (run_dir / "stdout.log").open(mode) as log:
             process = subprocess.Popen(
                 ["/bin/bash", *self._options, str(run_dir / "batch.sh"), str(run_dir)],
                 stdin=stdin,
-                stdout=log,
+                stdout=log if stdout is None else stdout,
                 stderr=log,
                 cwd=self.home,
                 env={
@@ -280,6 +282,145 @@ def test_a_run_directory_of_any_name_works(starter: Starter, name: str, tmp_path
     assert not list(tmp_path.rglob("pwned"))
 
 
+# ---- what it records besides ----
+
+
+def test_the_record_tells_how_long_the_log_is(starter: Starter) -> None:
+    job = starter.start("#!/bin/bash\necho out\necho error >&2\n")
+    job.wait()
+    assert job.record is not None
+    size = len("out\nerror\n")
+    assert (job.record["stdout_bytes"], job.record["stderr_bytes"]) == (size, size)
+
+
+@pytest.mark.parametrize(("stdout", "expected"), [(subprocess.PIPE, -1), (subprocess.DEVNULL, -1)])
+def test_what_is_no_file_has_no_size(starter: Starter, stdout: int, expected: int) -> None:
+    job = starter.start("#!/bin/bash\necho out\necho error >&2\n", stdout=stdout)
+    job.process.communicate()
+    assert job.record is not None
+    assert job.record["stdout_bytes"] == expected
+    assert job.record["stderr_bytes"] == len("error\n")
+
+
+def test_a_log_that_is_appended_to_counts_as_a_whole(starter: Starter) -> None:
+    starter.start("#!/bin/bash\necho first\n").wait()
+    job = starter.start("#!/bin/bash\necho second\n", mode="ab")
+    job.wait()
+    assert job.record is not None
+    assert job.record["stdout_bytes"] == len("first\nsecond\n")
+
+
+@pytest.mark.parametrize(("count", "expected"), [({}, 0), ({"SLURM_RESTART_COUNT": "2"}, 2)])
+def test_the_record_tells_how_often_the_job_was_requeued(
+    starter: Starter, count: dict[str, str], expected: int
+) -> None:
+    job = starter.start("#!/bin/bash\n", inherited=count)
+    job.wait()
+    record = parse_exit_record((job.run_dir / "exit.json").read_bytes())
+    assert record is not None
+    assert record.restarts == expected
+
+
+# ---- endings that are not the script's own ----
+
+
+@pytest.mark.parametrize("name", ["HUP", "INT", "QUIT", "TERM", "USR1", "USR2", "XCPU"])
+def test_a_signal_before_the_script_began_is_recorded(starter: Starter, name: str) -> None:
+    starter.profile("module() { echo loading; /bin/sleep 0.5; }")
+    environment = Environment(modules=["gcc"])
+    job = starter.start("#!/bin/bash\ntouch ran\n", environment=environment)
+    job.wait_for("loading")
+    number = getattr(signal, f"SIG{name}")
+    job.process.send_signal(number)
+    assert job.wait() == 128 + number
+    assert job.record is not None
+    assert job.record["exit_code"] == 128 + number
+    assert not (starter.home / "ran").exists()
+
+
+def test_an_environment_that_ends_the_shell_is_recorded(starter: Starter, tmp_path: Path) -> None:
+    activate = tmp_path / "env" / "bin" / "activate"
+    activate.parent.mkdir(parents=True)
+    activate.write_text("exit 7\n")
+    environment = Environment(path=str(activate.parent.parent))
+    job = starter.start("#!/bin/bash\ntouch ran\n", environment=environment)
+    assert job.wait() == 7
+    assert job.record is not None
+    assert job.record["exit_code"] == 7
+    assert not (starter.home / "ran").exists()
+
+
+# ---- a kill that gives the job some time ----
+
+STUBBORN = (
+    "#!/bin/bash\ntrap 'echo caught' TERM\necho ready $$\n"
+    "for i in $(seq 200); do sleep 0.05; done\n"
+)
+
+
+def commands(where: Path, scancel: str) -> dict[str, str]:
+    """A PATH on which scancel is what a test says."""
+    (where / "bin").mkdir()
+    path = where / "bin" / "scancel"
+    path.write_text(f"#!/bin/bash\n{scancel}\n")
+    path.chmod(0o700)
+    return {"PATH": f"{path.parent}:{os.environ['PATH']}"}
+
+
+def test_a_job_is_cancelled_by_itself_when_its_grace_is_over(
+    starter: Starter, tmp_path: Path
+) -> None:
+    job = starter.start(STUBBORN, inherited=commands(tmp_path, f'echo "$@" >{tmp_path}/called'))
+    job.wait_for("ready")
+    (job.run_dir / "cancel").write_text("0.5")
+    began = time.monotonic()
+    job.process.send_signal(signal.SIGTERM)
+    job.wait_for("caught")
+    while not (tmp_path / "called").exists():
+        assert time.monotonic() - began < 10
+        time.sleep(0.02)
+    assert time.monotonic() - began >= 0.5
+    assert (tmp_path / "called").read_text() == "4711\n"
+    os.kill(int(job.log.split()[1]), signal.SIGKILL)
+    assert job.wait() == 128 + signal.SIGKILL
+
+
+def test_where_a_node_may_not_cancel_the_script_is_killed(starter: Starter, tmp_path: Path) -> None:
+    job = starter.start(STUBBORN, inherited=commands(tmp_path, "exit 1"))
+    (job.run_dir / "cancel").write_text("0.2\n")
+    job.wait_for("ready")
+    job.process.send_signal(signal.SIGTERM)
+    assert job.wait() == 128 + signal.SIGKILL
+    assert job.record is not None
+    assert job.record["exit_code"] == 128 + signal.SIGKILL
+
+
+def test_without_a_kill_a_signal_ends_nothing_by_itself(starter: Starter, tmp_path: Path) -> None:
+    script = STUBBORN.replace("seq 200", "seq 20")
+    job = starter.start(script, inherited=commands(tmp_path, f"touch {tmp_path}/called"))
+    job.wait_for("ready")
+    job.process.send_signal(signal.SIGTERM)
+    assert job.wait() == 0
+    assert not (tmp_path / "called").exists()
+
+
+def test_a_grace_delays_no_job_that_ends_by_itself(starter: Starter, tmp_path: Path) -> None:
+    job = starter.start(
+        "#!/bin/bash\ntrap 'exit 4' TERM\necho ready\nwhile :; do sleep 0.02; done\n",
+        inherited=commands(tmp_path, f"touch {tmp_path}/called"),
+    )
+    job.wait_for("ready")
+    (job.run_dir / "cancel").write_text("1")
+    began = time.monotonic()
+    job.process.send_signal(signal.SIGTERM)
+    assert job.wait() == 4
+    assert time.monotonic() - began < 0.9
+    left = subprocess.run(["pgrep", "-f", str(job.run_dir)], capture_output=True, check=False)
+    assert left.stdout == b""
+    time.sleep(1.2)
+    assert not (tmp_path / "called").exists()
+
+
 # ---- its environment ----
 
 DUMP = "#!/bin/bash\nenv -0 >env\n"
@@ -340,7 +481,7 @@ _TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size
 @given(st.dictionaries(_NAMES, _TEXTS, max_size=20))
 def test_every_text_survives_the_export(env: dict[str, str]) -> None:
     text = render_batch_script(directives=[], environment=Environment(env=env))
-    start = text[text.index("start() {") : text.index("csc_child=\n")]
+    start = text[text.index("start() {") : text.index("csc_starting=1\n")]
     done = subprocess.run(
         ["/bin/bash", "-c", f"{start}\n(start /usr/bin/env)"],
         capture_output=True,
@@ -535,6 +676,20 @@ RECORD = {"job_id": "4711", "exit_code": 3, "started": 1000, "ended": 1010, "nod
 
 
 def test_a_record_is_read() -> None:
+    sizes = {"stdout_bytes": 7, "stderr_bytes": -1, "restarts": 1}
+    assert parse_exit_record(json.dumps({**RECORD, **sizes}).encode()) == ExitRecord(
+        job_id="4711",
+        exit_code=3,
+        started=1000,
+        ended=1010,
+        nodes="c1",
+        stdout_bytes=7,
+        stderr_bytes=-1,
+        restarts=1,
+    )
+
+
+def test_a_record_of_an_older_version_is_read() -> None:
     assert parse_exit_record(json.dumps(RECORD).encode()) == ExitRecord(
         job_id="4711", exit_code=3, started=1000, ended=1010, nodes="c1"
     )
@@ -551,6 +706,8 @@ def test_a_record_is_read() -> None:
         b"[" * 100_000,
         *(json.dumps({**RECORD, "exit_code": code}).encode() for code in (-1, 256, "0", None, 0.0)),
         *(json.dumps({**RECORD, "exit_code": code}).encode() for code in (True, [], float("inf"))),
+        *(json.dumps({**RECORD, "stdout_bytes": size}).encode() for size in (-2, "7", None, 1.0)),
+        json.dumps({**RECORD, "restarts": -1}).encode(),
         *(json.dumps({**RECORD, "started": when}).encode() for when in (-1, 10**18, "now")),
         *(
             json.dumps({name: value for name, value in RECORD.items() if name != missing}).encode()

@@ -4,13 +4,53 @@
 csc_run_dir=$1
 rm -f -- "$csc_run_dir"/exit.json
 csc_started=$(date +%s)
+csc_child=
+csc_starting=
+csc_late=
+csc_ender=
+csc_signals=(HUP INT QUIT TERM USR1 USR2 URG XCPU)
 
+size_of() {
+  if [ -f "/proc/$$/fd/$1" ]; then stat -L -c %s -- "/proc/$$/fd/$1" 2>/dev/null; fi || printf -1
+}
 finish() {
-  local record=$csc_run_dir/exit.json
-  printf '{"job_id": "%s", "exit_code": %d, "started": %d, "ended": %d, "node": "%s"}\n' \
+  local record=$csc_run_dir/exit.json stdout_bytes stderr_bytes
+  trap '' "${csc_signals[@]}"
+  trap - EXIT
+  [ -z "$csc_ender" ] || kill -s KILL "$csc_ender" 2>/dev/null
+  stdout_bytes=$(size_of 1)
+  stderr_bytes=$(size_of 2)
+  printf '{"job_id": "%s", "exit_code": %d, "started": %d, "ended": %d, "node": "%s", ' \
     "$SLURM_JOB_ID" "$1" "$csc_started" "$(date +%s)" "${SLURMD_NODENAME:-$HOSTNAME}" \
-    >"$record.new" && mv -f -- "$record.new" "$record"
+    >"$record.new" &&
+    printf '"stdout_bytes": %d, "stderr_bytes": %d, "restarts": %d}\n' \
+      "${stdout_bytes:--1}" "${stderr_bytes:--1}" "${SLURM_RESTART_COUNT:-0}" \
+      >>"$record.new" && mv -f -- "$record.new" "$record"
   exit "$1"
+}
+hand_on() {
+  csc_interrupted=1
+  if [ -n "$csc_child" ]; then
+    kill -s "$1" "$csc_child" 2>/dev/null
+    end_in_time
+  elif [ -n "$csc_starting" ]; then
+    csc_late=$1
+  elif [ "$1" != URG ]; then
+    finish "$((128 + $(kill -l "$1")))"
+  fi
+}
+# A kill of the task leaves a file with the seconds of grace; should the one who left it die
+# meanwhile, this ends the job. `read` waits without a process of its own that would outlive it.
+end_in_time() {
+  local grace=0
+  [ -z "$csc_ender" ] && [ -e "$csc_run_dir"/cancel ] || return
+  read -r grace <"$csc_run_dir"/cancel
+  {
+    trap '' "${csc_signals[@]}"
+    read -r -t "$grace" <> <(:)
+    scancel "$SLURM_JOB_ID" || kill -s KILL "$csc_child"
+  } </dev/null >/dev/null 2>&1 &
+  csc_ender=$!
 }
 prepare() {
   "$@" && return
@@ -19,6 +59,10 @@ prepare() {
     "$HOSTNAME" "$status" "$*" >&2
   finish "$status"
 }
+trap 'finish "$?"' EXIT
+for csc_name in "${csc_signals[@]}"; do
+  trap "hand_on $csc_name" "$csc_name"
+done
 
 start() {
   trap - INT QUIT
@@ -26,13 +70,10 @@ start() {
   exec -- "$1"
 }
 
-csc_child=
-hand_on() { csc_interrupted=1; [ -z "$csc_child" ] || kill -s "$1" "$csc_child" 2>/dev/null; }
-for csc_name in HUP INT QUIT TERM USR1 USR2 URG XCPU; do
-  trap "hand_on $csc_name" "$csc_name"
-done
+csc_starting=1
 start "$csc_run_dir"/script <&0 &
 csc_child=$!
+[ -z "$csc_late" ] || hand_on "$csc_late"
 csc_interrupted=1
 while [ -n "$csc_interrupted" ]; do
   csc_interrupted=
