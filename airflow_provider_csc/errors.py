@@ -10,9 +10,25 @@ CscError
   SlurmError               Slurm answered, but not with what was asked
     SubmitRejectedError    sbatch was refused; no job exists
     SubmitUnknownError     sbatch gave no verdict; a job may or may not exist
+    SubmitKilledError      a kill came while the job was being submitted
     SiteUnavailableError   nothing can be submitted now (a full disk); nothing was
     UnreadableOutputError  an answer did not have the documented form
-  JobFailedError           the job ended, and not with success
+  JobFailedError           the job ended, and not with success; in which way, its subclasses tell
+    JobExitCodeError       its script ended with an exit code other than 0
+    JobSignalError         a signal killed its script
+    JobOutOfMemoryError    it used more memory than it asked for
+    JobTimeLimitError      it reached its time limit
+    JobNodeFailureError    it lost a node
+    JobBootFailureError    a node did not boot, or could not be configured, for it
+    JobPreemptedError      it made way for another job
+    JobCancelledError      a person, or Slurm itself, cancelled it
+    JobTaskLimitError      a limit of this task cancelled it
+    JobDependencyError     its dependency can never be satisfied
+    JobHeldError           it was held, and was given up
+    JobLaunchFailureError  it could not be started on its node
+    JobDeadlineError       it could not meet its own deadline
+    JobContradictionError  Slurm and the job itself say different things of its end
+    JobUnknownError        no source knows what became of it
   AllasError               the object store refused or failed
 
 Every error carries what a reader needs as keyword attributes, survives pickling, and says what
@@ -84,8 +100,12 @@ class SubmitUnknownError(SlurmError):
     """``sbatch`` gave no verdict; a job may or may not exist."""
 
 
+class SubmitKilledError(SlurmError):
+    """A kill came while the job was being submitted; none exists, or it was cancelled."""
+
+
 class SiteUnavailableError(SlurmError):
-    """The site can take no submission now, as with a full disk; no job exists, and waiting helps."""
+    """The site can take no submission now (a full disk); no job exists, and waiting helps."""
 
 
 class UnreadableOutputError(SlurmError):
@@ -93,7 +113,108 @@ class UnreadableOutputError(SlurmError):
 
 
 class JobFailedError(CscError):
-    """The job ended, and not with success."""
+    """
+    The job ended, and not with success.
+
+    What every such error knows; None where no source told. Times are ISO 8601 in UTC, ``reason`` is
+    Slurm's own word, ``failure`` a value of `slurm.failures.FailureReason`.
+    """
+
+    failure: str
+    job_id: str
+    name: str | None
+    cluster: str | None
+    state: str
+    exit_code: int | None
+    signal: int | None
+    reason: str | None
+    partition: str | None
+    nodes: str | None
+    submit_time: str | None
+    start_time: str | None
+    end_time: str | None
+    elapsed_seconds: int | None
+    cpu_efficiency: float | None
+    max_rss_bytes: int | None
+    run_dir: str | None
+    stdout_path: str | None
+    stderr_path: str | None
+    limit: str | None
+    restarts: int | None
+
+
+class JobExitCodeError(JobFailedError):
+    """The script ended with another exit code than 0: ``exit_code``."""
+
+
+class JobSignalError(JobFailedError):
+    """A signal killed the script: ``signal``, its number."""
+
+
+class JobOutOfMemoryError(JobFailedError):
+    """
+    The job used more memory than it asked for.
+
+    ``requested_memory`` as sacct prints it; ``max_rss_bytes`` the peak that was measured of one
+    task, ``memory_bytes`` of all tasks of its largest step. Both are samples: the peak was higher.
+    """
+
+    requested_memory: str | None
+    memory_bytes: int | None
+
+
+class JobTimeLimitError(JobFailedError):
+    """The job reached its time limit: ``time_limit_minutes``."""
+
+    time_limit_minutes: int | None
+
+
+class JobNodeFailureError(JobFailedError):
+    """One of ``nodes`` failed."""
+
+
+class JobBootFailureError(JobFailedError):
+    """One of ``nodes`` did not boot, or could not be configured."""
+
+
+class JobPreemptedError(JobFailedError):
+    """The job made way for one of higher priority."""
+
+
+class JobCancelledError(JobFailedError):
+    """The job was cancelled, not by this task: ``cancelled_by`` is a user id, 0 for root."""
+
+    cancelled_by: str | None
+
+
+class JobTaskLimitError(JobFailedError):
+    """This task cancelled the job because ``limit`` was reached, as ``queue_timeout``."""
+
+
+class JobDependencyError(JobFailedError):
+    """The job's dependency can never be satisfied, so it could never start."""
+
+
+class JobHeldError(JobFailedError):
+    """The job was held, which only a person can undo, and this task cancelled it: ``reason``."""
+
+
+class JobLaunchFailureError(JobFailedError):
+    """Slurm could not start the job on ``nodes``."""
+
+
+class JobDeadlineError(JobFailedError):
+    """The job could not meet the deadline it was submitted with."""
+
+
+class JobContradictionError(JobFailedError):
+    """Slurm and the job's own exit record say different things: ``contradiction``, a sentence."""
+
+    contradiction: str
+
+
+class JobUnknownError(JobFailedError):
+    """No source knows what became of the job."""
 
 
 class AllasError(CscError):

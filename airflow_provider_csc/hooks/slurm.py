@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
 
     from airflow_provider_csc.client import Probe, SlurmClient
-    from airflow_provider_csc.slurm.commands import SubmitRequest
+    from airflow_provider_csc.slurm.submit_commands import SubmitRequest
     from airflow_provider_csc.slurm.framing import Frame
     from airflow_provider_csc.slurm.identity import TaskIdentity
     from airflow_provider_csc.slurm.result import JobResult
@@ -127,18 +127,34 @@ class SlurmHook(BaseHook):
         return _open(self.get_settings())
 
     def submit(
-        self, spec: JobSpec, identity: TaskIdentity, *, since: int, report: Callable[[str], None]
+        self,
+        spec: JobSpec,
+        identity: TaskIdentity,
+        *,
+        since: int,
+        report: Callable[[str], None],
+        is_fresh: bool = False,
     ) -> Submission:
         """
-        Submit a job exactly once for this task instance; see `SlurmClient.submit`.
+        Submit a job exactly once for this task instance; see `Submitter`.
 
         :raises ConfigError: for a request that cannot be; nothing was submitted.
         """
+        from airflow_provider_csc.submitter import Submitter
+
         settings = self.get_settings()
 
         async def work(client: SlurmClient) -> Submission:
             request, label = await _plan(client, settings, spec, identity)
-            return await client.submit(request, identity, label=label, since=since, report=report)
+            return await Submitter(
+                client=client,
+                request=request,
+                identity=identity,
+                label=label,
+                since=since,
+                report=report,
+                is_fresh=is_fresh,
+            ).submit()
 
         return self._with_client(work, settings)
 

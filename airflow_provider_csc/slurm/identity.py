@@ -1,8 +1,9 @@
 """
 The token by which a task and its job find each other, whatever Airflow has lost.
 
-A token is ``<key>.<try>``. The key is derived from what names a task instance for ever; the try is
-the one that submitted. The token is the name of the run directory and the end of the job's name.
+A token is ``<key>.<try>``, and ``<key>.<try>.<n>`` for the n-th job that a retry policy submitted
+within that try. The key is derived from what names a task instance for ever; the try is the one
+that submitted. The token is the name of the run directory and the end of the job's name.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from dataclasses import dataclass
 _MAX_LABEL_BYTES = 200
 _KEY_PREFIX = "af"
 _KEY_DIGITS = 20
-TOKEN_PATTERN = re.compile(rf"{_KEY_PREFIX}[0-9a-f]{{{_KEY_DIGITS}}}\.[1-9][0-9]*")
+TOKEN_PATTERN = re.compile(rf"{_KEY_PREFIX}[0-9a-f]{{{_KEY_DIGITS}}}(\.[1-9][0-9]*){{1,2}}")
+# Which submission of a task instance: the try, and the how many-th resubmission within it.
+Number = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +29,8 @@ class TaskIdentity:
 
     ``first_try`` is the try at which the present generation began: Airflow *meant* to run again
     there (first run, or a user cleared the task). Tries after it are retries of that generation.
+    ``run_started`` (ISO 8601, UTC) is when the DAG run began, which tells it from a deleted run of
+    the same id. ``waits`` is false for a task that ends while its job goes on, on purpose.
     """
 
     dag_id: str
@@ -35,6 +40,9 @@ class TaskIdentity:
     try_number: int
     first_try: int
     deployment: str = ""
+    resubmission: int = 0
+    run_started: str = ""
+    waits: bool = True
 
     @property
     def key(self) -> str:
@@ -46,13 +54,53 @@ class TaskIdentity:
     @property
     def token(self) -> str:
         """Name this try's submission."""
-        return f"{self.key}.{self.try_number}"
+        return build_token(self.key, self.number)
+
+    @property
+    def number(self) -> Number:
+        """Which of this task instance's submissions this one is."""
+        return self.try_number, self.resubmission
 
     @property
     def default_label(self) -> str:
         """Return the readable part of the job's name when the user gave none."""
         index = f".{self.map_index}" if self.map_index >= 0 else ""
         return f"{self.dag_id}.{self.task_id}{index}"
+
+    def to_json(self) -> str:
+        """Return what stands in the run directory, in one line; a reaper reads it there."""
+        known = {
+            "version": 1,
+            "deployment": self.deployment,
+            "dag_id": self.dag_id,
+            "run_id": self.run_id,
+            "task_id": self.task_id,
+            "map_index": self.map_index,
+            "try_number": self.try_number,
+            "resubmission": self.resubmission,
+            "run_started": self.run_started,
+            "waits": self.waits,
+        }
+        return json.dumps(known)
+
+
+def build_token(key: str, number: Number) -> str:
+    """Return the token of one submission of a task instance."""
+    try_number, resubmission = number
+    return f"{key}.{try_number}" + (f".{resubmission}" if resubmission else "")
+
+
+def split_token(token: str) -> tuple[str, int, int]:
+    """
+    Return key, try and resubmission of a token.
+
+    :raises ValueError: for text that is none.
+    """
+    if not TOKEN_PATTERN.fullmatch(token):
+        raise ValueError(f"{token!r} is not a token of this provider")
+    key, _, numbers = token.partition(".")
+    try_number, _, resubmission = numbers.partition(".")
+    return key, int(try_number), int(resubmission or 0)
 
 
 def build_job_name(label: str, token: str) -> str:

@@ -28,7 +28,7 @@ from airflow_provider_csc.slurm.option_table import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from airflow_provider_csc.slurm.option_table import Option
 
@@ -53,6 +53,21 @@ def parse_options(options: Mapping[str, object]) -> dict[str, str | bool]:
     check_contradictions(parsed)
     _check_time_min(parsed)
     return parsed
+
+
+def override_options(
+    options: Mapping[str, object], changes: Mapping[str, object]
+) -> dict[str, object]:
+    """Return the options with some of them replaced, however their names are spelled."""
+    replaced = _canonical_names(changes)
+    kept = [key for name, key in _canonical_names(options).items() if name not in replaced]
+    return {**{key: options[key] for key in kept}, **changes}
+
+
+def read_arguments(arguments: Sequence[str]) -> dict[str, str | bool]:
+    """Return the parsed options from which `option_arguments` made these."""
+    pairs = (argument.removeprefix("--").partition("=") for argument in arguments)
+    return {name: value if equals else True for name, equals, value in pairs}
 
 
 def check_option_names(options: Mapping[str, object]) -> None:

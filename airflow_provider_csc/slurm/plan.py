@@ -16,7 +16,7 @@ from airflow_provider_csc.slurm.batch import (
     render_batch_script,
     render_command,
 )
-from airflow_provider_csc.slurm.commands import SubmitRequest
+from airflow_provider_csc.slurm.submit_commands import SubmitRequest
 from airflow_provider_csc.slurm.identity import build_job_name
 from airflow_provider_csc.slurm.notation import shown
 from airflow_provider_csc.slurm.options import (
@@ -238,6 +238,8 @@ def build_request(
         own_output="output" not in chosen,
         asks_paths=any(name in chosen for name in _OUTPUT),
         asked=tuple(asked),
+        identity=identity.to_json(),
+        run_started=identity.run_started,
     )
     return request, label
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from airflow_provider_csc.errors import ConfigError, SubmitRejectedError, SubmitUnknownError
+from airflow_provider_csc.errors import (
+    ConfigError,
+    SiteUnavailableError,
+    SubmitRejectedError,
+    SubmitUnknownError,
+)
 from airflow_provider_csc.slurm.batch import ExitRecord, parse_exit_record
 from airflow_provider_csc.slurm.framing import Frame
-from airflow_provider_csc.slurm.identity import parse_token
+from airflow_provider_csc.slurm.identity import Number, parse_token, split_token
 from airflow_provider_csc.slurm.output import (
     AccountingRow,
     Answer,
@@ -28,25 +33,39 @@ from airflow_provider_csc.slurm.verdict import UNKNOWN, Evidence, judge
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from airflow_provider_csc.slurm.identity import TaskIdentity
     from airflow_provider_csc.slurm.states import JobState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """A job that exists, and where its files are. ``stderr_path`` may equal ``stdout_path``."""
+    """
+    A job that exists, and where its files are. ``stderr_path`` may equal ``stdout_path``.
+
+    ``asked`` are the options that were asked for, as sbatch's arguments.
+    """
 
     job_id: str
     run_dir: str
     stdout_path: str
     stderr_path: str
     is_adopted: bool = False
+    asked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
-    """The run directory of this very try exists already, but holds no job id (yet)."""
+    """The run directory of this very submission exists already, but holds no job id (yet)."""
 
     run_dir: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Killed:
+    """A kill came first: nothing was submitted, or the job was cancelled once it had an id."""
+
+    run_dir: str
+    job_id: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,19 +81,22 @@ _OK = Frame(0, b"")
 
 def read_submit_answer(
     frames: Mapping[str, Frame], *, work_dir: str | None, base_dir: str, log_name: str
-) -> Submission | Claimed | NoVerdict:
+) -> Submission | Claimed | NoVerdict | Killed:
     """
     Read what one submission step did.
 
     :raises ConfigError: for a directory that cannot be used; nothing was submitted.
+    :raises SiteUnavailableError: for one that is full just now; nothing was submitted.
     :raises SubmitRejectedError: when sbatch refused; no job exists, the run directory still does.
     """
     run_dir = frames["run_dir"].text
     _check_directories(frames, work_dir=work_dir, base_dir=base_dir)
     if "existing" in frames:
         return _read_existing(frames["existing"], run_dir, log_name)
-    sbatch = frames["sbatch"]
+    sbatch = frames.get("sbatch", _OK)
     job_id = parse_job_id(sbatch.text) if sbatch.status == 0 else None
+    if "killed" in frames:
+        return Killed(run_dir=run_dir, job_id=job_id)
     if job_id is None:
         return _read_refusal(sbatch, run_dir, _new_base(frames))
     stdout, stderr = parse_log_paths(frames["paths"].text) if "paths" in frames else (None, None)
@@ -106,18 +128,47 @@ def _check_directories(frames: Mapping[str, Frame], *, work_dir: str | None, bas
             "Nothing was submitted.",
             run_dir=None,
         )
+    if "newer" in frames:
+        raise ConfigError(
+            f"A DAG run of the same id that began later ({frames['newer'].text}) has submitted "
+            "this task already. Nothing was submitted.",
+            field="run_id",
+            value=frames["run_dir"].text,
+        )
     for step in ("base", "claim", "files"):
         frame = frames.get(step, _OK)
         if frame.status != 0:
-            raise ConfigError(
-                f"work_dir of the connection: run directories cannot be made below {base_dir!r} "
-                f"({frame.complaint}). Name a directory that is writable, has room, and is on a "
-                "file system shared with the compute nodes. Nothing was submitted.",
-                field="work_dir",
-                value=base_dir,
-                run_dir=frames["run_dir"].text if step == "files" else None,
-                new_base=_new_base(frames),
-            )
+            made = {
+                "run_dir": frames["run_dir"].text if step == "files" else None,
+                "new_base": _new_base(frames),
+            }
+            raise _unusable(base_dir, frame.complaint, **made)
+
+
+# strerror(3) of ENOSPC, EDQUOT, EIO, ESTALE, EROFS, ESHUTDOWN: what a person or time can mend.
+_FULL = re.compile(
+    r"No space left on device|quota exceeded|Input/output error|Stale file handle"
+    r"|Read-only file system|Cannot send after transport endpoint shutdown"
+)
+
+
+def _unusable(
+    base_dir: str, complaint: str, **details: str | None
+) -> ConfigError | SiteUnavailableError:
+    if _FULL.search(complaint):
+        return SiteUnavailableError(
+            f"No run directory can be made below {base_dir!r} ({complaint}). Make room there: "
+            "look at the quotas of bytes and of files. Nothing was submitted.",
+            **details,
+        )
+    return ConfigError(
+        f"work_dir of the connection: run directories cannot be made below {base_dir!r} "
+        f"({complaint}). Name a directory that is writable, has room, and is on a file system "
+        "shared with the compute nodes. Nothing was submitted.",
+        field="work_dir",
+        value=base_dir,
+        **details,
+    )
 
 
 def _read_existing(frame: Frame, run_dir: str, log_name: str) -> Submission | Claimed:
@@ -162,28 +213,66 @@ def _read_refusal(sbatch: Frame, run_dir: str, new_base: str) -> NoVerdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Previous:
-    """One earlier submission of the same task instance, as the site remembers it."""
+    """
+    One earlier submission of the same task instance, as the site remembers it.
 
-    try_number: int
+    ``age_seconds`` is how long ago it was made, ``no_verdict_age`` how long ago its sbatch ended
+    without a verdict, if it did so; both by the cluster's clock. ``noted`` is the state that its
+    task took note of, if it did.
+    """
+
+    number: Number
     job_id: str | None
     run_dir: str | None
     state: JobState
+    run_started: str = ""
     age_seconds: int | None = None
+    no_verdict_age: int | None = None
     recorded: str = ""
+    noted: str = ""
 
     @property
     def is_live(self) -> bool:
-        """Whether it may still run: everything that is not known to have ended, if it exists."""
-        return self.job_id is not None and not self.state.is_final
+        """
+        Whether it may still run: everything that is not known to have ended, if it exists.
 
-    def is_older_than(self, seconds: float) -> bool:
-        """Whether it was made longer ago than that, with a minute for what rounding costs."""
-        return self.age_seconds is not None and self.age_seconds > seconds + 60
+        A job that no source knew for as long as its task was willing to wait is not waited for
+        again: then the task ended UNKNOWN, and its retry means to run anew.
+        """
+        is_given_up = self.state is UNKNOWN and self.noted == UNKNOWN.name
+        return self.job_id is not None and not self.state.is_final and not is_given_up
 
-    def may_be_submitting(self, stale_seconds: int) -> bool:
-        """Whether its remote step may still be at work: a run directory, no job id, not old."""
-        is_claim = self.job_id is None and self.run_dir is not None
-        return is_claim and (self.age_seconds or 0) <= stale_seconds
+    def is_of_another_run(self, run_started: str, run_seconds: float) -> bool:
+        """
+        Whether a deleted DAG run of the same id submitted it.
+
+        Its run directory says when its run began. Of a job without one only the age is known, to a
+        minute or so; it must not be older than the run.
+        """
+        if self.run_started and run_started:
+            return self.run_started != run_started
+        is_bare = self.run_dir is None and self.age_seconds is not None
+        return is_bare and (self.age_seconds or 0) > run_seconds + 60
+
+    @property
+    def may_be_submitting(self) -> bool:
+        """
+        Whether a job may yet come of it: a claim without an id that is not old.
+
+        One whose sbatch ended without a verdict is only given the time that slurmctld may need to
+        read what lies in its socket. A clock that was put back must not make it wait for ever.
+        """
+        if self.job_id is not None or self.run_dir is None:
+            return False
+        if self.no_verdict_age is not None:
+            return abs(self.no_verdict_age) <= _UNREAD_SECONDS
+        return abs(self.age_seconds or 0) <= _STALE_CLAIM_SECONDS
+
+
+# How long after the end of an sbatch without a verdict its job may still come into being.
+_UNREAD_SECONDS = 15
+# A run directory without a job id and older than this was left by a step that was broken off.
+_STALE_CLAIM_SECONDS = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,20 +283,24 @@ class LookUp:
     is_complete: bool
     problem: str = ""
 
+    def find(self, number: Number) -> Previous | None:
+        """Return one submission of the task instance, if the site knows it."""
+        return next((one for one in self.previous if one.number == number), None)
+
 
 def read_look_up(frames: Mapping[str, Frame], key: str) -> LookUp:
     """Read run directories, squeue and sacct into one list of submissions."""
     queue, accounting = parse_queue(frames["squeue"]), parse_accounting(frames["sacct"])
     rows = queue.rows if isinstance(queue, Answer) else ()
     jobs = accounting.rows if isinstance(accounting, Answer) else ()
-    by_try = _by_try(rows, key)
-    accounted = _by_try(jobs, key)
-    tries = sorted({*by_try, *accounted, *_directory_tries(frames)})
+    queued = _by_number(rows, key)
+    accounted = _by_number(jobs, key)
+    numbers = sorted({*queued, *accounted, *_directory_numbers(frames, key)})
     problems = [answer.reason for answer in (queue, accounting) if not isinstance(answer, Answer)]
     return LookUp(
         previous=tuple(
-            _previous(number, frames, by_try.get(number, []), accounted.get(number, []))
-            for number in tries
+            _previous(number, frames, queued.get(number, []), accounted.get(number, []))
+            for number in numbers
         ),
         is_complete=isinstance(queue, Answer)
         and (isinstance(accounting, Answer) or is_without_accounting(accounting)),
@@ -218,27 +311,33 @@ def read_look_up(frames: Mapping[str, Frame], key: str) -> LookUp:
 Row = TypeVar("Row", QueueRow, AccountingRow)
 
 
-def _by_try(rows: tuple[Row, ...], key: str) -> dict[int, list[Row]]:
-    found: dict[int, list[Row]] = {}
+def _by_number(rows: tuple[Row, ...], key: str) -> dict[Number, list[Row]]:
+    found: dict[Number, list[Row]] = {}
     for row in rows:
         token = parse_token(row.name)
         if token and token.startswith(f"{key}."):
-            found.setdefault(int(token.rpartition(".")[2]), []).append(row)
+            found.setdefault(_number_of(token), []).append(row)
     return found
 
 
-def _directory_tries(frames: Mapping[str, Frame]) -> list[int]:
-    numbers = [name.removeprefix("dir.") for name in frames if name.startswith("dir.")]
-    return [int(number) for number in numbers if number.isdecimal()]
+def _number_of(token: str) -> Number:
+    _key, try_number, resubmission = split_token(token)
+    return try_number, resubmission
+
+
+def _directory_numbers(frames: Mapping[str, Frame], key: str) -> list[Number]:
+    tokens = [f"{key}.{name.removeprefix('dir.')}" for name in frames if name.startswith("dir.")]
+    return [_number_of(token) for token in tokens if parse_token(token) == token]
 
 
 def _previous(
-    number: int,
+    number: Number,
     frames: Mapping[str, Frame],
     queued: list[QueueRow],
     accounted: list[AccountingRow],
 ) -> Previous:
-    directory, job_frame = frames.get(f"dir.{number}"), frames.get(f"job_id.{number}")
+    files = _files_of(number, frames)
+    directory, job_frame = files.get("dir"), files.get("job_id")
     job_id = parse_job_id(job_frame.text) if job_frame and job_frame.status == 0 else None
     if job_id is None:
         job_id = next(
@@ -248,30 +347,42 @@ def _previous(
         # A run of the same id that was deleted may have had a job of the same name.
         queued = [row for row in queued if belongs_to(row.job_id, job_id)]
         accounted = [row for row in accounted if belongs_to(row.job_id, job_id)]
-    exit_frame = frames.get(f"exit.{number}")
+    exit_frame = files.get("exit")
     record: ExitRecord | None = parse_exit_record(exit_frame.data) if exit_frame else None
     own = record if record and record.job_id == job_id else None
     evidence = Evidence(
         queue=Answer(tuple(queued)), accounting=Answer(tuple(accounted)), exit_record=own
     )
+    clock = int(frames["clock"].text)
     return Previous(
-        try_number=number,
+        number=number,
         job_id=job_id,
         run_dir=directory.text if directory else None,
         state=judge(evidence).state if job_id else UNKNOWN,
-        age_seconds=_age(frames, number, [*queued, *accounted]),
+        run_started=_text(files.get("run")),
+        age_seconds=_age(clock, files.get("made"), [*queued, *accounted]),
+        no_verdict_age=_age(clock, files.get("no_verdict"), []),
         recorded=job_frame.text if job_frame else "",
+        noted=_text(files.get("verdict")),
     )
 
 
-def _age(
-    frames: Mapping[str, Frame], number: int, rows: Sequence[QueueRow | AccountingRow]
-) -> int | None:
-    """Return the age of a submission by the cluster's clock, from its directory or its rows."""
-    made = frames.get(f"made.{number}")
+def _files_of(number: Number, frames: Mapping[str, Frame]) -> dict[str, Frame]:
+    try_number, resubmission = number
+    suffix = f".{try_number}" + (f".{resubmission}" if resubmission else "")
+    names = ("dir", "made", "run", "job_id", "exit", "verdict", "no_verdict")
+    return {name: frames[name + suffix] for name in names if name + suffix in frames}
+
+
+def _text(frame: Frame | None) -> str:
+    return frame.text if frame and frame.status == 0 else ""
+
+
+def _age(clock: int, made: Frame | None, rows: Sequence[QueueRow | AccountingRow]) -> int | None:
+    """Return the age of a submission by the cluster's clock, from a file's time or its rows."""
     times = [int(made.text)] if made and made.text.isdecimal() else []
     times += [row.submitted for row in rows if row.submitted]
-    return int(frames["clock"].text) - times[0] if times else None
+    return clock - times[0] if times else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,39 +394,51 @@ class Decision:
     why: str
 
 
-def decide(
-    look_up: LookUp, *, try_number: int, first_try: int, run_seconds: float = math.inf
-) -> Decision:
+def decide(look_up: LookUp, identity: TaskIdentity, *, run_seconds: float) -> Decision:
     """
-    Decide about the submissions of earlier tries.
+    Decide about the submissions that came before one.
 
     A retry of the same generation adopts a job that still runs, or that succeeded without anybody
     having taken note (its worker was lost). In a new generation (a user cleared the task) whatever
-    still runs is unwanted; so is what is older than the DAG run (``run_seconds``), which a deleted
-    run of the same id left.
+    still runs is unwanted; so is what a deleted DAG run of the same id left, which began
+    ``run_seconds`` ago or earlier.
     """
-    earlier = [each for each in look_up.previous if each.try_number < try_number and each.job_id]
+    earlier = [each for each in look_up.previous if each.number < identity.number and each.job_id]
     mine = [
         each
         for each in earlier
-        if each.try_number >= first_try and not each.is_older_than(run_seconds)
+        if each.number[0] >= identity.first_try
+        and not each.is_of_another_run(identity.run_started, run_seconds)
     ]
     old = tuple(each for each in earlier if each.is_live and each not in mine)
     wanted = [each for each in mine if each.is_live or each.state.is_success]
     if wanted:
         newest = wanted[-1]
-        return Decision(
-            adopt=newest,
-            cancel=old,
-            why=(
-                f"Try {newest.try_number} of this task submitted job {newest.job_id}, which is "
-                f"{newest.state.name}; it is adopted, nothing is submitted again."
-            ),
-        )
+        return Decision(adopt=newest, cancel=old, why=_describe_adoption(newest))
     if old:
         names = ", ".join(f"{each.job_id} ({each.state.name})" for each in old)
         return Decision(
             cancel=old,
-            why=f"The task was cleared, or its run made anew; job {names} is cancelled first.",
+            why=(
+                f"The task was cleared, or its run made anew: job {names} of before is cancelled, "
+                "then a new one is submitted."
+            ),
         )
-    return Decision(why=f"{len(earlier)} earlier job(s) of this task have ended.")
+    return Decision(why=_describe_anew(earlier, mine))
+
+
+def _describe_adoption(previous: Previous) -> str:
+    is_over = previous.state.is_final
+    reason = "which ended without the task having taken note" if is_over else "which is still there"
+    return (
+        f"Try {previous.number[0]} of this task submitted job {previous.job_id}, {reason} "
+        f"({previous.state.name}); it is adopted, nothing is submitted again."
+    )
+
+
+def _describe_anew(earlier: Sequence[Previous], mine: Sequence[Previous]) -> str:
+    if not earlier:
+        return "No earlier try of this task has submitted a job; submitting one."
+    ended = ", ".join(f"{each.job_id} ({each.state.name})" for each in earlier)
+    why = "this is a retry" if mine else "the task was cleared"
+    return f"The earlier job {ended} is over and {why}: submitting a new one."

@@ -1,0 +1,65 @@
+"""
+What the shell programs of this provider have in common: helpers, and how Slurm is asked.
+
+`framing` carries a program; this is what programs are made of.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow_provider_csc.slurm.framing import quote
+from airflow_provider_csc.slurm.output import ACCOUNTING_FORMAT, QUEUE_FORMAT, SEPARATOR
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# What a user's own SQUEUE_PARTITION or SCANCEL_STATE leaves out would look like a job that is not
+# there. Times come as strftime(3)'s %s: seconds since 1970, whatever the site's zone; the ids of a
+# pending array come in full (by default they are cut after 64 characters).
+SLURM = """
+slurm() {
+  unset "${!SQUEUE_@}" "${!SCANCEL_@}"
+  SLURM_TIME_FORMAT=%s SLURM_BITSTR_LEN=0 "$@"
+}
+"""
+# A path on the cluster, of which ~ at the beginning is the home directory.
+PLACE = """
+place() {
+  case $1 in
+    '~') printf '%s' "$HOME" ;;
+    '~/'*) printf '%s' "$HOME/${1#'~/'}" ;;
+    *) printf '%s' "$1" ;;
+  esac
+}
+"""
+
+_SEPARATOR = f"$'\\x{ord(SEPARATOR):02x}'"
+
+
+def squeue() -> str:
+    """Return the squeue command that `output.parse_queue` reads."""
+    return f"slurm squeue --noheader --states=all --format={_ansi(QUEUE_FORMAT)}"
+
+
+def sacct() -> str:
+    """Return the sacct command that `output.parse_accounting` reads."""
+    fields = ",".join(ACCOUNTING_FORMAT)
+    return f"slurm sacct --noheader --parsable2 --delimiter={_SEPARATOR} --format={fields}"
+
+
+def _ansi(text: str) -> str:
+    return "$'" + text.replace(SEPARATOR, f"\\x{ord(SEPARATOR):02x}") + "'"
+
+
+def id_list(job_ids: Iterable[str]) -> str:
+    """Return job ids, quoted, for ``--jobs``."""
+    unique = sorted(set(job_ids))
+    # squeue answers an unknown id with an error when it is the only one asked for, and leaves it
+    # out otherwise (src/squeue/squeue.c); asked for twice it is never the only one.
+    return quote(",".join([*unique, unique[0]]))
+
+
+def join_path(directory: str, name: str) -> str:
+    """Return the path of a file in a directory."""
+    return f"{directory.rstrip('/')}/{name}"

@@ -1,0 +1,283 @@
+"""
+The shell programs of a submission: claim, submit, record; and look for what was submitted before.
+
+Nothing runs twice, because two things are atomic on every shared file system. Who makes the run
+directory submits (`mkdir`). Should a submission be thought lost and be made again, both jobs have
+the same run directory, and the one whose id is linked to ``job_id`` first is the one (`ln`): the
+other is cancelled by its submission, or ends by itself before it runs anything (see `batch`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from airflow_provider_csc.slurm.batch import (
+    BATCH_FILE,
+    EXIT_FILE,
+    JOB_ID_FILE,
+    LOG_FILE,
+    SCRIPT_FILE,
+)
+from airflow_provider_csc.slurm.framing import assignments, quote, words
+from airflow_provider_csc.slurm.shell import PLACE, SLURM, sacct, squeue
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# Who submitted: JSON, see `identity.TaskIdentity.to_json`.
+IDENTITY_FILE = "identity.json"
+# A kill that came before the job had an id.
+CANCEL_FILE = "cancel"
+# The remote step is over, and sbatch did not say whether Slurm took the job.
+NO_VERDICT_FILE = "no_verdict"
+# The end a task took note of.
+VERDICT_FILE = "verdict"
+
+# Seen on 22.05: slurmdbd stores " as `, and what is not in its database's character set as ?.
+_STORED_AS_IT_IS = re.compile(r"[\w .:/+=@%#(){}<>|;&*!?~^-]+", re.ASCII)
+
+# What the submission itself made of the base directory is removed again when nothing comes of it;
+# what was there before stays, for it may have a group and modes that a new one would not have.
+_PRUNE = r"""
+missing() {
+  local path=$1 first=
+  while [ ! -e "$path" ]; do
+    first=$path
+    path=$(dirname -- "$path")
+  done
+  printf '%s' "$first"
+}
+prune() {
+  local path=$1
+  [ -n "$2" ] || return
+  while { [ ! -e "$path" ] || rmdir -- "$path" 2>/dev/null; } && [ "$path" != "$2" ]; do
+    path=$(dirname -- "$path")
+  done
+}
+"""
+
+# The job starts with the user's umask, since sbatch hands on its own; and where it is told to,
+# since a script's own --chdir goes before the directory sbatch is in. In --output Slurm replaces %j
+# and its like, and takes backslashes for escapes that turn off the replacing (tried on 22.05).
+_HELPERS = r"""
+put() { printf '%s' "$2" >"$1"; }
+enter() { cd -- "$1" && [ -w . ] && pwd; }
+send() {
+  umask "$user_umask" && cd -- "$cwd" &&
+    timeout 150 sbatch --parsable ${work_dir:+"--chdir=$cwd"} "$@"
+}
+pattern() {
+  case $1 in
+    *\\*) printf '%s' "${1//\\/\\\\}" ;;
+    *) printf '%s' "${1//\%/%%}" ;;
+  esac
+}
+run_of() {
+  [ ! -r "$1/@IDENTITY" ] ||
+    sed -n 's/.*"run_started": "\([^"]*\)".*/\1/p' -- "$1/@IDENTITY" | head -n 1
+}
+earlier() { local LC_ALL=C; [ -n "$1" ] && [ -n "$2" ] && [[ $1 < $2 ]]; }
+first_id() { head -n 1 -- "$run_dir/@JOB_ID" 2>/dev/null; }
+record() {
+  local own=$run_dir/@JOB_ID.$BASHPID status
+  printf '%s\n' "$1" >"$own" &&
+    { ln -T -- "$own" "$run_dir/@JOB_ID" || mv -T --no-clobber -- "$own" "$run_dir/@JOB_ID"; }
+  status=$?
+  rm -f -- "$own"
+  return "$status"
+}
+"""
+
+# Who waits for the answer may be gone when sbatch is done; the id is recorded all the same.
+_SUBMIT = r"""
+submit() {
+  local base new_base run_dir cwd id first user_umask
+  trap '' PIPE HUP
+  user_umask=$(umask)
+  umask 077
+  base=$(place "$base_dir")
+  run_dir=$base/$token
+  cwd=$run_dir
+  frame run_dir 0 "$run_dir"
+  if [ -n "$work_dir" ]; then
+    cwd=$(place "$work_dir")
+    ask work_dir enter "$cwd" || return
+  fi
+  base=$(dirname -- "$run_dir")
+  new_base=$(missing "$base")
+  frame new_base 0 "$new_base"
+  set_aside && claim || return
+  if [ -e "$run_dir/@CANCEL" ]; then frame killed 0 ''; return; fi
+  ask files put "$run_dir/@IDENTITY" "$identity" &&
+    ask files put "$run_dir/@SCRIPT" "$script" &&
+    ask files put "$run_dir/@BATCH" "$batch" &&
+    ask files chmod 700 "$run_dir/@SCRIPT" || return
+  [ -z "$own_output" ] || options+=(--output="$(pattern "$run_dir/@LOG")")
+  if ! ask sbatch send "${options[@]}" "$run_dir/@BATCH" "$run_dir"; then
+    put "$run_dir/@NO_VERDICT" "$answer"
+    return
+  fi
+  id=$(printf '%s\n' "$answer" | grep -E '^[0-9]+(;|$)' | tail -n 1)
+  ask record record "$id"
+  first=$(first_id)
+  if [ -n "$first" ] && [ "${first%%;*}" != "${id%%;*}" ]; then
+    ask stray slurm scancel -- "${id%%;*}"
+    ask existing cat -- "$run_dir/@JOB_ID"
+    return
+  fi
+  if [ -e "$run_dir/@CANCEL" ]; then ask killed slurm scancel -- "${id%%;*}"; fi
+  [ -n "$asks_paths" ] || return
+  ask paths scontrol --oneliner show job "${id%%;*}"
+  printf '\n%s\n' "$answer" >>"$run_dir/@JOB_ID"
+}
+# What a deleted DAG run of the same id left: its job must be gone before its files are replaced.
+set_aside() {
+  local theirs id
+  theirs=$(run_of "$run_dir")
+  if earlier "$run_started" "$theirs"; then frame newer 1 "$theirs"; return 1; fi
+  earlier "$theirs" "$run_started" || return 0
+  id=$(first_id | grep -E -o '^[0-9]+')
+  if [ -n "$id" ]; then ask superseded slurm scancel -- "$id" || return; fi
+  ask superseded mv -T -- "$run_dir" "$run_dir~$(stat --format=%Y -- "$run_dir")"
+}
+claim() {
+  if [ -n "$takes_over" ]; then rm -f -- "$run_dir/@NO_VERDICT"; return; fi
+  ask base mkdir -p -- "$base" && ask claim mkdir -- "$run_dir" && return
+  if [ ! -d "$run_dir" ]; then
+    prune "$base" "$new_base"
+  elif [ -e "$run_dir/@CANCEL" ] && [ ! -e "$run_dir/@JOB_ID" ]; then
+    frame killed 0 ''
+  else
+    ask existing cat -- "$run_dir/@JOB_ID"
+  fi
+  return 1
+}
+"""
+
+
+def _fill(text: str) -> str:
+    names = {
+        "SCRIPT": SCRIPT_FILE,
+        "BATCH": BATCH_FILE,
+        "JOB_ID": JOB_ID_FILE,
+        "LOG": LOG_FILE,
+        "IDENTITY": IDENTITY_FILE,
+        "CANCEL": CANCEL_FILE,
+        "NO_VERDICT": NO_VERDICT_FILE,
+        "VERDICT": VERDICT_FILE,
+        "EXIT": EXIT_FILE,
+    }
+    return re.sub(r"/@([A-Z_]+)", lambda found: f"/{names[found[1]]}", text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitRequest:
+    """
+    Everything one submission consists of.
+
+    ``base_dir`` and ``work_dir`` are absolute or begin with ``~``; without ``work_dir`` the job
+    runs in its run directory. With ``own_output`` the log goes into the run directory, because the
+    user named no other place; with ``asks_paths`` Slurm is asked where output or error go.
+    ``asked`` are the options that the user, the script or the connection chose, for messages.
+    ``identity`` is written beside the script (JSON); ``run_started`` is when the DAG run began (ISO
+    8601): a run directory of an earlier one was left by a run of the same id that was deleted.
+    """
+
+    token: str
+    base_dir: str
+    work_dir: str | None
+    script: str
+    batch: str
+    options: tuple[str, ...]
+    own_output: bool
+    asks_paths: bool
+    asked: tuple[str, ...] = ()
+    identity: str = "{}"
+    run_started: str = ""
+
+
+def build_submit(request: SubmitRequest, *, takes_over: bool = False) -> str:
+    """
+    Claim the run directory, write the files, submit, record the id: one remote step.
+
+    ``takes_over`` submits in a run directory whose own submission was found to be lost.
+    """
+    values = assignments(
+        {
+            "base_dir": request.base_dir,
+            "token": request.token,
+            "work_dir": request.work_dir or "",
+            "own_output": "1" if request.own_output else "",
+            "asks_paths": "1" if request.asks_paths else "",
+            "takes_over": "1" if takes_over else "",
+            "run_started": request.run_started,
+            "identity": request.identity,
+            "script": request.script,
+            "batch": request.batch,
+        }
+    )
+    functions = _fill(f"{PLACE}{SLURM}{_PRUNE}{_HELPERS}{_SUBMIT}")
+    return f"{values}\noptions=({words(request.options)})\n{functions}\nsubmit\n"
+
+
+def build_discard(run_dir: str, new_base: str = "") -> str:
+    """
+    Remove a run directory in which no job was submitted.
+
+    ``new_base`` is the topmost of the directories above it that the submission had made.
+    """
+    path = quote(run_dir)
+    return f'{_PRUNE}ask discard rm -rf -- {path}\nprune "$(dirname -- {path})" {quote(new_base)}\n'
+
+
+_LOOK_UP = r"""
+made() { stat --format=%Y -- "$1" 2>/dev/null; }
+for dir in "$base/$key".*; do
+  suffix=${dir#"$base/$key."}
+  case $suffix in *[!0-9.]*) continue ;; esac
+  [ -d "$dir" ] || continue
+  frame "dir.$suffix" 0 "$dir"
+  frame "made.$suffix" 0 "$(made "$dir/@SCRIPT" || made "$dir")"
+  frame "run.$suffix" 0 "$(run_of "$dir")"
+  ask "job_id.$suffix" cat -- "$dir/@JOB_ID"
+  ask "exit.$suffix" cat -- "$dir/@EXIT"
+  ask "verdict.$suffix" cat -- "$dir/@VERDICT"
+  [ ! -e "$dir/@NO_VERDICT" ] || frame "no_verdict.$suffix" 0 "$(made "$dir/@NO_VERDICT")"
+done
+"""
+
+
+def build_look_up(*, base_dir: str, key: str, names: Sequence[str], since: int) -> str:
+    """
+    Ask for every submission of a task instance: run directories, then squeue, then sacct by name.
+
+    ``since`` (seconds since 1970) bounds sacct's search, which a site's database pays for. Names
+    that slurmdbd would not have stored as they are, or that sacct reads as a notation of its own
+    (quotes, brackets), cannot be searched for; then it is asked for all the user's jobs since, and
+    the reader picks out the right ones.
+    """
+    searchable = all(_STORED_AS_IT_IS.fullmatch(name) for name in names)
+    by_name = f"--name={quote(','.join(names))}" if searchable else ""
+    look = _fill(_HELPERS + _LOOK_UP)
+    return f"""{PLACE}{SLURM}
+key={quote(key)}
+base=$(place {quote(base_dir)})
+since=$(date --date=@{since} +%FT%T)
+frame clock 0 "$(date +%s)"
+frame base 0 "$base"
+{look}
+ask squeue {squeue()} --me
+ask sacct {sacct()} --allocations --starttime="$since" {by_name}
+"""
+
+
+def build_show_job(job_id: str) -> str:
+    """Ask slurmctld for all it knows of one job; it forgets it MinJobAge after its end."""
+    return f"ask job scontrol --oneliner show job {quote(job_id)}\n"
+
+
+def build_cancel(job_ids: Sequence[str]) -> str:
+    """Cancel jobs as scancel(1) does by default: SIGTERM, then SIGKILL after KillWait."""
+    return f"{SLURM}\nask scancel slurm scancel -- {words(job_ids)}\n"

@@ -1,0 +1,272 @@
+"""
+Submit a job exactly once, whatever is lost on the way.
+
+What a site says of a submission is decided on in `slurm.submission`; here it is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from airflow_provider_csc.errors import (
+    CommandTimeoutError,
+    ConfigError,
+    ConnectionLostError,
+    SiteUnavailableError,
+    SubmitKilledError,
+    SubmitRejectedError,
+    SubmitUnknownError,
+    TransportError,
+    UnreadableOutputError,
+)
+from airflow_provider_csc.slurm.batch import LOG_FILE
+from airflow_provider_csc.slurm.identity import build_job_name, build_token
+from airflow_provider_csc.slurm.submission import (
+    Claimed,
+    Decision,
+    Killed,
+    LookUp,
+    NoVerdict,
+    Previous,
+    Submission,
+    adopt,
+    decide,
+    read_look_up,
+    read_submit_answer,
+)
+from airflow_provider_csc.slurm.submit_commands import (
+    SubmitRequest,
+    build_discard,
+    build_look_up,
+    build_show_job,
+    build_submit,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from airflow_provider_csc.client import SlurmClient
+    from airflow_provider_csc.slurm.identity import TaskIdentity
+
+_SUBMIT_SECONDS = 180.0  # sbatch itself retries a busy controller for a while
+_RESOLVE_DELAYS = (1, 2, 4, 8, 15, 15, 15)
+# A connection may be lost again while the same submission is repeated; that ends some time.
+_MAX_SUBMITS = 3
+_DAY = 86_400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitter:
+    """
+    Submits one job of one task instance.
+
+    ``label`` is the readable part of the job's name. ``since`` (seconds since 1970, this machine's
+    clock) is when the DAG run began. ``report`` is told, in words, what was found and decided.
+    ``is_fresh`` is true for the very first submission of a task instance, before which there can
+    be nothing to find but its run directory. ``delays`` are the seconds between two looks.
+    """
+
+    client: SlurmClient
+    request: SubmitRequest
+    identity: TaskIdentity
+    label: str
+    since: int
+    report: Callable[[str], None]
+    is_fresh: bool = False
+    delays: Sequence[float] = _RESOLVE_DELAYS
+
+    async def submit(self) -> Submission:
+        """
+        Submit exactly once for this task instance, or return the job that was submitted before.
+
+        :raises ConfigError: for a directory on the cluster that cannot be used.
+        :raises SubmitRejectedError: when sbatch refused; nothing was left behind.
+        :raises SubmitKilledError: when the task was killed meanwhile; no job is left.
+        :raises TransportError: when the site cannot be reached; nothing was submitted.
+        :raises SiteUnavailableError: when it can take nothing now; nothing was submitted.
+        :raises SubmitUnknownError: when it stays unknown whether there is a job; ask again later.
+        """
+        if not self.is_fresh:
+            found = await self._find_earlier()
+            if found:
+                return found
+        takes_over = False
+        attempts = 0
+        while True:
+            attempts += 1
+            answer = await self._step(takes_over=takes_over)
+            if isinstance(answer, Killed):
+                raise _killed(answer)
+            if isinstance(answer, Submission):
+                return self._accept(answer)
+            look_up = await self._settle(answer)
+            here = look_up.find(self.identity.number)
+            if here and here.job_id:
+                self.report(f"It was accepted as job {here.job_id}.")
+                return await self._adopt(here)
+            if attempts == _MAX_SUBMITS:
+                raise self._unknown(answer)
+            takes_over = here is not None
+            self.report(
+                "It was not: neither squeue nor sacct knows a job of that name. Submitting "
+                + ("again, in the same run directory." if takes_over else "again.")
+            )
+
+    def _accept(self, submission: Submission) -> Submission:
+        if submission.is_adopted:
+            self.report(
+                f"This very try had submitted job {submission.job_id} already; it is adopted."
+            )
+        return replace(submission, asked=self.request.asked)
+
+    async def _find_earlier(self) -> Submission | None:
+        """Look for what came before; adopt it, or see to it that none of it lives."""
+        look_up = await self._look_up_quietly()
+        decision = decide(look_up, self.identity, run_seconds=max(time.time() - self.since, 0))
+        self.report(decision.why)
+        if decision.cancel:
+            await self._cancel_earlier(decision)
+        return await self._adopt(decision.adopt) if decision.adopt else None
+
+    async def _cancel_earlier(self, decision: Decision) -> None:
+        """Cancel jobs and wait until they are gone: two of one task must not run side by side."""
+        job_ids = [each.job_id for each in decision.cancel if each.job_id]
+        await self.client.cancel(job_ids)
+        live: list[str] = []
+        for delay in self.delays:
+            found = await self.client.query(job_ids)
+            live = [f"{one.job_id} ({one.state})" for one in found.values() if not one.is_final]
+            if not live:
+                return
+            await asyncio.sleep(delay)
+        raise SubmitUnknownError(
+            f"Job {', '.join(live)} of before was cancelled and is still there. Nothing is "
+            "submitted before it is gone.",
+            run_dir=None,
+        )
+
+    async def _look_up(self) -> LookUp:
+        tries = range(1, self.identity.try_number)
+        tokens = [build_token(self.identity.key, (number, 0)) for number in tries]
+        tokens += [
+            build_token(self.identity.key, (self.identity.try_number, number))
+            for number in range(self.identity.resubmission + 1)
+        ]
+        program = build_look_up(
+            base_dir=self.request.base_dir,
+            key=self.identity.key,
+            names=[build_job_name(self.label, token) for token in tokens],
+            since=self.since - _DAY,
+        )
+        return read_look_up(await self.client.ask(program), self.identity.key)
+
+    async def _look_up_quietly(self) -> LookUp:
+        """Look up, and again as long as the remote step of an earlier submission may be at work."""
+        busy: list[Previous] = []
+        for delay in (0, *self.delays):
+            await asyncio.sleep(delay)
+            look_up = await self._look_up()
+            if not look_up.is_complete:
+                raise SubmitUnknownError(
+                    "It cannot be told whether an earlier try of this task has a job: "
+                    f"{look_up.problem}. Nothing is submitted before that is known.",
+                    run_dir=None,
+                )
+            busy = [
+                one
+                for one in look_up.previous
+                if one.number < self.identity.number and one.may_be_submitting
+            ]
+            if not busy:
+                return look_up
+        raise SubmitUnknownError(
+            f"Try {busy[-1].number[0]} of this task may still be submitting a job in "
+            f"{busy[-1].run_dir}. Nothing is submitted before that is known.",
+            run_dir=busy[-1].run_dir,
+        )
+
+    async def _settle(self, unclear: Claimed | NoVerdict) -> LookUp:
+        """
+        Look until it is known whether a submission without a verdict was accepted.
+
+        :raises SubmitUnknownError: when it is not, after a minute.
+        """
+        said = _what_was_said(unclear)
+        self.report(
+            f"Whether the job was accepted is not known ({said}); looking for it by its name."
+        )
+        for delay in self.delays:
+            await asyncio.sleep(delay)
+            try:
+                look_up = await self._look_up()
+            except TransportError:
+                continue
+            here = look_up.find(self.identity.number)
+            if here and here.job_id:
+                return look_up
+            if look_up.is_complete and not (here and here.may_be_submitting):
+                return look_up
+        raise self._unknown(unclear)
+
+    async def _step(self, *, takes_over: bool) -> Submission | Claimed | NoVerdict | Killed:
+        program = build_submit(self.request, takes_over=takes_over)
+        try:
+            frames = await self.client.ask(program, timeout=_SUBMIT_SECONDS)
+        except (ConnectionLostError, CommandTimeoutError, UnreadableOutputError) as error:
+            lost = f"{self.request.base_dir}/{self.request.token}"
+            return NoVerdict(run_dir=lost, message=error.message)
+        try:
+            return read_submit_answer(
+                frames,
+                work_dir=self.request.work_dir,
+                base_dir=self.request.base_dir,
+                log_name=LOG_FILE,
+            )
+        except (SubmitRejectedError, SiteUnavailableError, ConfigError) as error:
+            if run_dir := error.details.get("run_dir"):
+                # Should this fail, the refusal is still what is to be said.
+                with suppress(TransportError, UnreadableOutputError):
+                    new_base = str(error.details.get("new_base", ""))
+                    await self.client.ask(build_discard(str(run_dir), new_base))
+            if isinstance(error, SubmitRejectedError):
+                asked = " ".join(self.request.asked) or "no options"
+                raise SubmitRejectedError(
+                    f"{error.message} Asked for: {asked}.", **error.details
+                ) from error
+            raise
+
+    async def _adopt(self, previous: Previous) -> Submission:
+        if previous.job_id is None:
+            raise ValueError("only a submission with a job id can be adopted")
+        recorded = previous.recorded
+        if previous.run_dir is None:
+            # Its run directory is gone; slurmctld may still know where the job writes to.
+            frames = await self.client.ask(build_show_job(previous.job_id))
+            recorded = frames["job"].text if frames["job"].status == 0 else ""
+        found = adopt(previous.job_id, previous.run_dir or "", recorded=recorded, log_name=LOG_FILE)
+        return replace(found, asked=self.request.asked)
+
+    def _unknown(self, unclear: Claimed | NoVerdict) -> SubmitUnknownError:
+        return SubmitUnknownError(
+            f"Slurm did not say whether it accepted the job ({_what_was_said(unclear)}), and it is "
+            f"not known yet whether there is one named {self.request.token}. It is looked for "
+            "again before anything is submitted.",
+            run_dir=unclear.run_dir,
+        )
+
+
+def _what_was_said(unclear: Claimed | NoVerdict) -> str:
+    return unclear.message if isinstance(unclear, NoVerdict) else "no job id is recorded yet"
+
+
+def _killed(killed: Killed) -> SubmitKilledError:
+    what = f"job {killed.job_id} was cancelled" if killed.job_id else "nothing was submitted"
+    return SubmitKilledError(
+        f"The task was killed while its job was being submitted; {what}.",
+        run_dir=killed.run_dir,
+        job_id=killed.job_id,
+    )
