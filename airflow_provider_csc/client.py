@@ -27,6 +27,7 @@ from airflow_provider_csc.slurm.framing import (
     quote,
 )
 from airflow_provider_csc.slurm.output import Answer, NoAnswer, parse_log
+from airflow_provider_csc.slurm.partitions import build_show_partition, parse_limits
 from airflow_provider_csc.slurm.result import JobResult, build_result
 from airflow_provider_csc.slurm.submit_commands import build_cancel
 from airflow_provider_csc.slurm.verdict import Evidence
@@ -34,6 +35,7 @@ from airflow_provider_csc.slurm.verdict import Evidence
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from airflow_provider_csc.slurm.policy import PartitionLimits
     from airflow_provider_csc.transport.base import Transport
 
 _COMMAND_SECONDS = 60.0
@@ -150,6 +152,10 @@ class SlurmClient:
             if not evidence.is_denied:
                 found[job_id] = build_result(job_id, evidence)
         return found
+
+    async def partition_limits(self, name: str) -> PartitionLimits:
+        """Return what a partition allows; nothing is known of one that Slurm does not know."""
+        return parse_limits((await self.ask(build_show_partition(name)))["partition"])
 
     async def read_bytes(self, path: str, *, offset: int = 0, limit: int = 1 << 20) -> bytes:
         """

@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
 
     from airflow_provider_csc.client import Probe, SlurmClient
-    from airflow_provider_csc.slurm.submit_commands import SubmitRequest
     from airflow_provider_csc.slurm.framing import Frame
     from airflow_provider_csc.slurm.identity import TaskIdentity
+    from airflow_provider_csc.slurm.policy import PartitionLimits
     from airflow_provider_csc.slurm.result import JobResult
     from airflow_provider_csc.slurm.submission import Submission
+    from airflow_provider_csc.slurm.submit_commands import SubmitRequest
     from airflow_provider_csc.transport.base import SiteSettings
 
 Value = TypeVar("Value")
@@ -140,7 +141,7 @@ class SlurmHook(BaseHook):
 
         :raises ConfigError: for a request that cannot be; nothing was submitted.
         """
-        from airflow_provider_csc.submitter import Submitter
+        from airflow_provider_csc.submitter import Submitter  # noqa: PLC0415
 
         settings = self.get_settings()
 
@@ -179,6 +180,10 @@ class SlurmHook(BaseHook):
     def cancel(self, job_ids: Sequence[str]) -> None:
         """Cancel jobs with scancel; see `SlurmClient.cancel`."""
         self._with_client(lambda client: client.cancel(job_ids))
+
+    def partition_limits(self, name: str) -> PartitionLimits:
+        """Return what a partition allows."""
+        return self._with_client(lambda client: client.partition_limits(name))
 
     def read_bytes(self, path: str, *, offset: int = 0, limit: int = 1 << 20) -> bytes:
         """Return a part of a file on the cluster; see `SlurmClient.read_bytes`."""

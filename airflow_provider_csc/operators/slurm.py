@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator, conf
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowTaskTimeout,
+    BaseOperator,
+    conf,
+)
 
 from airflow_provider_csc.errors import (
     ConfigError,
     CscError,
-    JobFailedError,
+    SiteUnavailableError,
     SubmitRejectedError,
+    SubmitUnknownError,
+    TransportError,
 )
 from airflow_provider_csc.links.slurm import SlurmJobLink
+from airflow_provider_csc.operators._task_state import recall_changes, remember
+from airflow_provider_csc.slurm.attempt import Attempt
 from airflow_provider_csc.slurm.identity import TaskIdentity, first_try_of_generation
-from airflow_provider_csc.slurm.options import check_option_names
+from airflow_provider_csc.slurm.options import (
+    check_option_names,
+    override_options,
+    read_arguments,
+)
 from airflow_provider_csc.slurm.plan import (
     TEMPLATE_EXTENSIONS,
     JobSpec,
@@ -33,8 +47,10 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
+    from airflow_provider_csc.slurm.failures import FailureReason
+    from airflow_provider_csc.slurm.policy import Action, PartitionLimits, SlurmRetryPolicy
     from airflow_provider_csc.slurm.submission import Submission
-    from airflow_provider_csc.triggers.slurm import SlurmJobTrigger
+    from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
 
 
 class SlurmSubmitOperator(BaseOperator):
@@ -42,15 +58,18 @@ class SlurmSubmitOperator(BaseOperator):
     Submit one job to a Slurm cluster, wait for it in the triggerer, and return what became of it.
 
     The job's log appears in the task's log while it runs. The task succeeds only with evidence that
-    the job ended COMPLETED; it fails with `JobFailedError` when the job ended otherwise, and at
-    once, without a retry, when the request itself is wrong. When the task is killed the job is
-    cancelled. A retry after a lost worker finds the job again instead of submitting another; a
-    retry after a failed job, or a cleared task, submits a new one.
+    the job ended COMPLETED; it fails with a `JobFailedError` that names the reason when the job
+    ended otherwise, and at once, without a retry, when the request itself is wrong. While the site
+    cannot be reached, or can take nothing, the task waits: that uses up no retry. When the task is
+    killed the job is cancelled. A retry after a lost worker finds the job again instead of
+    submitting another; a retry after a failed job, or a cleared task, submits a new one.
 
     Returns a dict: job_id, name, cluster, state, exit_code, signal, reason, partition, nodes,
     submit_time, start_time, end_time (ISO 8601, UTC), elapsed_seconds, cpu_efficiency (1 is all of
     the allocated processors' time), max_rss_bytes (of the largest task), run_dir, stdout_path,
-    stderr_path. ``job_id`` is also an XCom of its own, pushed right after submission.
+    stderr_path, and resubmissions: one dict for each job that a retry policy replaced (job_id,
+    state, reason, nodes, changed, why). ``job_id`` is also an XCom of its own, pushed right after
+    submission.
 
     Give exactly one of ``command``, ``script`` and ``remote_script``.
 
@@ -79,6 +98,11 @@ class SlurmSubmitOperator(BaseOperator):
     :param log_limit_bytes: of a longer output only this much is copied, and its path is given.
     :param timeout: cancel the job when it has run for so long (seconds or timedelta).
     :param queue_timeout: cancel the job when it has waited in the queue for so long.
+    :param kill_grace: when the task is killed, or reaches a limit, give the job so long between the
+        signal (that of ``options["signal"]``, else SIGTERM) and its cancellation. 0 is scancel's
+        own way: SIGTERM, and SIGKILL after the cluster's KillWait.
+    :param on_failure: a `SlurmRetryPolicy`: which failures are followed by another job within this
+        try, with more memory, more time or without the failed node. Default: none is.
     """
 
     template_fields = (
@@ -123,6 +147,8 @@ class SlurmSubmitOperator(BaseOperator):
         log_limit_bytes: int = 10 * 1024 * 1024,
         timeout: float | timedelta | None = None,
         queue_timeout: float | timedelta | None = None,
+        kill_grace: float | timedelta = 0,
+        on_failure: SlurmRetryPolicy | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -143,7 +169,11 @@ class SlurmSubmitOperator(BaseOperator):
         self.log_limit_bytes = log_limit_bytes
         self.timeout = timeout
         self.queue_timeout = queue_timeout
+        self.kill_grace = kill_grace
+        self.on_failure = on_failure
         self._job_id: str | None = None
+        self._run_dir: str | None = None
+        self._token: str | None = None
         self._is_killed = False
         # What no template can change is checked while the DAG is parsed.
         check_source(JobSpec(command=command, script=script, remote_script=remote_script))
@@ -176,30 +206,24 @@ class SlurmSubmitOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Submit, record the job, and wait for it."""
-        spec = self._build_spec()
-        try:
-            check_spec(spec)
-            submission = self._submit(spec, context)
-        except SubmitRejectedError as error:
-            if error.details.get("is_temporary"):
-                raise  # A full queue has room later: an ordinary failure, with retries.
-            raise AirflowFailException(error.message) from error
-        except ConfigError as error:
-            raise AirflowFailException(error.message) from error
-        context["ti"].xcom_push(key="job_id", value=submission.job_id)
-        if not self.wait_for_completion:
-            return to_xcom(_just_submitted(submission))
-        trigger = self._build_trigger(submission)
-        if self.deferrable:
-            self.defer(trigger=trigger, method_name=self.execute_complete.__name__)
-        from airflow_provider_csc.hooks.slurm import SlurmHook, run_sync  # noqa: PLC0415
+        limit = self.execution_timeout
+        # defer(timeout=...) would expire without anybody cancelling the job.
+        deadline = time.time() + limit.total_seconds() if limit else None
+        return self._run(context, Attempt(deadline=deadline, changes=self._learned(context)))
 
-        settings = SlurmHook(self.slurm_conn_id).get_settings()
-        return self._finish(run_sync(trigger.wait(settings, self.log)))
+    def execute_again(
+        self, context: Context, event: dict[str, Any], attempt: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Go on with a submission that had to wait until the site answered."""
+        known = Attempt.from_payload(attempt)
+        self._check_waited(context, event, known)
+        return self._run(context, replace(known, is_resumed=True))
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
-        """Take up the trigger's event: return the result, or raise what it means."""
-        return self._finish([JobResult.from_payload(payload) for payload in event["results"]])
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Take up the trigger's event: return the result, or do what the failure asks for."""
+        (payload,) = event["results"]
+        result = JobResult.from_payload(payload)
+        return self._conclude(context, result, Attempt.from_payload(event.get("attempt")))
 
     def on_kill(self) -> None:
         """Cancel the job and wait for Slurm to confirm it."""
@@ -214,12 +238,160 @@ class SlurmSubmitOperator(BaseOperator):
             except CscError as error:
                 self.log.exception("Job %s may still run: %s", self._job_id, error.message)
 
-    def _build_spec(self) -> JobSpec:
+    def _run(self, context: Context, attempt: Attempt) -> dict[str, Any]:
+        """Submit one job and wait for it."""
+        try:
+            submission = self._submit(context, attempt)
+        except SubmitRejectedError as error:
+            if error.details.get("is_temporary"):
+                raise  # A full queue has room later: an ordinary failure, with retries.
+            raise AirflowFailException(error.message) from error
+        except ConfigError as error:
+            raise AirflowFailException(error.message) from error
+        except (TransportError, SiteUnavailableError, SubmitUnknownError) as error:
+            if error.details.get("is_lasting"):
+                raise
+            return self._park(context, attempt, error)
+        context["ti"].xcom_push(key="job_id", value=submission.job_id)
+        if not self.wait_for_completion:
+            return _to_value(_just_submitted(submission), attempt)
+        present = replace(attempt, asked=submission.asked)
+        trigger = self._build_trigger(context, submission, present)
+        if self.deferrable:
+            self.defer(trigger=trigger, method_name=self.execute_complete.__name__)
+        from airflow_provider_csc.hooks.slurm import SlurmHook, run_sync  # noqa: PLC0415
+
+        settings = SlurmHook(self.slurm_conn_id).get_settings()
+        (result,) = run_sync(trigger.wait(settings, self.log))
+        return self._conclude(context, result, present)
+
+    def _learned(self, context: Context) -> dict[str, str]:
+        changes = recall_changes(context) if self.on_failure else {}
+        if changes:
+            told = ", ".join(f"{name}={value}" for name, value in changes.items())
+            self.log.info("An earlier try of this task found out what it needs: %s.", told)
+        return changes
+
+    def _submit(self, context: Context, attempt: Attempt) -> Submission:
+        from airflow_provider_csc.hooks.slurm import SlurmHook  # noqa: PLC0415
+
+        spec = self._build_spec(attempt)
+        check_spec(spec)
+        hook = SlurmHook(self.slurm_conn_id)
+        settings = hook.get_settings()
+        identity = self._identify(context, attempt)
+        self._token = identity.token
+        submission = hook.submit(
+            spec,
+            identity,
+            since=_run_start(context),
+            report=self.log.info,
+            is_fresh=identity.number == (1, 0) and not attempt.is_resumed,
+        )
+        self._job_id, self._run_dir = submission.job_id, submission.run_dir
+        self.log.info("Job %s; its files: %s", submission.job_id, submission.run_dir)
+        SlurmJobLink().persist(
+            context, web_interface=settings.web_interface, run_dir=submission.run_dir
+        )
+        remember(context, submission, attempt.changes)
+        if self._is_killed:
+            # The kill came while the job was being submitted, when it had no id yet.
+            self.on_kill()
+        return submission
+
+    def _park(self, context: Context, attempt: Attempt, error: CscError) -> dict[str, Any]:
+        """Wait until the site answers; a submission that is uncertain is then looked for first."""
+        trigger = self._build_site_trigger(attempt, error)
+        if self.deferrable:
+            self.defer(
+                trigger=trigger,
+                method_name=self.execute_again.__name__,
+                kwargs={"attempt": attempt.to_payload()},
+            )
+        from airflow_provider_csc.hooks.slurm import SlurmHook, run_sync  # noqa: PLC0415
+
+        settings = SlurmHook(self.slurm_conn_id).get_settings()
+        event = run_sync(trigger.wait(settings, self.log))
+        return self.execute_again(context, event, attempt.to_payload())
+
+    def _check_waited(self, context: Context, event: dict[str, Any], attempt: Attempt) -> None:
+        if event["status"] == "deadline":
+            # Airflow calls on_kill then, which sees to it that no job comes of the submission.
+            self._token = self._identify(context, attempt).token
+            raise AirflowTaskTimeout(
+                "execution_timeout is reached while the site gave no answer; see above for why. "
+                "A job of this task that it may have taken is cancelled, or adopted by a retry."
+            )
+
+    def _conclude(self, context: Context, result: JobResult, attempt: Attempt) -> dict[str, Any]:
+        """Return what became of the job, raise it, or submit another as the policy says."""
+        if result.accounting:
+            self.log.info("Accounting of job %s:\n%s", result.job_id, result.accounting)
+        if result.is_success:
+            self.log.info("%s", describe_result(result))
+            return _to_value(result, attempt)
+        from airflow_provider_csc.slurm.failures import error_for, failure_of  # noqa: PLC0415
+        from airflow_provider_csc.slurm.policy import Fail, Resubmit  # noqa: PLC0415
+
+        error = error_for(result)
+        reason = failure_of(result)
+        if self.on_failure is None or reason is None:
+            raise error
+        self.log.error("%s", error.message)
+        match self._decide(self.on_failure, reason, result, attempt):
+            case Resubmit(why=why, options=options, history=history):
+                self.log.warning("%s", why)
+                following = Attempt(
+                    resubmission=attempt.resubmission + 1,
+                    changes=options,
+                    history=tuple(history),
+                    deadline=attempt.deadline,
+                )
+                return self._run(context, following)
+            case Fail(why=why):
+                raise AirflowFailException(f"{error.message} {why}") from error
+            case action:
+                self.log.info("%s", action.why)
+                raise error
+
+    def _decide(
+        self,
+        policy: SlurmRetryPolicy,
+        reason: FailureReason,
+        result: JobResult,
+        attempt: Attempt,
+    ) -> Action:
+        options = {name: str(value) for name, value in read_arguments(attempt.asked).items()}
+        return policy.decide(
+            reason,
+            result,
+            attempt.history,
+            options=options,
+            partition_limits=self._ask_limits(policy, reason, result),
+        )
+
+    def _ask_limits(
+        self, policy: SlurmRetryPolicy, reason: FailureReason, result: JobResult
+    ) -> PartitionLimits | None:
+        """Ask what the job's partition allows, where the policy would ask for more time."""
+        from airflow_provider_csc.hooks.slurm import SlurmHook  # noqa: PLC0415
+
+        if reason != "time_limit" or not policy.time_limit or not result.partition:
+            return None
+        try:
+            return SlurmHook(self.slurm_conn_id).partition_limits(result.partition)
+        except CscError as error:
+            self.log.warning("The partition's limit is not known: %s", error.message)
+            return None
+
+    def _build_spec(self, attempt: Attempt) -> JobSpec:
         return JobSpec(
             command=self.command,
             script=self.script,
             remote_script=self.remote_script,
-            options=self.options or {},
+            options=override_options(self.options or {}, attempt.changes)
+            if attempt.changes
+            else self.options or {},
             env=self.env,
             modules=self.modules,
             environment=self.environment,
@@ -227,26 +399,8 @@ class SlurmSubmitOperator(BaseOperator):
             job_name=self.job_name,
         )
 
-    def _submit(self, spec: JobSpec, context: Context) -> Submission:
-        from airflow_provider_csc.hooks.slurm import SlurmHook  # noqa: PLC0415
-
-        hook = SlurmHook(self.slurm_conn_id)
-        settings = hook.get_settings()
-        submission = hook.submit(
-            spec, self._identify(context), since=_run_start(context), report=self.log.info
-        )
-        self._job_id = submission.job_id
-        self.log.info("Job %s; its files: %s", submission.job_id, submission.run_dir)
-        SlurmJobLink().persist(
-            context, web_interface=settings.web_interface, run_dir=submission.run_dir
-        )
-        if self._is_killed:
-            # The kill came while the job was being submitted, when it had no id yet.
-            self.on_kill()
-        return submission
-
-    def _identify(self, context: Context) -> TaskIdentity:
-        ti = context["ti"]
+    def _identify(self, context: Context, attempt: Attempt) -> TaskIdentity:
+        ti, started = context["ti"], context["dag_run"].start_date
         deployment = conf.get("csc", "deployment", fallback="")
         return TaskIdentity(
             dag_id=ti.dag_id,
@@ -258,12 +412,18 @@ class SlurmSubmitOperator(BaseOperator):
                 try_number=ti.try_number, max_tries=ti.max_tries, retries=self.retries or 0
             ),
             deployment=deployment or conf.get("api", "base_url", fallback="") or "",
+            resubmission=attempt.resubmission,
+            run_started=started.astimezone(UTC).isoformat() if started else "",
+            waits=self.wait_for_completion,
         )
 
-    def _build_trigger(self, submission: Submission) -> SlurmJobTrigger:
+    def _build_trigger(
+        self, context: Context, submission: Submission, attempt: Attempt
+    ) -> SlurmJobTrigger:
         from airflow_provider_csc.triggers.slurm import SlurmJobTrigger  # noqa: PLC0415
 
-        limit = self.execution_timeout
+        ti = context["ti"]
+        signal = read_arguments(attempt.asked).get("signal")
         return SlurmJobTrigger(
             slurm_conn_id=self.slurm_conn_id,
             job_ids=[submission.job_id],
@@ -275,18 +435,27 @@ class SlurmSubmitOperator(BaseOperator):
             log_limit_bytes=self.log_limit_bytes,
             queue_timeout=_seconds(self.queue_timeout),
             run_timeout=_seconds(self.timeout),
-            # defer(timeout=...) would expire without anybody cancelling the job.
-            deadline=time.time() + limit.total_seconds() if limit else None,
+            deadline=attempt.deadline,
+            kill_grace=_seconds(self.kill_grace) or 0,
+            kill_signal=str(signal) if signal else None,
+            attempt=attempt.to_payload(),
+            task_key={
+                "dag_id": ti.dag_id,
+                "run_id": ti.run_id,
+                "task_id": ti.task_id,
+                "map_index": -1 if ti.map_index is None else ti.map_index,
+            },
         )
 
-    def _finish(self, results: list[JobResult]) -> dict[str, Any]:
-        (result,) = results
-        if result.accounting:
-            self.log.info("Accounting of job %s:\n%s", result.job_id, result.accounting)
-        if not result.is_success:
-            raise JobFailedError(describe_result(result), **to_xcom(result), limit=result.limit)
-        self.log.info("%s", describe_result(result))
-        return to_xcom(result)
+    def _build_site_trigger(self, attempt: Attempt, error: CscError) -> SlurmSiteTrigger:
+        from airflow_provider_csc.triggers.slurm import SlurmSiteTrigger  # noqa: PLC0415
+
+        return SlurmSiteTrigger(
+            slurm_conn_id=self.slurm_conn_id,
+            deadline=attempt.deadline,
+            reason=error.message,
+            poll_interval=self.poll_interval,
+        )
 
 
 def _seconds(limit: float | timedelta | None) -> float | None:
@@ -297,6 +466,11 @@ def _run_start(context: Context) -> int:
     """Return when the DAG run began: no job of this generation can be older."""
     started = context["dag_run"].start_date
     return int(started.timestamp() if started else time.time())
+
+
+def _to_value(result: JobResult, attempt: Attempt) -> dict[str, Any]:
+    """Return what the task returns."""
+    return {**to_xcom(result), "resubmissions": [dict(each) for each in attempt.history]}
 
 
 def _just_submitted(submission: Submission) -> JobResult:

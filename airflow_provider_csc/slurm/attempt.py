@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from airflow_provider_csc.slurm.policy import PastSubmission
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
@@ -26,7 +28,7 @@ class Attempt:
     resubmission: int = 0
     changes: Mapping[str, str] = field(default_factory=dict)
     asked: tuple[str, ...] = ()
-    history: tuple[Mapping[str, Any], ...] = ()
+    history: tuple[PastSubmission, ...] = ()
     deadline: float | None = None
     is_resumed: bool = False
 

@@ -56,6 +56,10 @@ class SlurmJobTrigger(BaseTrigger):
     :param run_timeout: cancel after so many seconds of running.
     :param deadline: cancel at this time (seconds since 1970).
     :param missing_seconds: how long squeue and sacct must both deny a job before it is UNKNOWN.
+    :param kill_grace: seconds between the signal and the cancellation when the task is killed.
+    :param kill_signal: the ``--signal`` option of the job, as sbatch takes it.
+    :param attempt: what the operator wants back with the event.
+    :param task_key: dag_id, run_id, task_id and map_index of the task that waits.
     """
 
     def __init__(  # noqa: PLR0913 - one argument for each thing that is stored
@@ -73,6 +77,10 @@ class SlurmJobTrigger(BaseTrigger):
         run_timeout: float | None = None,
         deadline: float | None = None,
         missing_seconds: int = 600,
+        kill_grace: float = 0.0,
+        kill_signal: str | None = None,
+        attempt: dict[str, Any] | None = None,
+        task_key: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # untyped in Airflow
         self.slurm_conn_id = slurm_conn_id
@@ -87,6 +95,10 @@ class SlurmJobTrigger(BaseTrigger):
         self.run_timeout = run_timeout
         self.deadline = deadline
         self.missing_seconds = missing_seconds
+        self.kill_grace = kill_grace
+        self.kill_signal = kill_signal
+        self.attempt = attempt
+        self.task_key = task_key
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and plain JSON arguments."""
@@ -103,13 +115,18 @@ class SlurmJobTrigger(BaseTrigger):
             "run_timeout": self.run_timeout,
             "deadline": self.deadline,
             "missing_seconds": self.missing_seconds,
+            "kill_grace": self.kill_grace,
+            "kill_signal": self.kill_signal,
+            "attempt": self.attempt,
+            "task_key": self.task_key,
         }
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait for the jobs and yield ``{"results": [...]}``, in the order of ``job_ids``."""
         settings = await SlurmHook(self.slurm_conn_id).aget_settings()
         results = await self.wait(settings, self.log)
-        yield TriggerEvent({"results": [result.to_payload() for result in results]})
+        payloads = [result.to_payload() for result in results]
+        yield TriggerEvent({"results": payloads, "attempt": self.attempt})
 
     async def wait(self, settings: SiteSettings, log: TaskLog) -> list[JobResult]:
         """Follow the jobs to their end; also what the operator does when it is not deferred."""

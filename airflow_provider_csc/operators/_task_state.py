@@ -1,0 +1,53 @@
+"""
+What a task keeps in Airflow's task state store (3.3 or later) from one try to the next.
+
+Nothing depends on it: that a job is found again is the business of the cluster (see `submitter`).
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airflow.sdk import Context
+
+    from airflow_provider_csc.slurm.submission import Submission
+
+_KEY = "slurm"
+_log = logging.getLogger(__name__)
+
+
+def remember(context: Context, submission: Submission, changes: Mapping[str, str]) -> None:
+    """Put down which job is the task's, and which options a retry policy has changed."""
+    store = context.get("task_state_store")
+    if store is None:
+        return
+    try:
+        store.set(
+            _KEY,
+            {
+                "job_id": submission.job_id,
+                "run_dir": submission.run_dir,
+                "changes": [f"{name}={value}" for name, value in changes.items()],
+            },
+        )
+    except Exception as error:  # noqa: BLE001 - whatever it is, the job is submitted
+        _log.debug("The task state store took nothing: %s", error)
+
+
+def recall_changes(context: Context) -> dict[str, str]:
+    """Return the options that a retry policy changed in an earlier try of the task."""
+    store = context.get("task_state_store")
+    if store is None or context["ti"].try_number == 1:
+        return {}
+    try:
+        known = store.get(_KEY)
+    except Exception as error:  # noqa: BLE001 - the task goes on with what its author asked for
+        _log.debug("The task state store gave nothing: %s", error)
+        return {}
+    changed = known.get("changes") if isinstance(known, dict) else None
+    pairs = [str(each).partition("=") for each in (changed if isinstance(changed, list) else [])]
+    return {name: value for name, _, value in pairs}
