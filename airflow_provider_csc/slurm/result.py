@@ -8,12 +8,15 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_csc.slurm.accounting import compute_usage, format_bytes, render_table
-from airflow_provider_csc.slurm.output import Answer
+from airflow_provider_csc.slurm.output import Answer, is_without_accounting
 from airflow_provider_csc.slurm.states import parse_state
 from airflow_provider_csc.slurm.verdict import Evidence, judge
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from airflow_provider_csc.slurm.batch import ExitRecord
+    from airflow_provider_csc.slurm.output import AccountingRow, QueueRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,8 +24,11 @@ class JobResult:
     """
     One ended job. Times are ISO 8601 in UTC; None is what no source told.
 
-    ``limit`` names the limit of the task that made us cancel the job (``queue_timeout``,
-    ``timeout`` or ``execution_timeout``), if one did. ``accounting`` is a table to read.
+    ``limit`` names what made this task cancel the job, if it did: ``queue_timeout``, ``timeout``,
+    ``execution_timeout``, ``held`` or ``dependency``. ``accounting`` is a table to read.
+    ``contradiction`` says how Slurm and the job's own exit record differ, where they do.
+    ``memory_bytes`` is the peak of the largest step, all its tasks together; ``restarts`` how often
+    Slurm requeued the job.
     """
 
     job_id: str
@@ -48,6 +54,12 @@ class JobResult:
     requested_memory: str | None = None
     time_limit_minutes: int | None = None
     accounting: str = ""
+    contradiction: str | None = None
+    without_accounting: bool = False
+    restarts: int | None = None
+    memory_bytes: int | None = None
+    node_count: int | None = None
+    cpus: int | None = None
 
     @property
     def is_success(self) -> bool:
@@ -58,6 +70,16 @@ class JobResult:
     def is_final(self) -> bool:
         """Whether the job has ended."""
         return parse_state(self.state).is_final
+
+    @property
+    def is_cancelled_by_task(self) -> bool:
+        """
+        Whether this task cancelled it, for its ``limit``.
+
+        Where only the job's own exit record tells of its end, that looks like a signal.
+        """
+        signalled = self.state == "FAILED" and self.signal in {signals.SIGTERM, signals.SIGKILL}
+        return self.limit is not None and (self.state == "CANCELLED" or signalled)
 
     def to_payload(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -142,7 +164,41 @@ def build_result(
         requested_memory=job.requested_memory if job else None,
         time_limit_minutes=job.time_limit_minutes if job else None,
         accounting=render_table(rows) if rows else "",
+        contradiction=_find_contradiction(job, queued, record) if verdict.is_final else None,
+        without_accounting=is_without_accounting(evidence.accounting),
+        restarts=getattr(record, "restarts", None),
+        memory_bytes=usage.memory_bytes,
+        node_count=job.node_count if job else None,
+        cpus=job.cpus if job else None,
     )
+
+
+def _find_contradiction(
+    job: AccountingRow | None, queued: QueueRow | None, record: ExitRecord | None
+) -> str | None:
+    """
+    Say how Slurm and the job's own exit record contradict each other, where they do.
+
+    A job that Slurm ended (TIMEOUT, CANCELLED, a signal) may well have left a record of any code.
+    """
+    accounted = job if job and job.state.is_final and not job.is_provisional else None
+    row = accounted or queued
+    if record is None or row is None:
+        return None
+    own, failed = record.exit_code, row.state.name == "FAILED"
+    is_end_disputed = (row.state.is_success and own != 0) or (failed and own == 0)
+    if not is_end_disputed and not (accounted and failed and _is_other_code(accounted, own)):
+        return None
+    source = "sacct" if accounted else "squeue"
+    code = f", exit code {accounted.exit_code}," if accounted and accounted.exit_code else ""
+    return (
+        f"{source} says {row.state.name}{code} but the job's own exit record says exit code {own}"
+    )
+
+
+def _is_other_code(row: AccountingRow, own: int) -> bool:
+    """Compare exit codes; sacct takes 128 off one above 127 (src/sacct/print.c, 22.05)."""
+    return not row.signal and row.exit_code is not None and row.exit_code not in {own, own - 128}
 
 
 def _first(sources: Sequence[object], name: str) -> Any:
@@ -166,25 +222,55 @@ def describe_result(result: JobResult) -> str:
     ending = _ENDINGS.get(result.state, _describe_other)(result)
     where = f" Its log: {result.stdout_path}." if result.stdout_path else ""
     elapsed = f" after {result.elapsed_seconds} s" if result.elapsed_seconds is not None else ""
-    return f"Job {result.job_id} ended {result.state}{elapsed}: {ending}{where}"
+    beside = "".join(f" {each}" for each in _describe_circumstances(result))
+    return f"Job {result.job_id} ended {result.state}{elapsed}: {ending}{beside}{where}"
+
+
+def _describe_circumstances(result: JobResult) -> list[str]:
+    """Return sentences on what made this end unusual."""
+    told = []
+    if result.contradiction:
+        told.append(
+            f"Slurm and the job contradict each other: {result.contradiction}. Look at its log and "
+            "its results before running it again; a shell's start-up or logout file may have "
+            "changed the exit code."
+        )
+    if result.restarts:
+        times = "once" if result.restarts == 1 else f"{result.restarts} times"
+        told.append(f"Slurm had requeued it {times}.")
+    if result.without_accounting and not result.is_success:
+        told.append(
+            "This site keeps no accounting: what it used, and who cancelled it, cannot be known."
+        )
+    return told
 
 
 # What slurmstepd ends with when it cannot set up the job's files (tried on 22.05).
-_NOT_STARTED = 53
+NOT_STARTED = 53
 
 
 def _describe_failed(result: JobResult) -> str:
-    if result.signal == _NOT_STARTED:
+    if result.is_cancelled_by_task:
+        return _describe_limit(result)
+    if result.signal == NOT_STARTED:
         return (
             "Slurm could not start it (0:53): most likely its output file could not be opened, or "
             "its directory not entered, on the compute node."
         )
     if result.signal:
-        return f"it was killed by signal {result.signal} ({_signal_name(result.signal)})."
+        hint = _KILL_HINT if result.signal == signals.SIGKILL else ""
+        return f"it was killed by signal {result.signal} ({_signal_name(result.signal)}).{hint}"
     if result.exit_code in (126, 127):
         return f"exit code {result.exit_code}: a command was not found or not executable."
     code = "unknown" if result.exit_code is None else result.exit_code
     return f"exit code {code}."
+
+
+# So ends a job on a site that limits memory by sampling (docker/README.md).
+_KILL_HINT = (
+    " Where a site limits memory by sampling, one that used too much ends so; compare what it used "
+    "with options['mem']."
+)
 
 
 def _signal_name(number: int) -> str:
@@ -208,21 +294,89 @@ def _describe_timeout(result: JobResult) -> str:
     return f"it reached its time limit{asked}. Raise options['time'], or let the script checkpoint."
 
 
+# Below it, Linux numbers the accounts of services (login.defs(5), UID_MIN).
+_FIRST_PERSON = 1000
+
+
 def _describe_cancelled(result: JobResult) -> str:
     if result.limit:
-        return f"this task cancelled it because {result.limit} was reached."
-    who = f" by user id {result.cancelled_by}" if result.cancelled_by else ""
-    return f"it was cancelled{who}, not by this task."
+        return _describe_limit(result)
+    if result.reason == NEVER_SATISFIED:
+        return f"Slurm cancelled it, because {_NEVER}"
+    if result.cancelled_by is None:
+        return "it was cancelled, not by this task."
+    return f"it was cancelled by {_who(result.cancelled_by)}, not by this task."
+
+
+def _who(user_id: str) -> str:
+    if user_id == "0":
+        return "user id 0 (root: an administrator, or Slurm itself)"
+    if user_id.isdecimal() and int(user_id) < _FIRST_PERSON:
+        # CSC's "Roihu disk areas": a refused burst buffer ends as CANCELLED by 350, without a log.
+        return (
+            f"user id {user_id} (a service of the site; a refused burst buffer, options['bb'], "
+            "ends so too, without a log)"
+        )
+    return f"user id {user_id}"
+
+
+NEVER_SATISFIED = "DependencyNeverSatisfied"
+_NEVER = (
+    "its dependency can never be satisfied: a job it waits for ended otherwise than it asks. "
+    "Correct options['dependency'], or see to that job first."
+)
+
+
+def _describe_limit(result: JobResult) -> str:
+    if result.limit == "dependency":
+        return f"this task cancelled it, because {_NEVER}"
+    if result.limit == "held":
+        return (
+            f"this task cancelled it, because it was held (reason {result.reason or 'None'}), "
+            "which only a person can undo. Find out who held it and why before running it again."
+        )
+    return f"this task cancelled it because {result.limit} was reached."
+
+
+def _describe_lost_node(result: JobResult) -> str:
+    return f"{_a_node(result)} failed. That is no fault of the job: run it again, elsewhere."
+
+
+def _a_node(result: JobResult) -> str:
+    nodes = result.nodes or ""
+    several = "," in nodes or "[" in nodes
+    return f"one of its nodes, {nodes}," if several else f"node {nodes}" if nodes else "a node"
+
+
+def _describe_boot(result: JobResult) -> str:
+    return f"{_a_node(result)} did not get ready for it. That is no fault of the job: run it again."
+
+
+def _describe_launch(result: JobResult) -> str:
+    nodes = f" on {result.nodes}" if result.nodes else ""
+    return f"Slurm could not launch it{nodes}. Run it again, elsewhere; tell the site if it recurs."
+
+
+def _describe_preempted(_result: JobResult) -> str:
+    return (
+        "it made way for a job of higher priority. Run it again, with options['requeue'], or in a "
+        "partition whose jobs are not preempted."
+    )
+
+
+def _describe_deadline(_result: JobResult) -> str:
+    return "it could not end before its deadline. Give a later options['deadline'] or less 'time'."
 
 
 def _describe_completed(_result: JobResult) -> str:
     return "exit code 0."
 
 
-def _describe_unknown(_result: JobResult) -> str:
+def _describe_unknown(result: JobResult) -> str:
+    limit = f" This task had cancelled it because of {result.limit}." if result.limit else ""
     return (
         "neither squeue nor sacct know it any more and it left no exit record, so what became of "
-        "it is not known. Look for its output before running it again."
+        f"it is not known.{limit} Look for its output before running it again."
     )
 
 
@@ -236,5 +390,11 @@ _ENDINGS = {
     "OUT_OF_MEMORY": _describe_memory,
     "TIMEOUT": _describe_timeout,
     "CANCELLED": _describe_cancelled,
+    "NODE_FAIL": _describe_lost_node,
+    "BOOT_FAIL": _describe_boot,
+    "RECONFIG_FAIL": _describe_boot,
+    "LAUNCH_FAILED": _describe_launch,
+    "PREEMPTED": _describe_preempted,
+    "DEADLINE": _describe_deadline,
     "UNKNOWN": _describe_unknown,
 }

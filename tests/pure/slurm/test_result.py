@@ -141,6 +141,93 @@ def test_a_recorded_job_has_its_result(name: str, state: str, *, success: bool) 
     assert found.end_time.endswith("+00:00")
 
 
+# ---- what contradicts ----
+
+
+def ended(*, state: str, code: str = "0:0", record: int) -> JobResult:
+    return build_result(
+        "123",
+        evidence(
+            answer(), answer(accounting_line(State=state, ExitCode=code)), exit_record(code=record)
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "record", "said"),
+    [
+        ("COMPLETED", "0:0", 3, "sacct says COMPLETED but"),
+        ("COMPLETED", "0:0", 137, "sacct says COMPLETED but"),
+        ("FAILED", "3:0", 0, "sacct says FAILED, exit code 3, but"),
+        ("FAILED", "0:9", 0, "sacct says FAILED but"),
+        ("FAILED", "3:0", 5, "sacct says FAILED, exit code 3, but"),
+    ],
+)
+def test_slurm_and_the_job_may_contradict_each_other(
+    state: str, code: str, record: int, said: str
+) -> None:
+    found = ended(state=state, code=code, record=record)
+    own = f"the job's own exit record says exit code {record}"
+    assert found.contradiction == f"{said} {own}"
+    assert found.state == "FAILED"
+    assert own in describe_result(found)
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "record"),
+    [
+        ("COMPLETED", "0:0", 0),
+        ("FAILED", "3:0", 3),
+        ("FAILED", "9:0", 137),  # sacct takes 128 off
+        ("FAILED", "0:0", 128),
+        ("FAILED", "0:9", 137),
+        ("FAILED", "0:15", 143),
+        ("CANCELLED by 1001", "0:0", 0),
+        ("CANCELLED by 1001", "0:0", 143),
+        ("TIMEOUT", "0:0", 143),
+        ("TIMEOUT", "0:0", 0),
+        ("OUT_OF_MEMORY", "0:125", 137),
+        ("NODE_FAIL", "0:0", 1),
+        ("PREEMPTED", "0:0", 143),
+    ],
+)
+def test_what_slurm_ends_may_leave_a_record_of_any_code(state: str, code: str, record: int) -> None:
+    assert ended(state=state, code=code, record=record).contradiction is None
+
+
+def test_without_accounting_squeue_is_compared() -> None:
+    line = queue_line(state="COMPLETED", ended="1020")
+    found = build_result("123", evidence(answer(line), NO_ACCOUNTING, exit_record(code=2)))
+    assert found.contradiction == (
+        "squeue says COMPLETED but the job's own exit record says exit code 2"
+    )
+    assert (found.state, found.exit_code, found.without_accounting) == ("FAILED", 2, True)
+
+
+def test_what_is_not_final_contradicts_nothing() -> None:
+    """A requeued job has the exit record of its first run."""
+    rows = answer(accounting_line(State="FAILED", ExitCode="1:0"))
+    found = build_result("123", evidence(answer(queue_line()), rows, exit_record(code=0)))
+    assert (found.state, found.contradiction) == ("RUNNING", None)
+
+
+def test_a_row_that_is_only_half_there_contradicts_nothing() -> None:
+    row = answer(accounting_line(JobName="allocation", ReqMem="16?", State="FAILED"))
+    assert build_result("123", evidence(answer(), row, exit_record())).contradiction is None
+
+
+def test_the_peak_of_all_tasks_is_told_besides_that_of_one() -> None:
+    lines = [
+        accounting_line(NNodes="2", AllocCPUS="8"),
+        accounting_line(JobID="123.0", MaxRSS="100M", NTasks="8", TRESUsageInTot="mem=600M"),
+    ]
+    found = build_result("123", evidence(answer(), answer(*lines)))
+    assert found.max_rss_bytes == 100 * 2**20
+    assert found.memory_bytes == 600 * 2**20
+    assert (found.node_count, found.cpus) == (2, 8)
+    assert not found.without_accounting
+
+
 # ---- stored ----
 
 
@@ -159,7 +246,8 @@ def test_the_names_of_a_result_are_a_stored_format() -> None:
         *("job_id", "state", "name", "cluster", "exit_code", "signal", "reason", "partition"),
         *("nodes", "submit_time", "start_time", "end_time", "elapsed_seconds", "cpu_efficiency"),
         *("max_rss_bytes", "run_dir", "stdout_path", "stderr_path", "limit", "cancelled_by"),
-        *("requested_memory", "time_limit_minutes", "accounting"),
+        *("requested_memory", "time_limit_minutes", "accounting", "contradiction"),
+        *("without_accounting", "restarts", "memory_bytes", "node_count", "cpus"),
     ]
 
 
@@ -220,12 +308,139 @@ def test_the_names_of_a_result_are_a_stored_format() -> None:
             "Job 123 ended CANCELLED: this task cancelled it because queue_timeout was reached.",
         ),
         (
-            {"state": "CANCELLED", "cancelled_by": "350"},
-            "Job 123 ended CANCELLED: it was cancelled by user id 350, not by this task.",
+            {"state": "CANCELLED", "cancelled_by": "1001"},
+            "Job 123 ended CANCELLED: it was cancelled by user id 1001, not by this task.",
         ),
         (
-            {"state": "NODE_FAIL", "reason": "NodeDown"},
-            "Job 123 ended NODE_FAIL: Slurm gave the reason NodeDown.",
+            {"state": "CANCELLED", "cancelled_by": "0"},
+            (
+                "Job 123 ended CANCELLED: it was cancelled by user id 0 (root: an administrator, or "
+                "Slurm itself), not by this task."
+            ),
+        ),
+        (
+            {"state": "CANCELLED", "cancelled_by": "350"},
+            (
+                "Job 123 ended CANCELLED: it was cancelled by user id 350 (a service of the site; a "
+                "refused burst buffer, options['bb'], ends so too, without a log), not by this task."
+            ),
+        ),
+        (
+            {"state": "CANCELLED"},
+            "Job 123 ended CANCELLED: it was cancelled, not by this task.",
+        ),
+        (
+            {"state": "CANCELLED", "limit": "held", "reason": "JobHeldUser"},
+            (
+                "Job 123 ended CANCELLED: this task cancelled it, because it was held (reason "
+                "JobHeldUser), which only a person can undo. Find out who held it and why before "
+                "running it again."
+            ),
+        ),
+        (
+            {"state": "CANCELLED", "limit": "dependency"},
+            (
+                "Job 123 ended CANCELLED: this task cancelled it, because its dependency can never "
+                "be satisfied: a job it waits for ended otherwise than it asks. Correct "
+                "options['dependency'], or see to that job first."
+            ),
+        ),
+        (
+            {"state": "CANCELLED", "reason": "DependencyNeverSatisfied", "cancelled_by": "0"},
+            (
+                "Job 123 ended CANCELLED: Slurm cancelled it, because its dependency can never be "
+                "satisfied: a job it waits for ended otherwise than it asks. Correct "
+                "options['dependency'], or see to that job first."
+            ),
+        ),
+        (
+            {"state": "FAILED", "exit_code": 143, "signal": 15, "limit": "timeout"},
+            "Job 123 ended FAILED: this task cancelled it because timeout was reached.",
+        ),
+        (
+            {"state": "FAILED", "exit_code": 1, "limit": "timeout"},
+            "Job 123 ended FAILED: exit code 1.",
+        ),
+        (
+            {"state": "FAILED", "signal": 9},
+            (
+                "Job 123 ended FAILED: it was killed by signal 9 (SIGKILL). Where a site limits "
+                "memory by sampling, one that used too much ends so; compare what it used with "
+                "options['mem']."
+            ),
+        ),
+        (
+            {"state": "FAILED", "exit_code": 3, "contradiction": "A says B but C says D"},
+            (
+                "Job 123 ended FAILED: exit code 3. Slurm and the job contradict each other: A says "
+                "B but C says D. Look at its log and its results before running it again; a shell's "
+                "start-up or logout file may have changed the exit code."
+            ),
+        ),
+        (
+            {"state": "FAILED", "exit_code": 3, "restarts": 2, "without_accounting": True},
+            (
+                "Job 123 ended FAILED: exit code 3. Slurm had requeued it 2 times. This site keeps "
+                "no accounting: what it used, and who cancelled it, cannot be known."
+            ),
+        ),
+        (
+            {"state": "COMPLETED", "restarts": 1, "without_accounting": True},
+            "Job 123 ended COMPLETED: exit code 0. Slurm had requeued it once.",
+        ),
+        (
+            {"state": "NODE_FAIL", "reason": "NodeDown", "nodes": "c1"},
+            (
+                "Job 123 ended NODE_FAIL: node c1 failed. That is no fault of the job: run it "
+                "again, elsewhere."
+            ),
+        ),
+        (
+            {"state": "NODE_FAIL", "nodes": "c[1-2]"},
+            (
+                "Job 123 ended NODE_FAIL: one of its nodes, c[1-2], failed. That is no fault of the "
+                "job: run it again, elsewhere."
+            ),
+        ),
+        (
+            {"state": "BOOT_FAIL"},
+            (
+                "Job 123 ended BOOT_FAIL: a node did not get ready for it. That is no fault of the "
+                "job: run it again."
+            ),
+        ),
+        (
+            {"state": "LAUNCH_FAILED", "nodes": "c1"},
+            (
+                "Job 123 ended LAUNCH_FAILED: Slurm could not launch it on c1. Run it again, "
+                "elsewhere; tell the site if it recurs."
+            ),
+        ),
+        (
+            {"state": "PREEMPTED"},
+            (
+                "Job 123 ended PREEMPTED: it made way for a job of higher priority. Run it again, "
+                "with options['requeue'], or in a partition whose jobs are not preempted."
+            ),
+        ),
+        (
+            {"state": "DEADLINE"},
+            (
+                "Job 123 ended DEADLINE: it could not end before its deadline. Give a later "
+                "options['deadline'] or less 'time'."
+            ),
+        ),
+        (
+            {"state": "REVOKED", "reason": "None"},
+            "Job 123 ended REVOKED: Slurm gave the reason None.",
+        ),
+        (
+            {"state": "UNKNOWN", "limit": "queue_timeout"},
+            (
+                "Job 123 ended UNKNOWN: neither squeue nor sacct know it any more and it left no exit "
+                "record, so what became of it is not known. This task had cancelled it because of "
+                "queue_timeout. Look for its output before running it again."
+            ),
         ),
         (
             {"state": "UNKNOWN"},
