@@ -30,7 +30,9 @@ async def open_connection(
     Log in to one host.
 
     :raises ConfigError: for known_hosts or a host name that cannot be used.
-    :raises ConnectFailedError: naming DNS, refusal, time-out, host key or log-in as the cause.
+    :raises ConnectFailedError: naming DNS, refusal, time-out, host key or log-in as the cause;
+        ``is_lasting`` where waiting cannot help: a name that does not exist, a host key that is not
+        trusted.
     """
     options: dict[str, Any] = {
         "port": hop.port,
@@ -61,11 +63,17 @@ async def open_connection(
     except (asyncssh.PermissionDenied, asyncssh.ChannelOpenError) as error:
         raise ConnectFailedError(_refusal(settings, hop, error), host=hop.host) from error
     except (asyncssh.Error, OSError, TimeoutError) as error:
-        raise ConnectFailedError(_unreachable(hop, error), host=hop.host) from error
+        raise ConnectFailedError(
+            _unreachable(hop, error), host=hop.host, is_lasting=_is_unknown_name(error)
+        ) from error
     except UnicodeError as error:
         raise ConfigError(
             f"host: {hop.host!r} cannot be a host's name ({error}).", field="host", value=hop.host
         ) from error
+
+
+def _is_unknown_name(error: Exception) -> bool:
+    return isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN
 
 
 def _unreachable(hop: Hop, error: Exception) -> str:
@@ -121,7 +129,7 @@ async def _host_key_error(
             f"The host key of {hop.host} is unknown: it shows {shown}. Compare that with what the "
             "site publishes, then put the key into Host key or Known hosts."
         )
-    return ConnectFailedError(text, host=hop.host, fingerprint=shown)
+    return ConnectFailedError(text, host=hop.host, fingerprint=shown, is_lasting=True)
 
 
 async def _ask_host_key(
