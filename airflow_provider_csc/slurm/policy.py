@@ -228,7 +228,7 @@ class SlurmRetryPolicy:
         if count >= self.out_of_memory:
             return Fail(
                 f"out_of_memory={self.out_of_memory} resubmissions with more memory did not "
-                "suffice; a retry would begin again with the first request. Ask for more."
+                "suffice. Find out what the script needs, and ask for that."
             )
         request = _memory_request(result, asked)
         if request is None:
