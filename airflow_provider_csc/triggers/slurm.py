@@ -1,19 +1,27 @@
-"""Wait for Slurm jobs in the triggerer."""
+"""Wait in the triggerer: for Slurm jobs, or for a site that cannot take any."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Protocol
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from airflow.configuration import conf
 from airflow.triggers.base import BaseTrigger, TriggerEvent
+from asgiref.sync import sync_to_async
 
-from airflow_provider_csc.hooks.slurm import SlurmHook, open_client
+from airflow_provider_csc.hooks.slurm import SlurmHook
+from airflow_provider_csc.kill import kill_jobs, kill_submission
+from airflow_provider_csc.site_watch import watch_for
+from airflow_provider_csc.task_state import Standing, TaskName, ask_standing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Coroutine, Sequence
 
+    from airflow_provider_csc.client import SlurmClient
     from airflow_provider_csc.slurm.result import JobResult
     from airflow_provider_csc.slurm.tracking import WatchSpec
     from airflow_provider_csc.transport.base import SiteSettings
@@ -29,11 +37,112 @@ class TaskLog(Protocol):
         """Log at a level of `logging`."""
 
 
-_CONFIRM_SECONDS = 20
-_CONFIRM_INTERVAL_SECONDS = 2
+Value = TypeVar("Value")
+
+# Since 3.3 Airflow tells a trigger that a user ended its task; before, it only cancels it.
+_HAS_ON_KILL = hasattr(BaseTrigger, "on_kill")
+# What is left of [triggerer] on_kill_timeout for saying what became of a kill.
+_SPARE_SECONDS = 3
+_STATE_SECONDS = 5.0
+_STATE_ATTEMPTS = 2
 
 
-class SlurmJobTrigger(BaseTrigger):
+class _KillableTrigger(BaseTrigger):
+    """
+    A trigger that kills when a user ended its task, and never because it is itself stopped.
+
+    It waits in a task of its own, which outlives the cancellation until `cleanup`: the poller's
+    connection is still open for the kill. And it tells a user's kill, which cancels one trigger,
+    from the end of the triggerer, which cancels every task of the event loop.
+    """
+
+    slurm_conn_id: str
+    # Not `task`: Airflow 3.3 has a property of that name for the operator.
+    task_name: TaskName | None = None
+    _settings: SiteSettings | None = None
+    _waiting: asyncio.Task[Any] | None = None
+
+    async def _wait_for(self, work: Coroutine[Any, Any, Value]) -> Value:
+        waiting = self._waiting = asyncio.create_task(work)
+        try:
+            return await asyncio.shield(waiting)
+        except asyncio.CancelledError:
+            if not _HAS_ON_KILL and not waiting.cancelling():
+                await self.on_kill()
+            raise
+
+    async def on_kill(self) -> None:
+        """Kill, when a user ended the task; Airflow 3.3 and later call it."""
+        began = time.monotonic()
+        if not self._has_to_kill():
+            return
+        if await self._ask_standing() is not Standing.ENDED:
+            self.log.warning(
+                "The trigger is stopped, but Airflow does not say that anybody ended the task: "
+                "nothing is cancelled. Should its job become an orphan, the reaper finds it."
+            )
+            return
+        settings = self._settings or await SlurmHook(self.slurm_conn_id).aget_settings()
+        limit = conf.getint("triggerer", "on_kill_timeout", fallback=30) - _SPARE_SECONDS
+        await self._kill(settings, max(limit - (time.monotonic() - began), 1.0))
+
+    async def cleanup(self) -> None:
+        """Stop waiting. It releases what is held here and touches nothing on the site."""
+        if self._waiting is not None:
+            self._waiting.cancel()
+            await asyncio.gather(self._waiting, return_exceptions=True)
+
+    async def _ask_standing(self) -> Standing:
+        """
+        Ask Airflow whether the task still waits for this trigger.
+
+        Also where Airflow says that it was a user: a triggerer that was away for a while finds its
+        triggers gone to another one, and takes that for a user's deed (seen in 3.3.2).
+        """
+        task = self.task_name or _name_of(self)
+        if task is None:
+            return Standing.ENDED
+        standing = Standing.UNKNOWN
+        for _ in range(_STATE_ATTEMPTS):
+            # Shielded, because Airflow 3.1 reads its next answer wrongly when one is given up.
+            asked = asyncio.ensure_future(sync_to_async(ask_standing)(task, live="deferred"))
+            try:
+                standing = await asyncio.wait_for(asyncio.shield(asked), _STATE_SECONDS)
+            except TimeoutError:
+                continue
+            if standing is not Standing.UNKNOWN:
+                break
+        return standing
+
+    def _open_client(self, settings: SiteSettings) -> SlurmClient | None:
+        """Return the client with the open connection while there is one."""
+        from airflow_provider_csc.poller import poller_for
+
+        if self._waiting is None or self._waiting.done():
+            return None
+        return poller_for(settings).client
+
+    def _has_to_kill(self) -> bool:
+        raise NotImplementedError
+
+    async def _kill(self, settings: SiteSettings, patience: float) -> None:
+        raise NotImplementedError
+
+
+def _name_of(trigger: BaseTrigger) -> TaskName | None:
+    """Return the task instance that Airflow put into a trigger which runs."""
+    ti = getattr(trigger, "task_instance", None)
+    if ti is None:
+        return None
+    return TaskName(
+        dag_id=ti.dag_id,
+        run_id=ti.run_id,
+        task_id=ti.task_id,
+        map_index=-1 if ti.map_index is None else ti.map_index,
+    )
+
+
+class SlurmJobTrigger(_KillableTrigger):
     """
     Fire one event when every one of some jobs has ended, with evidence of how.
 
@@ -56,6 +165,10 @@ class SlurmJobTrigger(BaseTrigger):
     :param run_timeout: cancel after so many seconds of running.
     :param deadline: cancel at this time (seconds since 1970).
     :param missing_seconds: how long squeue and sacct must both deny a job before it is UNKNOWN.
+    :param kill_grace: seconds between a first signal and the cancellation when a user kills.
+    :param kill_signal: the user's ``--signal`` option, which says what that signal is.
+    :param attempt: anything in JSON; it comes back as ``attempt`` in the event.
+    :param task: dag_id, run_id, task_id and map_index of the task that waits.
     :param kill_grace: seconds between the signal and the cancellation when the task is killed.
     :param kill_signal: the ``--signal`` option of the job, as sbatch takes it.
     :param attempt: what the operator wants back with the event.
@@ -161,23 +274,134 @@ class SlurmJobTrigger(BaseTrigger):
             missing_seconds=self.missing_seconds,
         )
 
-    async def on_kill(self) -> None:
-        """Cancel the jobs, because a user marked the task or cleared it (Airflow 3.3 or later)."""
-        if self.run_dir is not None:
-            settings = await SlurmHook(self.slurm_conn_id).aget_settings()
-            await cancel_and_confirm(settings, self.job_ids, self.log)
+    def _has_to_kill(self) -> bool:
+        # Who only watches other people's jobs has none to cancel.
+        return self.run_dir is not None
+
+    async def _kill(self, settings: SiteSettings, patience: float) -> None:
+        await kill_jobs(
+            settings,
+            self.job_ids,
+            self.log,
+            run_dirs=[self.run_dir] if self.run_dir else (),
+            grace=self.kill_grace,
+            signal=self.kill_signal,
+            client=self._open_client(settings),
+            patience=patience,
+        )
 
 
-async def cancel_and_confirm(settings: SiteSettings, job_ids: Sequence[str], log: TaskLog) -> None:
-    """Cancel jobs and ask Slurm until they are gone, for at most 20 s; say which it was."""
-    async with open_client(settings) as client:
-        await client.cancel(job_ids)
-        live: list[str] = list(job_ids)
-        for _ in range(_CONFIRM_SECONDS // _CONFIRM_INTERVAL_SECONDS):
-            found = await client.query(job_ids)
-            live = [f"{one.job_id} ({one.state})" for one in found.values() if not one.is_final]
-            if not live:
-                log.info("Cancelled job %s; Slurm confirms it.", ", ".join(job_ids))
-                return
-            await asyncio.sleep(_CONFIRM_INTERVAL_SECONDS)
-    log.log(logging.WARNING, "Asked to cancel, but still there: %s.", ", ".join(live))
+class SlurmSiteTrigger(_KillableTrigger):
+    """
+    Fire when a site can take jobs again: sshd, Slurm, its accounting, and room for files.
+
+    All triggers of a process that wait for one site share one that asks, with growing pauses; it
+    uses no worker and no retry. Fires ``{"status": "up"}``, or ``{"status": "deadline"}``.
+
+    The argument names are a stored format: running tasks hold them.
+
+    :param slurm_conn_id: the connection.
+    :param deadline: give up at this time (seconds since 1970, Airflow's clock).
+    :param reason: why the task has to wait, for the log.
+    :param poll_interval: seconds between the first two attempts; later pauses are longer.
+    :param base_dir: the directory that must take files; default: the connection's work directory.
+    :param token: names the submission, which a user's kill stops.
+    :param since: when the wait began (seconds since 1970); default: now.
+    :param task: dag_id, run_id, task_id and map_index of the task that waits.
+    """
+
+    def __init__(
+        self,
+        *,
+        slurm_conn_id: str,
+        deadline: float | None = None,
+        reason: str | None = None,
+        poll_interval: float = 15.0,
+        base_dir: str | None = None,
+        token: str | None = None,
+        since: float | None = None,
+        task: TaskName | None = None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # untyped in Airflow
+        self.slurm_conn_id = slurm_conn_id
+        self.deadline = deadline
+        self.reason = reason
+        self.poll_interval = poll_interval
+        self.base_dir = base_dir
+        self.token = token
+        self.since = time.time() if since is None else since
+        self.task_name = task
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class path and plain JSON arguments."""
+        return f"{__name__}.{type(self).__qualname__}", {
+            "slurm_conn_id": self.slurm_conn_id,
+            "deadline": self.deadline,
+            "reason": self.reason,
+            "poll_interval": self.poll_interval,
+            "base_dir": self.base_dir,
+            "token": self.token,
+            "since": self.since,
+            "task": self.task_name,
+        }
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Yield ``{"status": "up"}`` or ``{"status": "deadline"}``."""
+        self._settings = await SlurmHook(self.slurm_conn_id).aget_settings()
+        yield TriggerEvent(await self._wait_for(self.wait(self._settings, self.log)))
+
+    async def wait(self, settings: SiteSettings, log: TaskLog) -> dict[str, str]:
+        """Wait for the site; also what the operator does when it is not deferred."""
+        base_dir = self.base_dir or settings.work_dir
+        watch = watch_for(settings)
+        log.log(logging.WARNING, "%s", self._describe_wait(settings, base_dir))
+        left = None if self.deadline is None else max(self.deadline - time.time(), 0)
+        try:
+            async with asyncio.timeout(left):
+                await watch.wait(base_dir, interval=self.poll_interval)
+        except TimeoutError:
+            last = f" Last: {watch.problem}" if watch.problem else ""
+            log.log(
+                logging.ERROR,
+                "The site could not take a job before the task's deadline.%s", last,
+            )  # fmt: skip
+            return {"status": "deadline"}
+        log.info("The site can take jobs again, after %s.", _span(time.time() - self.since))
+        return {"status": "up"}
+
+    def _describe_wait(self, settings: SiteSettings, base_dir: str) -> str:
+        target = settings.ssh.target
+        until = f" It ends at {_moment(self.deadline)}." if self.deadline is not None else ""
+        certificate = settings.ssh.certificate_file or (
+            f"{settings.ssh.key_file}-cert.pub" if settings.ssh.key_file else None
+        )
+        renew = f" An expired certificate is read anew from {certificate}." if certificate else ""
+        return (
+            f"Waiting since {_moment(self.since)} for {target} to take a job: "
+            f"{(self.reason or 'it could not be submitted').rstrip('.')}. It goes on by itself, "
+            f"without using up a retry, when {target.host} lets us log in, Slurm answers there and "
+            f"{base_dir} can be written.{until}{renew}"
+        )
+
+    def _has_to_kill(self) -> bool:
+        return self.token is not None
+
+    async def _kill(self, settings: SiteSettings, patience: float) -> None:
+        if self.token is not None:
+            await kill_submission(
+                settings,
+                base_dir=self.base_dir or settings.work_dir,
+                token=self.token,
+                log=self.log,
+                client=self._open_client(settings),
+                patience=patience,
+            )
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(sep=" ", timespec="seconds")
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,70 @@
+"""
+Ask Airflow whether somebody ended a task, or whether its process is merely being stopped.
+
+Airflow stops a worker's task with the same SIGTERM, and before 3.3 a trigger with the same
+cancellation, when a user marks the task and when the process is shut down or its work moved. Only
+the task instance's state tells which it was: a user's click has changed it by then.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Any, TypedDict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class TaskName(TypedDict):
+    """What names a task instance; ``map_index`` is -1 where the task is not mapped."""
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+
+
+class Standing(Enum):
+    """How a task instance stands in Airflow's database."""
+
+    LIVE = "live"
+    ENDED = "ended"
+    UNKNOWN = "unknown"
+
+
+def read_standing(
+    states: Mapping[str, Mapping[str, str | None]], task: TaskName, *, live: str
+) -> Standing:
+    """
+    Return how a task stands, from ``{run_id: {task: state}}`` as Airflow answers.
+
+    ``live`` is its state while nobody has ended it. A task that is not there was deleted.
+    """
+    index = task["map_index"]
+    name = task["task_id"] if index < 0 else f"{task['task_id']}_{index}"
+    state = states.get(task["run_id"], {}).get(name)
+    return Standing.LIVE if state == live else Standing.ENDED
+
+
+def ask_standing(task: TaskName, *, live: str) -> Standing:
+    """
+    Ask Airflow's supervisor how a task stands; UNKNOWN where it does not say.
+
+    Where no Airflow runs this process, who calls means it: ENDED. It blocks; in a triggerer call it
+    through ``asgiref.sync.sync_to_async``, as Airflow's own triggers do.
+    """
+    from airflow.sdk.execution_time import task_runner  # noqa: PLC0415 - costs seconds
+
+    if getattr(task_runner, "SUPERVISOR_COMMS", None) is None:
+        return Standing.ENDED
+    index = task["map_index"]
+    try:
+        states: dict[str, Any] = task_runner.RuntimeTaskInstance.get_task_states(
+            dag_id=task["dag_id"],
+            task_ids=[task["task_id"]],
+            run_ids=[task["run_id"]],
+            map_index=index if index >= 0 else None,
+        )
+    except Exception:  # noqa: BLE001 - whatever went wrong, the state is not known
+        return Standing.UNKNOWN
+    return read_standing(states, task, live=live)
