@@ -47,8 +47,6 @@ _BY_STATE = {
     "TIMEOUT": FailureReason.TIME_LIMIT,
     "NODE_FAIL": FailureReason.NODE_FAILURE,
     "BOOT_FAIL": FailureReason.BOOT_FAILURE,
-    "RECONFIG_FAIL": FailureReason.BOOT_FAILURE,
-    "LAUNCH_FAILED": FailureReason.LAUNCH_FAILURE,
     "PREEMPTED": FailureReason.PREEMPTED,
     "DEADLINE": FailureReason.DEADLINE,
 }

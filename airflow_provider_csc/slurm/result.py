@@ -352,11 +352,6 @@ def _describe_boot(result: JobResult) -> str:
     return f"{_a_node(result)} did not get ready for it. That is no fault of the job: run it again."
 
 
-def _describe_launch(result: JobResult) -> str:
-    nodes = f" on {result.nodes}" if result.nodes else ""
-    return f"Slurm could not launch it{nodes}. Run it again, elsewhere; tell the site if it recurs."
-
-
 def _describe_preempted(_result: JobResult) -> str:
     return (
         "it made way for a job of higher priority. Run it again, with options['requeue'], or in a "
@@ -392,8 +387,6 @@ _ENDINGS = {
     "CANCELLED": _describe_cancelled,
     "NODE_FAIL": _describe_lost_node,
     "BOOT_FAIL": _describe_boot,
-    "RECONFIG_FAIL": _describe_boot,
-    "LAUNCH_FAILED": _describe_launch,
     "PREEMPTED": _describe_preempted,
     "DEADLINE": _describe_deadline,
     "UNKNOWN": _describe_unknown,

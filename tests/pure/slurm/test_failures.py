@@ -22,7 +22,6 @@ ENDS = [
     ({"state": "TIMEOUT"}, "time_limit", errors.JobTimeLimitError),
     ({"state": "NODE_FAIL"}, "node_failure", errors.JobNodeFailureError),
     ({"state": "BOOT_FAIL"}, "boot_failure", errors.JobBootFailureError),
-    ({"state": "RECONFIG_FAIL"}, "boot_failure", errors.JobBootFailureError),
     ({"state": "PREEMPTED"}, "preempted", errors.JobPreemptedError),
     ({"state": "CANCELLED"}, "cancelled", errors.JobCancelledError),
     ({"state": "CANCELLED", "cancelled_by": "0"}, "cancelled", errors.JobCancelledError),
@@ -36,7 +35,6 @@ ENDS = [
         errors.JobDependencyError,
     ),
     ({"state": "CANCELLED", "limit": "held"}, "held", errors.JobHeldError),
-    ({"state": "LAUNCH_FAILED"}, "launch_failure", errors.JobLaunchFailureError),
     ({"state": "FAILED", "signal": 53}, "launch_failure", errors.JobLaunchFailureError),
     ({"state": "DEADLINE"}, "deadline", errors.JobDeadlineError),
     (

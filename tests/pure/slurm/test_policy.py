@@ -87,9 +87,12 @@ def test_what_slurm_refused_is_not_asked_again() -> None:
 # ---- infrastructure ----
 
 
-@pytest.mark.parametrize("state", ["NODE_FAIL", "BOOT_FAIL", "LAUNCH_FAILED"])
-def test_a_failed_node_is_excluded(state: str) -> None:
-    action = resubmit(EAGER, job(state), options={"mem": "1G"})
+NOT_LAUNCHED = job("FAILED", exit_code=0, signal=53)
+
+
+@pytest.mark.parametrize("result", [job("NODE_FAIL"), job("BOOT_FAIL"), NOT_LAUNCHED])
+def test_a_failed_node_is_excluded(result: JobResult) -> None:
+    action = resubmit(EAGER, result, options={"mem": "1G"})
     assert action.options == {"exclude": "c1"}
     assert "resubmission 1 of 3" in action.why
     assert "without node c1" in action.why
@@ -137,7 +140,7 @@ def test_all_kinds_of_infrastructure_are_counted_together() -> None:
     history: list[PastSubmission] = []
     for state in ("NODE_FAIL", "PREEMPTED", "BOOT_FAIL"):
         history = resubmit(EAGER, job(state), history).history
-    last = decide(EAGER, job("LAUNCH_FAILED"), history)
+    last = decide(EAGER, NOT_LAUNCHED, history)
     assert last == Retry("infrastructure=3 resubmissions are used up; Airflow's retries decide.")
 
 

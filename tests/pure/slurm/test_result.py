@@ -410,13 +410,6 @@ def test_the_names_of_a_result_are_a_stored_format() -> None:
             ),
         ),
         (
-            {"state": "LAUNCH_FAILED", "nodes": "c1"},
-            (
-                "Job 123 ended LAUNCH_FAILED: Slurm could not launch it on c1. Run it again, "
-                "elsewhere; tell the site if it recurs."
-            ),
-        ),
-        (
             {"state": "PREEMPTED"},
             (
                 "Job 123 ended PREEMPTED: it made way for a job of higher priority. Run it again, "

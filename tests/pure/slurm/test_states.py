@@ -6,9 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_csc.slurm.states import STATES, Phase, parse_cancelled_by, parse_state
+from airflow_provider_csc.slurm.states import (
+    PENDING_REASONS,
+    STATES,
+    Phase,
+    explain_reason,
+    parse_cancelled_by,
+    parse_state,
+)
 
-# squeue(1) and sacct(1), JOB STATE CODES, Slurm 22.05 to 25.11.
+# job_state_codes.html, squeue(1) and sacct(1), Slurm 22.05 to 25.11.
 DOCUMENTED = {
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "CONFIGURING", "COMPLETING", "DEADLINE", "FAILED"),
     *("NODE_FAIL", "OUT_OF_MEMORY", "PENDING", "PREEMPTED", "RUNNING", "RESV_DEL_HOLD"),
@@ -18,7 +25,7 @@ DOCUMENTED = {
 }
 FINAL = {
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
-    *("PREEMPTED", "TIMEOUT", "LAUNCH_FAILED", "RECONFIG_FAIL"),
+    *("PREEMPTED", "TIMEOUT"),
 }
 
 
@@ -29,6 +36,60 @@ def test_every_documented_state_is_known() -> None:
 def test_the_final_states_are_these_and_one_is_success() -> None:
     assert {name for name, state in STATES.items() if state.is_final} == FINAL
     assert {name for name, state in STATES.items() if state.is_success} == {"COMPLETED"}
+
+
+def test_a_word_that_marks_a_request_to_requeue_ends_nothing() -> None:
+    """slurmctld stores these flags with no job; the job may be requeued as well as ended."""
+    assert STATES["LAUNCH_FAILED"].phase is STATES["RECONFIG_FAIL"].phase is Phase.UNKNOWN
+
+
+def test_a_job_that_goes_to_the_front_of_the_queue_does_not_run() -> None:
+    """EXPEDITING is set together with REQUEUE (src/slurmctld/job_mgr.c, 25.11)."""
+    assert STATES["EXPEDITING"].phase is Phase.QUEUED
+    assert STATES["EXPEDITING"].since == "25.11"
+
+
+def test_the_base_states_are_these() -> None:
+    """Enum job_states of slurm.h, the same in each release from 22.05 to 25.11."""
+    assert [name for name, state in STATES.items() if not state.is_flag] == [
+        *("PENDING", "RUNNING", "SUSPENDED", "COMPLETED", "CANCELLED", "FAILED", "TIMEOUT"),
+        *("NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "DEADLINE", "OUT_OF_MEMORY"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("RUNNING,COMPLETING", "COMPLETING"),
+        ("RUNNING+COMPLETING", "COMPLETING"),
+        ("COMPLETED,COMPLETING", "COMPLETING"),
+        ("FAILED,COMPLETING,REQUEUED", "COMPLETING"),
+        ("NODE_FAIL,REQUEUED,COMPLETING", "COMPLETING"),
+        ("PENDING,REQUEUED,EXPEDITING", "EXPEDITING"),
+        ("PENDING,REQUEUE_HOLD", "REQUEUE_HOLD"),
+        ("RUNNING,CONFIGURING,POWER_UP_NODE", "CONFIGURING"),
+        ("COMPLETED,UPDATE_DB", "COMPLETED"),
+        ("PENDING,LAUNCH_FAILED", "PENDING"),
+    ],
+)
+def test_of_a_base_state_and_flags_what_slurm_would_print_counts(text: str, name: str) -> None:
+    """job_state_string and job_state_string_complete, src/common/slurm_protocol_defs.c."""
+    assert parse_state(text) is STATES[name]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("OUT_OF_ME+", "OUT_OF_MEMORY"),
+        ("CONFIGURI+", "CONFIGURING"),
+        ("REQUEUE_H+", "REQUEUE_HOLD"),
+        ("REQUEUE_F+", "REQUEUE_FED"),
+        ("SPECIAL_E+", "SPECIAL_EXIT"),
+        ("RESV_DEL_+", "RESV_DEL_HOLD"),
+    ],
+)
+def test_a_state_that_sacct_cut_to_its_columns_width_is_read(text: str, name: str) -> None:
+    assert parse_state(text) is STATES[name]
 
 
 def test_every_state_has_a_name_and_a_code_of_its_own() -> None:
@@ -62,6 +123,7 @@ def test_a_cancelled_job_may_say_by_whom(text: str, name: str) -> None:
     [
         *("", "  ", "COMPLETE", "COMPLET+", "COMPLETEDX", "completed", "Completed", "C", "UNKNOWN"),
         *("COMPLETED,TIMEOUT", "COMPLETED:0", "NODE FAIL", "DREAMING", "0", "None", "(null)"),
+        *("COMPLETED,DREAMING", "COMPLETING,COMPLETED", "COMPLETED,", "OUT_OF_M+", "?", "CD,CG"),
     ],
 )
 def test_a_word_in_no_table_is_unknown(text: str) -> None:
@@ -96,3 +158,101 @@ def test_no_text_is_success_but_its_own_word(text: str) -> None:
 )
 def test_who_cancelled_is_read(text: str, user_id: str | None) -> None:
     assert parse_cancelled_by(text) == user_id
+
+
+# ---- why a job is pending ----
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind", "needs_person"),
+    [
+        ("DependencyNeverSatisfied", "never", True),
+        ("JobHeldUser", "held", True),
+        ("(JobHeldUser)", "held", True),
+        ("JobHeldAdmin", "held", True),
+        ("JobHoldMaxRequeue", "held", True),
+        ("launch failed requeued held", "held", True),
+        ("launch_failed_requeued_held", "held", True),
+        ("launch failure limit exceeded requeued held", "held", True),
+        ("user env retrieval failed requeued held", "held", True),
+        ("job requeued in held state", "held", True),
+        ("job requeued in special exit state", "held", True),
+        ("BadConstraints", "held", True),
+        ("ReservationDeleted", "held", True),
+        ("Reservation course_2026 was deleted", "held", True),
+        ("BurstBufferOperation", "held", True),
+        ("burst_buffer/lua: Stage-out in progress", "waits", True),
+        ("Reservation course_2026 is invalid", "waits", True),
+        ("InvalidAccount", "waits", True),
+        ("InvalidQOS", "waits", True),
+        ("AccountNotAllowed", "waits", True),
+        ("QOSNotAllowed", "waits", True),
+        ("PartitionTimeLimit", "waits", True),
+        ("PartitionNodeLimit", "waits", True),
+        ("PartitionDown", "waits", True),
+        ("PartitionInactive", "waits", True),
+        ("DeadLine", "waits", True),
+        ("QOSMaxWallDurationPerJobLimit", "waits", True),
+        ("QOSMinGRES", "waits", True),
+        ("AssocMaxCpuPerJobLimit", "waits", True),
+        ("AssocGrpBillingMinutes", "waits", True),
+        ("AssocGrpCPUMinutesLimit", "waits", True),
+        ("AssocGrpCPURunMinutesLimit", "waits", False),
+        ("QOSGrpCpuLimit", "waits", False),
+        ("QOSMaxJobsPerUserLimit", "waits", False),
+        ("AssocMaxSubmitJobLimit", "waits", False),
+        ("AssocMaxJobsLimit", "waits", False),
+        ("MaxGRESPerAccount", "waits", False),
+        ("ReqNodeNotAvail", "waits", False),
+        ("ReqNodeNotAvail, Reserved for maintenance", "waits", False),
+        ("ReqNodeNotAvail, UnavailableNodes:c[1-3]", "waits", False),
+        (
+            (
+                "Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority "
+                "partitions"
+            ),
+            "waits",
+            False,
+        ),
+        ("Priority", "waits", False),
+        ("Resources", "waits", False),
+        ("None", "waits", False),
+        ("", "waits", False),
+        ("Dependency", "waits", False),
+        ("BeginTime", "waits", False),
+        ("Licenses", "waits", False),
+        ("Cleaning", "waits", False),
+        ("Prolog", "waits", False),
+    ],
+)
+def test_a_pending_reason_is_explained(reason: str, kind: str, *, needs_person: bool) -> None:
+    found = explain_reason(reason)
+    assert found is not None
+    assert (found.kind, found.needs_person) == (kind, needs_person)
+    assert bool(found.remedy) or not needs_person
+
+
+@pytest.mark.parametrize(
+    "reason",
+    ["DependencyNever", "JobHeldUserX", "a held job", "NonZeroExitCode", "OutOfMemory", "priority"],
+)
+def test_what_is_in_no_table_is_not_explained(reason: str) -> None:
+    assert explain_reason(reason) is None
+
+
+def test_only_what_can_never_start_is_called_so() -> None:
+    assert [each.pattern for each in PENDING_REASONS if each.kind == "never"] == [
+        "DependencyNeverSatisfied"
+    ]
+
+
+def test_a_remedy_names_the_job() -> None:
+    held = explain_reason("JobHeldUser")
+    assert held is not None
+    assert held.describe("123") == (
+        "Job 123 is held by its user or an account coordinator. Release it with `scontrol release "
+        "123`, or cancel it."
+    )
+    waits = explain_reason("Priority")
+    assert waits is not None
+    assert waits.describe("123") == "Job 123 waits while jobs of higher priority are served."
