@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_csc.errors import CscError, SlurmError
+from airflow_provider_csc.slurm.batch import check_remote_path
 from airflow_provider_csc.slurm.inventory import (
     Inventory,
     RunDirectory,
@@ -220,7 +221,7 @@ def build_reaper_dag(  # noqa: PLR0913 - one argument for each thing a site may 
     Return a DAG that reaps and prunes: for each site one task for each of the two.
 
     Assign what it returns to a variable of the DAG file. Nothing is cancelled or removed before
-    ``dry_run=False`` is said. ``dag_arguments`` go to Airflow's ``DAG``.
+    ``dry_run=False`` is said; ``max_directories=0`` leaves the pruning out. ``dag_arguments`` go to Airflow's ``DAG``.
     """
     from airflow.sdk import DAG, task  # noqa: PLC0415 - other uses of this module need no DAG
 
@@ -252,13 +253,14 @@ def build_reaper_dag(  # noqa: PLR0913 - one argument for each thing a site may 
         for conn_id in slurm_conn_ids:
             name = re.sub(r"[^\w.-]", "_", conn_id)
             task(task_id=f"reap_{name}")(reap_site)(conn_id)
-            task(task_id=f"prune_{name}")(prune_site)(conn_id)
+            if max_directories:
+                task(task_id=f"prune_{name}")(prune_site)(conn_id)
     return dag
 
 
 def _show(report: ReaperReport | PruneReport, failures: Mapping[str, str]) -> dict[str, Any]:
     """Put a report into the task's log and return it; fail where something was not done."""
-    _LOG.info("%s", report.table())
+    _LOG.info("In detail:\n%s", report.table())
     _LOG.info("%s", report.summary)
     if report.problem or failures:
         raise SlurmError(report.summary, failures=dict(failures), problem=report.problem)
@@ -283,10 +285,11 @@ def _on_site(
     )
 
     settings = SlurmHook(slurm_conn_id).get_settings()
+    work_dir = check_remote_path("work_dir of the connection", settings.work_dir)
 
     async def do() -> Report:
         async with open_client(settings) as client:
-            return await work(client, settings.work_dir)
+            return await work(client, work_dir)
 
     return run_sync(do())
 

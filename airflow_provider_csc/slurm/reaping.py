@@ -287,8 +287,13 @@ def _why_kept(
     if not is_proven_over(directory):
         if age < _UNPROVEN_SECONDS:
             return "without a word of its job's end, not old enough"
-        if ended is not None and directory.job_id and directory.job_id not in ended:
+        is_told = ended is not None and directory.job_id in ended
+        if ended is not None and directory.job_id and not is_told:
             return "sacct does not say that its job has ended"
+        # Two clusters may share a file system, and each squeue knows its own jobs only. The task of
+        # such a job is over while the job runs, so it proves nothing.
+        if directory.identity and not directory.identity.waits and not is_told:
+            return "its task did not wait for its job, which may run elsewhere"
     return _why_needed(directory, deployment, states)
 
 

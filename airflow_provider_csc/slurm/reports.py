@@ -47,13 +47,16 @@ class ReaperReport:
         if self.problem:
             return f"{self.slurm_conn_id}: nothing was judged and nothing cancelled: {self.problem}"
         counts = Counter(one.verdict.value for one in self.jobs)
-        told = ", ".join(f"{counts[each.value]} {each.value}" for each in Verdict)
+        told = ", ".join(
+            f"{counts[each.value]} {each.value}" for each in Verdict if counts[each.value]
+        )
         if self.dry_run:
             done = f"{len(self.orphans)} would be cancelled (dry run)"
         else:
             done = f"{len(self.cancelled)} cancelled, {len(self.not_cancelled)} not"
         return (
-            f"{self.slurm_conn_id}: {len(self.jobs)} live jobs with a token ({told}); {done}. "
+            f"{self.slurm_conn_id}: {len(self.jobs)} live jobs with a token "
+            f"({told or 'none'}); {done}. "
             f"{self.other_jobs} jobs without a token are none of ours."
         )
 

@@ -485,6 +485,14 @@ def test_where_accounting_is_asked_an_unproven_end_needs_its_word() -> None:
     assert prunable(aged(99, exit_record=BAD), ended=frozenset())[0]
 
 
+def test_a_job_left_on_purpose_needs_a_word_of_its_end() -> None:
+    left = replace(IDENTITY, waits=False)
+    assert not prunable(aged(99, identity=left))[0]
+    assert not prunable(aged(99, identity=left), ended=frozenset())[0]
+    assert prunable(aged(99, identity=left), ended=frozenset({"77"}))[0]
+    assert prunable(aged(99, identity=left, exit_record=BAD))[0]
+
+
 def test_no_days_at_all_still_keep_what_says_nothing_of_its_end_for_one() -> None:
     inventory = site_with(aged(0.5), aged(1.5))
     found = judge_directories(
