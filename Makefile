@@ -1,4 +1,4 @@
-.PHONY: demo demo-down test lint types bench cluster-up cluster-down cluster-status cluster-logs airflow-up airflow-down
+.PHONY: demo demo-down test lint types bench chaos cluster-up cluster-down cluster-status cluster-logs airflow-up airflow-down
 
 demo:
 	docker/demo
@@ -35,3 +35,6 @@ airflow-down:
 
 bench:
 	docker/bootstrap && docker/cluster up && .venv/bin/python benchmarks/waiting.py
+
+chaos:
+	docker/bootstrap && docker/bootstrap chaos && .venv/bin/python -m tests.chaos

@@ -16,7 +16,8 @@ all_services() {
   local node
   printf '%s\n' munge mariadb slurmdbd slurmctld
   for node in $CLUSTER_NODES; do say "slurmd-$node"; done
-  printf '%s\n' sshd ceph-mon ceph-mgr ceph-osd radosgw
+  say sshd
+  [[ $CLUSTER_CEPH != yes ]] || printf '%s\n' ceph-mon ceph-mgr ceph-osd radosgw
 }
 
 require_service() { all_services | grep -qxF -- "$1" || die "no service '$1'; there are: $(all_services | xargs)"; }
@@ -55,9 +56,15 @@ spawn() {
   local service=$1
   call "$service" command
   setsid env --ignore-environment --chdir="$CLUSTER_DIR" PATH="$DAEMON_PATH" LANG=C.UTF-8 HOME=/ SLURM_CONF="$SLURM_CONF" \
-    "${COMMAND[@]}" </dev/null >>"$(log_file "$service")" 2>&1 9>&- &
+    $(clock_environment) "${COMMAND[@]}" </dev/null >>"$(log_file "$service")" 2>&1 9>&- &
   say "$!" >"$(pid_file "$service")"
 }
+# clock_environment: words that shift the clock of a program and of all that it starts.
+clock_environment() {
+  [[ ${CLUSTER_CLOCK_OFFSET:-0} == 0 ]] ||
+    printf '%s ' "LD_PRELOAD=$FAKETIME_LIBRARY" "FAKETIME=$(printf '%+d' "$CLUSTER_CLOCK_OFFSET")" DONT_FAKE_MONOTONIC=1
+}
+FAKETIME_LIBRARY=/usr/lib/$(uname -m)-linux-gnu/faketime/libfaketimeMT.so.1
 DAEMON_PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 start_service() {

@@ -75,11 +75,16 @@ setting CLUSTER_MAX_JOBS 50000
 setting CLUSTER_ACCT_FREQUENCY 2   # seconds between samples of a job's memory and CPU time
 setting CLUSTER_MEMORY_LIMITS auto # cgroup, sampling, or what the machine allows
 setting CLUSTER_FIRST_JOB $((1000 + CLUSTER_PORT_OFFSET))
+setting CLUSTER_CRED_EXPIRE 120    # seconds; also how long a requeued job waits (slurm.conf(5), cred_expire)
+setting CLUSTER_MAX_STARTUPS 10:30:100 # of sshd; the default is OpenSSH's own
+# Seconds by which the clock of all services is off; other than 0 needs libfaketime.
+setting CLUSTER_CLOCK_OFFSET 0
 
 # People: user:account pairs. The first user also gets a key that only a certificate opens.
 setting CLUSTER_USERS "alice:project_2001234 bob:project_2005678"
 
-# Object store.
+# Object store; CLUSTER_CEPH=no leaves it out.
+setting CLUSTER_CEPH yes
 setting CLUSTER_MEMSTORE_BYTES $((4 * 1024 ** 3))
 setting CLUSTER_S3_REGION us-east-1
 

@@ -62,8 +62,9 @@ release_defaults() {
 
 sshd_prepare() {
   local pair
-  local USER_NAMES
+  local USER_NAMES CLOCK_ENVIRONMENT
   USER_NAMES=$(user_names | xargs)
+  CLOCK_ENVIRONMENT=$(clock_environment)
   for pair in $CLUSTER_USERS; do make_user "${pair%%:*}" "${pair#*:}"; done
   sshd_keys
   sshd_modules

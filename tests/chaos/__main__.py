@@ -1,0 +1,142 @@
+"""
+Real daemons, real kills: break everything at random while tasks run, and count what went wrong.
+
+    python -m tests.chaos [--short] [--seed N] [--only NAME ...] [--scale X] [--directory DIR]
+    python -m tests.chaos --page     put the last run's table onto docs/reliability.md
+
+Starts a cluster of its own and takes it down at the end. Exits with 1 unless every count but the
+first two is 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import platform
+import random
+import shutil
+import sys
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tests.chaos import report
+from tests.chaos.cluster import CHECKOUT, DEFAULT_DIR, Cluster
+from tests.chaos.faults import Names
+from tests.chaos.processes import Forks
+from tests.chaos.proxy import Proxy
+from tests.chaos.scenarios import SCENARIOS
+from tests.chaos.stage import Options, Stage
+
+BUILD = CHECKOUT / "build" / "chaos"
+
+
+def main() -> int:
+    given = parse_arguments()
+    if given.page:
+        report.update_page(BUILD / "table.md")
+        return 0
+    seed = given.seed if given.seed is not None else random.randrange(10**6)
+    options = Options(
+        seed=seed, scale=given.scale, short=given.short, workers=given.workers, kind=given.kind
+    )
+    names = given.only or list(SCENARIOS)
+    print(f"seed {seed}; the same again: --seed {seed}", flush=True)
+    BUILD.mkdir(parents=True, exist_ok=True)
+    cluster = Cluster.start(given.directory)
+    try:
+        rows = asyncio.run(run(cluster, options, names, given.source))
+    finally:
+        if not given.keep:
+            asyncio.run(cluster.control("wipe"))
+    report.write(BUILD, rows, conditions(cluster, options))
+    print(f"\n{report.render_table(rows)}\n\n{report.render_figures(rows)}")
+    return 0 if all(row.is_clean for row in rows) else 1
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.chaos", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--short", action="store_true", help="the form that is part of make test")
+    parser.add_argument("--seed", type=int, help="of every random number; a new one by default")
+    parser.add_argument("--only", nargs="+", choices=list(SCENARIOS), metavar="NAME")
+    parser.add_argument("--scale", type=float, default=1.0, help="times as many tasks")
+    parser.add_argument("--workers", type=int, default=12, help="worker slots")
+    parser.add_argument("--kind", choices=("slurm", "naive"), default="slurm")
+    parser.add_argument("--directory", default=os.environ.get("CHAOS_DIR", DEFAULT_DIR))
+    parser.add_argument("--source", type=Path, default=CHECKOUT, help="where the provider lies")
+    parser.add_argument("--keep", action="store_true", help="leave the cluster running")
+    parser.add_argument("--page", action="store_true", help="update docs/reliability.md and end")
+    return parser.parse_args()
+
+
+async def run(
+    cluster: Cluster, options: Options, names: list[str], source: Path
+) -> list[report.Row]:
+    rows = []
+    logs = BUILD / "logs"
+    shutil.rmtree(logs, ignore_errors=True)
+    (logs / "outcomes").mkdir(parents=True)
+    hosts = Names(BUILD / "hosts")
+    with tempfile.TemporaryDirectory(prefix="chaos-airflow-") as home:
+        environment = {
+            "AIRFLOW_HOME": home,
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "PYTHONPATH": os.pathsep.join([str(source), str(CHECKOUT)]),
+        }
+        async with Forks(logs, environment, hosts.path) as forks:
+            for name in names:
+                row = await perform(name, cluster, options, forks, hosts)
+                rows.append(row)
+                print(report.render_table([row]).splitlines()[-1], flush=True)
+                for findings in row.findings.values():
+                    for finding in findings[:5]:
+                        print(f"    {finding}", flush=True)
+    return rows
+
+
+async def perform(
+    name: str, cluster: Cluster, options: Options, forks: Forks, hosts: Names
+) -> report.Row:
+    directory = cluster.shared("ledger")
+    for left in directory.glob(f"{name}-{options.seed}-*"):
+        left.unlink()
+    async with Proxy(target=cluster.facts["ssh_port"]) as proxy:
+        stage = Stage(
+            name=name,
+            options=options,
+            cluster=cluster,
+            forks=forks,
+            names=hosts,
+            rng=random.Random(f"{options.seed} {name}"),
+            proxy=proxy,
+            directory=directory,
+        )
+        began = time.monotonic()
+        try:
+            await SCENARIOS[name](stage)
+            return await stage.reckon(time.monotonic() - began)
+        finally:
+            await stage.close()
+
+
+def conditions(cluster: Cluster, options: Options) -> dict[str, Any]:
+    return {
+        "form": "short" if options.short else "full",
+        "seed": options.seed,
+        "scale": options.scale,
+        "cores": os.cpu_count(),
+        "Slurm": cluster.facts["slurm_version"],
+        "Airflow": metadata.version("apache-airflow"),
+        "Python": platform.python_version(),
+        "kernel": platform.release(),
+        "date": time.strftime("%F"),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

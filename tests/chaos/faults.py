@@ -1,0 +1,155 @@
+"""Ways to break what lies between: the network, names, disks, nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import subprocess
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.chaos.cluster import Cluster
+
+_TABLE = "inet csc_chaos"
+
+
+def run(*words: str, given: str | None = None) -> str:
+    done = subprocess.run(words, input=given, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+class PacketFilter:
+    """Drops packets to and from one port of this machine; nothing else is touched."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    def drop(self, percent: int) -> None:
+        """Drop this share of them, both ways."""
+        self.clear()
+        chance = "" if percent >= 100 else f"numgen random mod 100 < {percent} "
+        rules = "".join(
+            f"tcp {end} {self._port} {chance}counter drop\n" for end in ("dport", "sport")
+        )
+        chain = "type filter hook input priority 0;"
+        run("nft", "-f", "-", given=f"table {_TABLE} {{ chain input {{ {chain}\n{rules} }} }}")
+
+    @property
+    def dropped(self) -> int:
+        """Packets dropped since `drop`."""
+        listing = subprocess.run(
+            ["nft", "list", "table", *_TABLE.split()], capture_output=True, text=True, check=False
+        ).stdout
+        return sum(int(count) for count in re.findall(r"packets (\d+)", listing))
+
+    def clear(self) -> int:
+        """Let everything pass; return how many packets were dropped."""
+        dropped = self.dropped
+        subprocess.run(
+            ["nft", "delete", "table", *_TABLE.split()], capture_output=True, check=False
+        )
+        return dropped
+
+
+class Names:
+    """The hosts file that the suite's processes see; one name in it is the log-in node."""
+
+    HOST = "login.chaos.invalid"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._others = Path("/etc/hosts").read_text()
+        self.restore()
+
+    def restore(self) -> None:
+        # The same file, not a new one: it is mounted over /etc/hosts.
+        self.path.write_text(f"{self._others}\n127.0.0.1 {self.HOST}\n")
+
+    def forget(self) -> None:
+        """From now on the name cannot be resolved."""
+        self.path.write_text(self._others)
+
+
+@asynccontextmanager
+async def small_disk(directory: Path, megabytes: float) -> AsyncIterator[Path]:
+    """Mount a file system of so many megabytes there, the user's own."""
+    await asyncio.to_thread(directory.mkdir, exist_ok=True)
+    run(
+        "mount",
+        "-t",
+        "tmpfs",
+        "-o",
+        f"size={int(megabytes * 1024)}k,mode=0777",
+        "chaos",
+        str(directory),
+    )
+    try:
+        shutil.chown(directory, "alice", "alice")
+        yield directory
+    finally:
+        run("umount", "--lazy", str(directory))
+
+
+def fill(directory: Path) -> bool:
+    """Fill a disk to its last byte; True when it is full then."""
+    try:
+        with (directory / "filler").open("ab", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
+    except OSError:
+        return True
+
+
+def empty(directory: Path) -> None:
+    (directory / "filler").unlink(missing_ok=True)
+
+
+def processes_of_node(cluster: Cluster, node: str) -> list[int]:
+    """The job processes of one node, and the step daemons above them."""
+    found: list[int] = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (process / "environ").read_bytes().split(b"\0")
+            is_ours = f"SLURM_CONF={cluster.facts['slurm_conf']}".encode() in environment
+            if is_ours and f"SLURMD_NODENAME={node}".encode() in environment:
+                found.append(int(process.name))
+                parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+                if Path(f"/proc/{parent}/comm").read_text().strip() == "slurmstepd":
+                    found.append(parent)
+        except (OSError, ValueError):
+            continue
+    return list(dict.fromkeys(found))
+
+
+async def kill_node(cluster: Cluster, node: str) -> int:
+    """The node loses its power: its daemon and all that ran on it; return how many died."""
+    await cluster.control("kill", f"slurmd-{node}")
+    victims = processes_of_node(cluster, node)
+    for pid in victims:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    return 1 + len(victims)
+
+
+async def kill_sessions(cluster: Cluster) -> int:
+    """End the ssh sessions of the log-in node, as its crash would; return how many there were."""
+    port = cluster.facts["ssh_port"]
+    listing = await asyncio.to_thread(
+        run, "ss", "-tnpH", "state", "established", f"sport = :{port}"
+    )
+    pids = {int(pid) for pid in re.findall(r'"sshd",pid=(\d+)', listing)}
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    return len(pids)

@@ -1,0 +1,386 @@
+"""
+The scenarios: each breaks something at random instants while tasks run.
+
+A fault counts only when it did something: the process was alive, bytes were cut, a daemon was down
+while somebody needed it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.chaos import faults
+from tests.chaos.ledger import Rules
+from tests.chaos.proxy import Mode
+from tests.chaos.shim import Lie, Shim
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine
+    from typing import Any
+
+    from tests.chaos.stage import Stage
+
+
+@asynccontextmanager
+async def meanwhile(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Do something beside the tasks; what it raises is raised here."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def worker_killed(stage: Stage) -> None:
+    """SIGKILL for the worker, at any instant of submitting or of taking up the result."""
+
+    def instant(step: int) -> float | None:
+        return stage.rng.uniform(0, 1.5) if step <= stage.rng.choice((1, 2, 3)) else None
+
+    count = stage.options.count(250, 20)
+    await stage.run([stage.plan(n, kill_worker_after=instant, retries=6) for n in range(count)])
+
+
+async def connection_cut(stage: Stage) -> None:
+    """The connection is reset after any number of bytes, the worker's or the triggerer's."""
+
+    def after() -> int | None:
+        return int(10 ** stage.rng.uniform(0, 4.3)) if stage.rng.random() < 0.5 else None
+
+    stage.proxy.cut_after = after
+    await stage.run([stage.plan(n) for n in range(stage.options.count(150, 12))])
+    stage.faults += stage.proxy.cuts
+
+
+async def sbatch_lies(stage: Stage) -> None:
+    """Sbatch gives no verdict: the job was accepted, or not, or is accepted a little later."""
+    await _lies(
+        stage,
+        stage.options.count(120, 12),
+        (Lie.ACCEPTED, Lie.ACCEPTED, Lie.SILENT, Lie.DROPPED, Lie.LATE, Lie.NOT_ACCEPTED),
+    )
+
+
+async def controller_restarted(stage: Stage) -> None:
+    """The controller is restarted between accepting a job and answering."""
+    shim = Shim(stage.cluster.shared("shim"))
+
+    async def restart() -> None:
+        while True:
+            if shim.restart_wanted.exists():
+                await stage.cluster.control("stop", "slurmctld")
+                await stage.cluster.control("start", "slurmctld")
+                shim.restart_wanted.unlink(missing_ok=True)
+            await asyncio.sleep(0.1)
+
+    async with meanwhile(restart()):
+        await _lies(stage, stage.options.count(12, 3), (Lie.RESTARTED,))
+
+
+async def _lies(stage: Stage, count: int, kinds: tuple[Lie, ...]) -> None:
+    shim = Shim(stage.cluster.shared("shim"))
+    stage.connection["login_setup"] = shim.login_setup
+    plans = [stage.plan(n) for n in range(count)]
+    for plan in plans:
+        lies = [stage.rng.choice(kinds)]
+        if stage.rng.random() < 0.2:
+            lies.append(stage.rng.choice(kinds))
+        shim.plan(plan.name, lies)
+    told = shim.told
+    await stage.run(plans)
+    stage.faults += shim.told - told
+
+
+async def twin_workers(stage: Stage) -> None:
+    """Two workers execute the same try at once."""
+    await stage.run(
+        [
+            stage.plan(n, twins=True, twin_delay=stage.rng.choice((0, stage.rng.uniform(0, 1))))
+            for n in range(stage.options.count(80, 6))
+        ]
+    )
+
+
+async def triggerer_killed(stage: Stage) -> None:
+    """Triggerers are killed, restarted and doubled while they wait for jobs."""
+
+    async def kill() -> None:
+        while True:
+            await asyncio.sleep(stage.rng.uniform(0.3, 2))
+            victim = stage.rng.choice(stage.triggerers.names)
+            what = stage.rng.choice(("kill", "kill", "stop", "double"))
+            if what == "double":
+                await stage.triggerers.start()
+                stage.faults += stage.triggerers.double() > 0
+            else:
+                how = signal.SIGKILL if what == "kill" else signal.SIGTERM
+                stage.faults += stage.triggerers.kill(victim, how)
+                await stage.triggerers.start()
+
+    await stage.open()
+    async with meanwhile(kill()):
+        await stage.run(
+            [stage.plan(n) for n in range(stage.options.count(120, 12))],
+            spread=stage.options.seconds(60, 5),
+        )
+
+
+async def retried_and_cleared(stage: Stage) -> None:
+    """Jobs that fail are retried; tasks are cleared while they run, and after they succeeded."""
+    plans = []
+    for n in range(stage.options.count(60, 8)):
+        if n % 2:
+            plans.append(stage.plan(n, fails=stage.rng.choice((1, 2))))
+        else:
+            after = tuple(stage.rng.uniform(0.2, 8) for _ in range(stage.rng.choice((1, 2))))
+            plans.append(stage.plan(n, clear_after=after))
+    await stage.run(plans)
+    stage.faults += sum(1 for plan in plans if not plan.clear_after)
+
+
+async def killed_by_users(stage: Stage) -> None:
+    """A user marks the task failed, at any instant; nothing of it may live 30 s later."""
+    await stage.run(
+        [
+            stage.plan(n, seconds=120, user_kill_after=stage.rng.uniform(0.05, 6), expects="killed")
+            for n in range(stage.options.count(80, 10))
+        ]
+    )
+
+
+def outage(*services: str, full: float = 20, short: float = 6, tasks: int = 16) -> Any:
+    """Return a scenario in which services are stopped while tasks submit, wait and finish."""
+
+    async def scenario(stage: Stage) -> None:
+        async def stop() -> None:
+            await asyncio.sleep(stage.rng.uniform(0.5, 3))
+            for service in services:
+                await stage.cluster.control("stop", service)
+            stage.faults += stage.unfinished > 0
+            try:
+                await asyncio.sleep(stage.options.seconds(full, short))
+            finally:
+                for service in reversed(services):
+                    await stage.cluster.control("start", service)
+
+        await during(stage, stop(), tasks=tasks, spread=stage.options.seconds(full, short) / 2)
+
+    scenario.__doc__ = f"{' and '.join(services)} stopped while jobs are submitted, run and end."
+    return scenario
+
+
+async def during(
+    stage: Stage, work: Coroutine[Any, Any, None], *, tasks: int, spread: float, **changes: Any
+) -> None:
+    """Run tasks that begin before and during a disturbance, which always comes to its end."""
+    disturbance = asyncio.create_task(work)
+    count = stage.options.count(tasks, 4)
+    try:
+        await stage.run([stage.plan(n, **changes) for n in range(count)], spread=spread + 3)
+    finally:
+        await disturbance
+
+
+async def sshd_killed(stage: Stage) -> None:
+    """All sessions of the log-in node end at once, in the middle of whatever they do."""
+
+    async def kill() -> None:
+        while True:
+            await asyncio.sleep(stage.rng.uniform(0.2, 3))
+            stage.faults += await faults.kill_sessions(stage.cluster)
+
+    stage.direct()
+    async with meanwhile(kill()):
+        await stage.run(
+            [stage.plan(n) for n in range(stage.options.count(30, 5))],
+            spread=stage.options.seconds(30, 3),
+        )
+
+
+async def sshd_refuses(stage: Stage) -> None:
+    """Sshd refuses, then accepts and never answers, then is well again."""
+
+    async def refuse() -> None:
+        await asyncio.sleep(stage.rng.uniform(0.5, 2))
+        for mode in (Mode.REFUSE, Mode.SILENT):
+            before = stage.proxy.turned_away
+            stage.proxy.mode = mode
+            stage.proxy.cut_all()
+            await asyncio.sleep(stage.options.seconds(15, 4))
+            stage.faults += stage.proxy.turned_away - before
+        stage.proxy.mode = Mode.PASS
+
+    await during(stage, refuse(), tasks=20, spread=stage.options.seconds(30, 6))
+
+
+async def sshd_throttles(stage: Stage) -> None:
+    """So many log in at once that sshd turns some away (MaxStartups)."""
+    log = stage.cluster.facts["services"]["sshd"]["log_file"]
+
+    def throttled() -> int:
+        return Path(log).read_text(errors="replace").count("MaxStartups")
+
+    before = throttled()
+    await stage.cluster.control("stop", "sshd")
+    await stage.cluster.control("start", "sshd", CLUSTER_MAX_STARTUPS="2:50:4")
+    try:
+        await stage.run([stage.plan(n) for n in range(stage.options.count(40, 10))])
+    finally:
+        stage.faults += throttled() - before
+        await stage.cluster.control("stop", "sshd")
+        await stage.cluster.control("start", "sshd", CLUSTER_MAX_STARTUPS="10:30:100")
+
+
+async def name_unknown(stage: Stage) -> None:
+    """The name of the log-in node cannot be resolved for a while, and connections break."""
+    stage.connection["host"] = stage.names.HOST
+
+    async def forget() -> None:
+        await asyncio.sleep(stage.rng.uniform(0.5, 2))
+        stage.names.forget()
+        stage.proxy.cut_all()
+        try:
+            await asyncio.sleep(stage.options.seconds(20, 5))
+            stage.faults += stage.unfinished > 0
+        finally:
+            stage.names.restore()
+
+    await during(stage, forget(), tasks=16, spread=stage.options.seconds(20, 5))
+
+
+async def packets_lost(stage: Stage) -> None:
+    """A third of all packets is lost for a while."""
+    await _filtered(stage, percent=33, seconds=stage.options.seconds(30, 6))
+
+
+async def black_hole(stage: Stage) -> None:
+    """All packets are lost for a while, and nobody is told."""
+    await _filtered(stage, percent=100, seconds=stage.options.seconds(60, 8))
+
+
+async def _filtered(stage: Stage, *, percent: int, seconds: float) -> None:
+    stage.direct()
+    packets = faults.PacketFilter(stage.cluster.facts["ssh_port"])
+
+    async def drop() -> None:
+        await asyncio.sleep(stage.rng.uniform(0.5, 2))
+        packets.drop(percent)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            stage.faults += packets.clear() > 0
+
+    await during(stage, drop(), tasks=16, spread=seconds)
+
+
+async def node_killed(stage: Stage) -> None:
+    """A node dies with all that runs on it; its jobs are requeued, or fail and are retried."""
+    stage.rules = Rules(jobs_may_die=True)
+
+    async def kill() -> None:
+        await asyncio.sleep(stage.rng.uniform(3, 5))
+        stage.faults += await faults.kill_node(stage.cluster, "c1")
+        await asyncio.sleep(15)
+        await stage.cluster.control("start", "slurmd-c1")
+
+    sbatch = {"no-requeue": True} if stage.options.short else {}
+    await during(stage, kill(), tasks=40, spread=2, seconds=4, sbatch={**sbatch, "nodelist": "c1"})
+
+
+async def requeued_by_admin(stage: Stage) -> None:
+    """An administrator requeues jobs that run; the same job begins again."""
+
+    async def requeue() -> None:
+        while True:
+            await asyncio.sleep(stage.rng.uniform(0.5, 2))
+            live = await stage.cluster.live_jobs(stage.prefix)
+            if live:
+                job_id = stage.rng.choice(sorted(live))
+                # Slurm says nothing when it did it, and complains otherwise.
+                stage.faults += await stage.cluster.succeeds("scontrol", "requeue", job_id)
+
+    requeues = asyncio.create_task(requeue())
+    stop = asyncio.get_running_loop().call_later(stage.options.seconds(30, 6), requeues.cancel)
+    await stage.run(
+        [stage.plan(n, seconds=3) for n in range(stage.options.count(20, 4))],
+        spread=stage.options.seconds(20, 3),
+    )
+    stop.cancel()
+    requeues.cancel()
+
+
+async def disk_full(stage: Stage) -> None:
+    """The disk that holds the run directories is full, again and again."""
+    stage.rules = Rules(may_fail_before_submission=True)
+    async with faults.small_disk(stage.cluster.directory / "chaos" / "disk", 4) as disk:
+        stage.work_dir = str(disk)
+
+        async def fill() -> None:
+            while True:
+                stage.faults += faults.fill(disk)
+                await asyncio.sleep(stage.rng.uniform(0.5, 4))
+                faults.empty(disk)
+                await asyncio.sleep(stage.rng.uniform(0.5, 2))
+
+        async with meanwhile(fill()):
+            await stage.run(
+                [stage.plan(n, expects="any") for n in range(stage.options.count(30, 5))],
+                spread=stage.options.seconds(30, 4),
+            )
+
+
+async def clock_off(stage: Stage) -> None:
+    """The cluster's clock is an hour ahead, then an hour behind."""
+    for offset in ("3600", "-3600"):
+        await _with_clock(stage, offset)
+        await stage.run(
+            [
+                stage.plan(n, kill_worker_after=lambda step: 1.0 if step == 1 else None)
+                for n in range(int(offset) > 0, 2 * stage.options.count(12, 3), 2)
+            ]
+        )
+        stage.faults += 1
+    await _with_clock(stage, "0")
+
+
+async def _with_clock(stage: Stage, offset: str) -> None:
+    nodes = [f"slurmd-{node}" for node in stage.cluster.facts["slurm_nodes"]]
+    services = ["munge", "mariadb", "slurmdbd", "slurmctld", *nodes, "sshd"]
+    for service in reversed(services):
+        await stage.cluster.control("stop", service)
+    for service in services:
+        await stage.cluster.control("start", service, CLUSTER_CLOCK_OFFSET=offset)
+
+
+# In the order they run; the clock comes last, because the books remember the future.
+SCENARIOS: dict[str, Any] = {
+    "worker-killed": worker_killed,
+    "connection-cut": connection_cut,
+    "sbatch-lies": sbatch_lies,
+    "controller-restarted": controller_restarted,
+    "twin-workers": twin_workers,
+    "triggerer-killed": triggerer_killed,
+    "retried-and-cleared": retried_and_cleared,
+    "killed-by-users": killed_by_users,
+    "slurmctld-stopped": outage("slurmctld", full=120, short=8),
+    "slurmdbd-stopped": outage("slurmdbd"),
+    "mariadb-stopped": outage("mariadb"),
+    "munge-stopped": outage("munge"),
+    "sshd-stopped": outage("sshd"),
+    "sshd-killed": sshd_killed,
+    "sshd-refuses": sshd_refuses,
+    "sshd-throttles": sshd_throttles,
+    "name-unknown": name_unknown,
+    "packets-lost": packets_lost,
+    "black-hole": black_hole,
+    "node-killed": node_killed,
+    "requeued": requeued_by_admin,
+    "disk-full": disk_full,
+    "clock-off": clock_off,
+}

@@ -1,0 +1,233 @@
+"""Plays Airflow's scheduler for one task instance: tries, deferrals, retries, clears and kills."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tests.chaos.cluster import uptime
+from tests.chaos.ledger import Attempt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.chaos.processes import Fork, Forks, Triggerers, Waiting
+
+# Airflow's supervisor sends SIGTERM, and SIGKILL after so long (supervisor.py, kill()).
+ESCALATION_SECONDS = 5.0
+
+
+@dataclass(kw_only=True)
+class Plan:
+    """What is run, and what is done to it. The callables draw from the scenario's random numbers."""
+
+    name: str
+    operator: dict[str, Any]
+    retries: int = 3
+    kind: str = "slurm"
+    expects: str = "success"
+    # Seconds after which this step's worker is killed; None: not at all.
+    kill_worker_after: Callable[[int], float | None] = lambda _step: None
+    # Seconds after the beginning of the try at which a user acts on it.
+    user_kill_after: float | None = None
+    clear_after: tuple[float, ...] = ()
+    twins: bool = False
+    twin_delay: float = 0.0
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """What has become of it so far."""
+
+    attempts: list[Attempt] = field(default_factory=list)
+    clears: list[float] = field(default_factory=list)
+    kills: list[float] = field(default_factory=list)
+    faults: int = 0
+    final: str | None = None
+
+
+class Scheduler:
+    """Runs task instances over forked workers and triggerers."""
+
+    def __init__(
+        self,
+        forks: Forks,
+        triggerers: Triggerers,
+        environment: Callable[[], dict[str, str]],
+        *,
+        workers: int,
+    ) -> None:
+        self.forks = forks
+        self.triggerers = triggerers
+        self.environment = environment
+        self.slots = asyncio.Semaphore(workers)
+        self.began = time.time()
+
+    async def run(self, plan: Plan, progress: Progress) -> None:
+        """Run a task instance to its end; `progress` tells how far it came, also if cancelled."""
+        run = _Run(self, plan, progress)
+        clears = iter(plan.clear_after)
+        while progress.final is None:
+            clear_after = next(clears, None)
+            state = await run.one_try(clear_after)
+            if state == "cleared":
+                run.max_tries = run.try_number + plan.retries
+            elif state in ("success", "killed"):
+                progress.final = state
+            elif state == "fatal" or run.try_number > run.max_tries:
+                progress.final = "failed"
+            run.try_number += 1
+
+    async def start(
+        self, plan: Plan, try_number: int, max_tries: int, step: dict[str, Any]
+    ) -> Fork:
+        task = {
+            "dag_id": "chaos",
+            "run_id": plan.name,
+            "task_id": "job",
+            "map_index": -1,
+            "run_started": self.began,
+        }
+        return await self.forks.start(
+            {
+                "role": "worker",
+                "kind": plan.kind,
+                "task": task,
+                "operator": plan.operator,
+                "retries": plan.retries,
+                "try_number": try_number,
+                "max_tries": max_tries,
+                "environment": self.environment(),
+                "log": f"{plan.name}.log",
+                **step,
+            }
+        )
+
+
+class _Run:
+    """One task instance between two events."""
+
+    def __init__(self, scheduler: Scheduler, plan: Plan, progress: Progress) -> None:
+        self._scheduler = scheduler
+        self._plan = plan
+        self._progress = progress
+        self._steps = 0
+        self.try_number = 1
+        self.max_tries = plan.retries
+        self._worker: Fork | None = None
+        self._waiting: Waiting | None = None
+
+    async def one_try(self, clear_after: float | None) -> str:
+        """Return success, failed, fatal, lost, killed or cleared."""
+        began = uptime()
+        work = asyncio.create_task(self._steps_of_try())
+        user_at = self._plan.user_kill_after or clear_after
+        if user_at is not None:
+            await asyncio.wait([work], timeout=user_at)
+        if user_at is not None and (not work.done() or clear_after is not None):
+            return await self._user_acts(work, began, is_clear=clear_after is not None)
+        return self._record(began, await work)
+
+    async def _user_acts(
+        self, work: asyncio.Task[dict[str, Any]], began: float, *, is_clear: bool
+    ) -> str:
+        """End what runs, as Airflow does when a user marks or clears the task."""
+        now = uptime()
+        (self._progress.clears if is_clear else self._progress.kills).append(now)
+        self._progress.faults += 1
+        if not work.done():
+            await self._end(work)
+        outcome = work.result() if work.done() and not work.cancelled() else {"kind": "killed"}
+        if outcome["kind"] in ("success", "failed") and is_clear:
+            self._record(began, outcome)
+        else:
+            self._record(began, {"kind": "killed"})
+        return "cleared" if is_clear else "killed"
+
+    async def _end(self, work: asyncio.Task[dict[str, Any]]) -> None:
+        """End whatever runs of it: a trigger, a worker, or nothing while it is queued."""
+        while not work.done():
+            worker = self._worker
+            if self._waiting is not None:
+                kill = self._scheduler.triggerers.kill_trigger(self._waiting)
+                await asyncio.wait([asyncio.ensure_future(kill)], timeout=ESCALATION_SECONDS + 30)
+                break
+            if worker is None:
+                break
+            if self._scheduler.forks.outcome(worker) is None:
+                worker.kill(signal.SIGTERM)
+                gone = asyncio.ensure_future(worker.ended.wait())
+                await asyncio.wait([gone], timeout=ESCALATION_SECONDS)
+                worker.kill()
+                break
+            # It has deferred already: the click came for the trigger.
+            await asyncio.sleep(0.02)
+        work.cancel()
+        await asyncio.wait([work])
+
+    def _record(self, began: float, outcome: dict[str, Any]) -> str:
+        kind = outcome["kind"]
+        self._progress.attempts.append(
+            Attempt(
+                number=self.try_number,
+                began=began,
+                ended=uptime(),
+                outcome=kind,
+                job_id=outcome.get("job_id"),
+                error=outcome.get("error", ""),
+                message=outcome.get("message", ""),
+            )
+        )
+        return "fatal" if outcome.get("is_final") else kind
+
+    async def _steps_of_try(self) -> dict[str, Any]:
+        """Run a try: execute, wait for a trigger, resume, and so on, until it returns or raises."""
+        step: dict[str, Any] = {"method": "execute"}
+        while True:
+            outcome = await self._work(step)
+            if outcome["kind"] != "deferred":
+                return outcome
+            answer = await self._wait(outcome["trigger"])
+            if "event" not in answer:
+                return {"kind": "failed", "error": "TaskDeferralError", "message": str(answer)}
+            step = {"method": outcome["method"], "event": answer["event"]}
+
+    async def _wait(self, stored: list[Any]) -> dict[str, Any]:
+        def keep(waiting: Waiting) -> None:
+            self._waiting = waiting
+
+        try:
+            return await self._scheduler.triggerers.run(stored, keep)
+        finally:
+            self._waiting = None
+
+    async def _work(self, step: dict[str, Any]) -> dict[str, Any]:
+        """Run one step in a worker, or in two at once."""
+        self._steps += 1
+        async with self._scheduler.slots:
+            begin = self._scheduler.start
+            fork = self._worker = await begin(self._plan, self.try_number, self.max_tries, step)
+            twin = None
+            if self._plan.twins and step["method"] == "execute":
+                await asyncio.sleep(self._plan.twin_delay)
+                twin = await begin(self._plan, self.try_number, self.max_tries, step)
+                self._progress.faults += not fork.ended.is_set()
+            try:
+                await self._until_end(fork)
+                if twin is not None:
+                    await twin.ended.wait()
+            finally:
+                self._worker = None
+        outcome = self._scheduler.forks.outcome(fork)
+        return outcome or {"kind": "lost"}
+
+    async def _until_end(self, fork: Fork) -> None:
+        delay = self._plan.kill_worker_after(self._steps)
+        if delay is not None:
+            await asyncio.wait([asyncio.ensure_future(fork.ended.wait())], timeout=delay)
+            if self._scheduler.forks.outcome(fork) is None and fork.kill():
+                self._progress.faults += 1
+        await fork.ended.wait()
