@@ -221,7 +221,8 @@ def build_reaper_dag(  # noqa: PLR0913 - one argument for each thing a site may 
     Return a DAG that reaps and prunes: for each site one task for each of the two.
 
     Assign what it returns to a variable of the DAG file. Nothing is cancelled or removed before
-    ``dry_run=False`` is said; ``max_directories=0`` leaves the pruning out. ``dag_arguments`` go to Airflow's ``DAG``.
+    ``dry_run=False`` is said; ``max_directories=0`` leaves the pruning out.
+    ``dag_arguments`` go to Airflow's ``DAG``.
     """
     from airflow.sdk import DAG, task  # noqa: PLC0415 - other uses of this module need no DAG
 

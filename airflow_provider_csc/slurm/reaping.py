@@ -284,17 +284,23 @@ def _why_kept(
         return "its job is in the queue"
     if age < days * DAY:
         return "not old enough"
-    if not is_proven_over(directory):
-        if age < _UNPROVEN_SECONDS:
-            return "without a word of its job's end, not old enough"
-        is_told = ended is not None and directory.job_id in ended
-        if ended is not None and directory.job_id and not is_told:
-            return "sacct does not say that its job has ended"
-        # Two clusters may share a file system, and each squeue knows its own jobs only. The task of
-        # such a job is over while the job runs, so it proves nothing.
-        if directory.identity and not directory.identity.waits and not is_told:
-            return "its task did not wait for its job, which may run elsewhere"
-    return _why_needed(directory, deployment, states)
+    return _why_unproven(directory, age, ended) or _why_needed(directory, deployment, states)
+
+
+def _why_unproven(directory: RunDirectory, age: int, ended: frozenset[str] | None) -> str:
+    """Return why a job that squeue does not list may still run, or ''."""
+    if is_proven_over(directory):
+        return ""
+    if age < _UNPROVEN_SECONDS:
+        return "without a word of its job's end, not old enough"
+    is_told = ended is not None and directory.job_id in ended
+    if ended is not None and directory.job_id and not is_told:
+        return "sacct does not say that its job has ended"
+    # Two clusters may share a file system, and each squeue knows its own jobs only. The task of
+    # such a job is over while the job runs, so it proves nothing.
+    if directory.identity and not directory.identity.waits and not is_told:
+        return "its task did not wait for its job, which may run elsewhere"
+    return ""
 
 
 def _is_job_of(job: LiveJob, directory: RunDirectory) -> bool:
