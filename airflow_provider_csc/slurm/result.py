@@ -166,7 +166,7 @@ def build_result(
         accounting=render_table(rows) if rows else "",
         contradiction=_find_contradiction(job, queued, record) if verdict.is_final else None,
         without_accounting=is_without_accounting(evidence.accounting),
-        restarts=getattr(record, "restarts", None),
+        restarts=record.restarts if record else None,
         memory_bytes=usage.memory_bytes,
         node_count=job.node_count if job else None,
         cpus=job.cpus if job else None,
@@ -370,8 +370,8 @@ def _describe_completed(_result: JobResult) -> str:
 def _describe_unknown(result: JobResult) -> str:
     limit = f" This task had cancelled it because of {result.limit}." if result.limit else ""
     return (
-        "neither squeue nor sacct know it any more and it left no exit record, so what became of "
-        f"it is not known.{limit} Look for its output before running it again."
+        "squeue does not know it any more, sacct tells no end of it, and it left no exit record, "
+        f"so what became of it is not known.{limit} Look for its output before running it again."
     )
 
 

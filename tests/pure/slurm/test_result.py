@@ -430,17 +430,17 @@ def test_the_names_of_a_result_are_a_stored_format() -> None:
         (
             {"state": "UNKNOWN", "limit": "queue_timeout"},
             (
-                "Job 123 ended UNKNOWN: neither squeue nor sacct know it any more and it left no exit "
-                "record, so what became of it is not known. This task had cancelled it because of "
-                "queue_timeout. Look for its output before running it again."
+                "Job 123 ended UNKNOWN: squeue does not know it any more, sacct tells no end of it, "
+                "and it left no exit record, so what became of it is not known. This task had "
+                "cancelled it because of queue_timeout. Look for its output before running it again."
             ),
         ),
         (
             {"state": "UNKNOWN"},
             (
-                "Job 123 ended UNKNOWN: neither squeue nor sacct know it any more and it left no exit "
-                "record, so what became of it is not known. Look for its output before running it "
-                "again."
+                "Job 123 ended UNKNOWN: squeue does not know it any more, sacct tells no end of it, "
+                "and it left no exit record, so what became of it is not known. Look for its output "
+                "before running it again."
             ),
         ),
     ],
