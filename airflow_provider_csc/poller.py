@@ -13,15 +13,24 @@ import contextvars
 import itertools
 import logging
 import random
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from airflow_provider_csc.client import SlurmClient
-from airflow_provider_csc.errors import CscError, SlurmError
+from airflow_provider_csc.errors import (
+    CommandTimeoutError,
+    ConnectionLostError,
+    CscError,
+    SlurmError,
+    UnreadableOutputError,
+)
 from airflow_provider_csc.slurm.answers import Answers
 from airflow_provider_csc.slurm.commands import PollRequest
-from airflow_provider_csc.slurm.tracking import Ended, Event, JobTracker, Note, WatchSpec
+from airflow_provider_csc.slurm.events import Ended, Event, Moment, Note
+from airflow_provider_csc.slurm.parking import Outage
+from airflow_provider_csc.slurm.tracking import JobTracker, WatchSpec
 from airflow_provider_csc.transport.ssh import SshTransport
 
 if TYPE_CHECKING:
@@ -33,6 +42,8 @@ _MAX_BACKOFF_SECONDS = 300.0
 _MAX_FOLLOW_UPS = 200
 _MAX_FOLLOW_UPS_RUNNING = 16
 _WRITE_SECONDS = 5.0
+# What merely begins an outage, or happens within one, beside what keeps the site away.
+_PASSING = (ConnectionLostError, CommandTimeoutError, UnreadableOutputError)
 # Long enough for every watcher on the loop to pass its lines on before they are acknowledged.
 _DELIVERY_SECONDS = 0.05
 
@@ -50,11 +61,20 @@ class _Watcher:
     tracker: JobTracker
     interval: float
     batches: asyncio.Queue[_Batch | BaseException] = field(default_factory=asyncio.Queue)
+    ended: Ended | None = None
+
+    @property
+    def verdict(self) -> tuple[tuple[str, str], ...]:
+        """What to write down about the end that was taken, where there is a place for it."""
+        run_dir = self.tracker.spec.run_dir
+        if self.ended is None or run_dir is None:
+            return ()
+        return ((run_dir, " ".join(result.state for result in self.ended.results)),)
 
     def observe(self, answers: Answers) -> None:
         """Take in an answer; what goes wrong with it here is no other watcher's business."""
         try:
-            self.deliver(self.tracker.observe(answers))
+            self.deliver(self.tracker.observe(answers, _now()))
         except Exception as error:  # noqa: BLE001 - it is raised where somebody waits for it
             self.batches.put_nowait(error)
 
@@ -77,10 +97,11 @@ class SitePoller:
         self._watchers: dict[str, _Watcher] = {}
         self._task: asyncio.Task[None] | None = None
         self._writer: asyncio.Task[None] | None = None
-        self._leaving: list[tuple[str, str]] = []
+        # What is still to be written into the run directories of those who left.
+        self._leaving = PollRequest()
         self._wake = asyncio.Event()
         self._failures = 0
-        self._outage: str | None = None
+        self._outage: Outage | None = None
 
     @property
     def client(self) -> SlurmClient:
@@ -99,7 +120,7 @@ class SitePoller:
         self._watchers[name] = watcher
         if self._outage is not None:
             # The next attempt may be minutes away.
-            watcher.deliver(watcher.tracker.park(self._outage))
+            watcher.deliver(watcher.tracker.park(self._outage, _now()))
         self._start()
         try:
             async for event in self._take(watcher):
@@ -116,6 +137,7 @@ class SitePoller:
             for event in batch.events:
                 if isinstance(event, Ended):
                     watcher.tracker.logs.confirm(batch.offsets)
+                    watcher.ended = event
                     yield event
                     return
                 yield event
@@ -136,8 +158,15 @@ class SitePoller:
                 await self._stop()
 
     async def _take_leave(self, watcher: _Watcher) -> None:
-        self._leaving += watcher.tracker.logs.acknowledge()
-        while self._leaving or (self._writer is not None and not self._writer.done()):
+        logs = watcher.tracker.logs
+        last = PollRequest(
+            acknowledged=logs.acknowledge() or logs.acknowledge_memo(), verdicts=watcher.verdict
+        )
+        self._leaving = merge([self._leaving, last])
+        # A writer that is at work took what was there when it began.
+        if self._writer is not None and not self._writer.done():
+            await self._acknowledge()
+        if last and self._leaving:
             await self._acknowledge()
 
     async def _acknowledge(self) -> None:
@@ -147,24 +176,30 @@ class SitePoller:
         await asyncio.shield(self._writer)
 
     async def _write_down(self) -> None:
-        """Write down how far everybody's logs were shown, in one command."""
+        """Write down how far everybody's logs were shown, and what ended, in one command."""
         await asyncio.sleep(_DELIVERY_SECONDS)
         logs = [watcher.tracker.logs for watcher in self._watchers.values()]
-        shown = self._leaving + [pair for each in logs for pair in each.acknowledge()]
-        self._leaving = []
-        if not shown:
+        shown = PollRequest(
+            acknowledged=tuple(pair for each in logs for pair in each.acknowledge())
+        )
+        leaving, self._leaving = self._leaving, PollRequest()
+        request = merge([leaving, shown])
+        if not request:
             return
         try:
             async with asyncio.timeout(_WRITE_SECONDS):
-                await self._client.poll(PollRequest(acknowledged=tuple(shown)))
+                await self._client.poll(request)
         except (CscError, TimeoutError):
-            # An outage is the next round's to tell of; it is written down again then.
+            # An outage is the next round's to tell of; it is written down again then, also for
+            # those who left, as long as anybody is there.
+            self._leaving = merge([leaving, self._leaving])
             for each in logs:
                 each.doubt_acknowledgement()
 
     async def _stop(self) -> None:
         """Be as new: whoever still holds this poller may watch again."""
         self._on_idle()
+        self._leaving = PollRequest()
         tasks = [task for task in (self._task, self._writer) if task is not None]
         self._task = self._writer = None
         for task in tasks:
@@ -194,13 +229,27 @@ class SitePoller:
         shortest = min((watcher.interval for watcher in self._watchers.values()), default=0.0)
         delay = self._floor if settling else max(self._floor, shortest)
         if self._failures:
-            delay = backoff_seconds(self._failures, delay)
-        else:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(started + delay):
-                    await self._wake.wait()
-            delay = self._floor
-        await asyncio.sleep(max(started + delay - loop.time(), 0))
+            await self._back_off(started + backoff_seconds(self._failures, delay))
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(started + min(delay, self._seconds_to_deadline())):
+                await self._wake.wait()
+        await asyncio.sleep(max(started + self._floor - loop.time(), 0))
+
+    async def _back_off(self, until: float) -> None:
+        """Leave the site alone; whose task has no more time hears of that meanwhile."""
+        loop = asyncio.get_running_loop()
+        while (left := until - loop.time()) > 0:
+            await asyncio.sleep(min(left, self._seconds_to_deadline()))
+            if self._outage is not None:
+                self._park(self._outage)
+
+    def _seconds_to_deadline(self) -> float:
+        """Return in how many seconds the next watcher's time is over."""
+        now = _now()
+        left = (one.tracker.seconds_to_deadline(now) for one in self._watchers.values())
+        # A little later, for then it is over.
+        return min((each + 0.01 for each in left if each is not None), default=float("inf"))
 
     async def _round(self) -> None:
         watchers = list(self._watchers.values())
@@ -211,9 +260,18 @@ class SitePoller:
             await self._acknowledge()
             self._failures, self._outage = 0, None
         except CscError as error:
-            self._failures, self._outage = self._failures + 1, error.message
+            self._failures += 1
+            since = self._outage.since if self._outage else _now()
+            self._outage = Outage(
+                reason=error.message, since=since, is_passing=isinstance(error, _PASSING)
+            )
             for watcher in watchers:
-                watcher.deliver(watcher.tracker.park(error.message))
+                watcher.tracker.logs.doubt_memo()
+            self._park(self._outage)
+
+    def _park(self, outage: Outage) -> None:
+        for watcher in self._watchers.values():
+            watcher.deliver(watcher.tracker.park(outage, _now()))
 
     async def _ask(self, watchers: list[_Watcher], requests: list[PollRequest]) -> None:
         request = merge(requests)
@@ -240,11 +298,17 @@ class SitePoller:
 
     async def _cancel(self, watchers: list[_Watcher]) -> None:
         for watcher in watchers:
-            if job_ids := watcher.tracker.jobs_to_cancel:
+            now = _now()
+            if job_ids := watcher.tracker.jobs_to_cancel(now):
                 try:
                     await self._client.cancel(job_ids)
+                    watcher.tracker.note_cancelled(now)
                 except SlurmError as error:
                     watcher.deliver([Note(error.message, logging.WARNING)])
+
+
+def _now() -> Moment:
+    return Moment(wall=time.time(), steady=time.monotonic())
 
 
 def _create_task(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
@@ -265,10 +329,12 @@ def merge(requests: Iterable[PollRequest]) -> PollRequest:
     return PollRequest(
         queued=tuple(job for part in parts for job in part.queued),
         accounted=tuple(job for part in parts for job in part.accounted),
+        detailed=tuple(job for part in parts for job in part.detailed),
         exit_records=tuple(record for part in parts for record in part.exit_records),
         progress=tuple(pair for part in parts for pair in part.progress),
         logs=tuple(log for part in parts for log in part.logs),
         acknowledged=tuple(pair for part in parts for pair in part.acknowledged),
+        verdicts=tuple(pair for part in parts for pair in part.verdicts),
     )
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, TypeVar
 
+from airflow_provider_csc.slurm.commands import CONTROLLER_FRAME
 from airflow_provider_csc.slurm.output import (
     AccountingRow,
     Answer,
+    ControllerRow,
     NoAnswer,
     QueueRow,
     belongs_to,
     parse_accounting,
+    parse_controller,
     parse_queue,
 )
 
@@ -41,6 +44,11 @@ class Answers:
         if not isinstance(self.accounting, Answer):
             return self.accounting
         return Answer(_select(self._accounting_index, job_id))
+
+    def controller_of(self, job_id: str) -> Answer[ControllerRow] | NoAnswer | None:
+        """Return scontrol's rows of one job, or that it was not asked or not heard."""
+        frame = self.frames.get(f"{CONTROLLER_FRAME}{job_id}")
+        return parse_controller(frame) if frame else None
 
 
 Row = TypeVar("Row", QueueRow, AccountingRow)

@@ -31,14 +31,28 @@ VERDICT_FILE = "verdict"
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MAX_SCRIPT_BYTES = 4 * 1024 * 1024  # slurm.conf(5), max_script_size: 4 MiB by default
 
-# The record is written whatever ends this shell, save SIGKILL: also a profile or an environment that
-# calls `exit`. $$ is this shell even in a command substitution, whose own fd 1 is a pipe. Before the
+# The record is written whatever ends this shell, save SIGKILL: also an environment that calls
+# `exit`. $$ is this shell even in a command substitution, whose own fd 1 is a pipe. Before the
 # user's script runs, a signal ends the job, as it would end any shell.
 _HEAD = """\
 #!/bin/bash --login
 {directives}
 # Written by airflow-provider-csc. The script it runs lies unmodified beside it.
 csc_run_dir=$1
+# A submission that was thought lost may have been made again: the job whose id stands first runs.
+csc_id=${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}
+csc_first=$csc_run_dir/{job_id_file}
+if [ ! -e "$csc_first" ] && printf '%s\n' "$csc_id" >"$csc_first.$csc_id"; then
+  ln -T -- "$csc_first.$csc_id" "$csc_first" 2>/dev/null
+fi
+rm -f -- "$csc_first.$csc_id"
+read -r csc_first 2>/dev/null <"$csc_first" || csc_first=$csc_id
+if [ "${{csc_first%%;*}}" != "$csc_id" ]; then
+  printf 'airflow-provider-csc: job %s of this submission came first; job %s does nothing.\n' \
+    "$csc_first" "$csc_id" >&2
+  scancel "$SLURM_JOB_ID"
+  exit 1
+fi
 rm -f -- "$csc_run_dir"/{exit_file}
 csc_started=$(date +%s)
 csc_child=
@@ -152,7 +166,10 @@ class Environment:
 def render_batch_script(*, directives: Sequence[str], environment: Environment) -> str:
     """Return the text of the batch script, which gets its run directory as only argument."""
     head = _HEAD.format(
-        directives="\n".join(directives), exit_file=EXIT_FILE, cancel_file=CANCEL_FILE
+        directives="\n".join(directives),
+        job_id_file=JOB_ID_FILE,
+        exit_file=EXIT_FILE,
+        cancel_file=CANCEL_FILE,
     )
     return head + _render_environment(environment) + _TAIL.format(script_file=SCRIPT_FILE)
 

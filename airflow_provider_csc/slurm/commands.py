@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from airflow_provider_csc.slurm.batch import EXIT_FILE, PROGRESS_FILE
+from airflow_provider_csc.slurm.batch import EXIT_FILE, PROGRESS_FILE, VERDICT_FILE
 from airflow_provider_csc.slurm.framing import quote
 from airflow_provider_csc.slurm.shell import PLACE, SLURM, id_list, join_path, sacct, squeue
 
@@ -48,29 +48,54 @@ read_log() {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PollRequest:
-    """What one round asks a site; empty parts cost nothing."""
+    """
+    What one round asks a site; empty parts cost nothing.
+
+    ``detailed`` are jobs that scontrol is asked about, ``acknowledged`` and ``verdicts`` what is
+    written into run directories.
+    """
 
     queued: tuple[str, ...] = ()
     accounted: tuple[str, ...] = ()
+    detailed: tuple[str, ...] = ()
     exit_records: tuple[tuple[str, str], ...] = ()
     progress: tuple[tuple[str, str], ...] = ()
     logs: tuple[LogRequest, ...] = ()
     acknowledged: tuple[tuple[str, str], ...] = ()
+    verdicts: tuple[tuple[str, str], ...] = ()
 
     def __bool__(self) -> bool:
         """Whether there is anything to ask."""
         return any(getattr(self, field.name) for field in fields(self))
 
 
+# The frame of what scontrol says of a job is named by this and the job's id.
+CONTROLLER_FRAME = "scontrol."
+
+# As a whole or not at all: a full disk must not take away what was noted before.
+_NOTE = """
+note() { printf '%s\\n' "$2" >"$1.new" && mv -f -- "$1.new" "$1"; }
+"""
+
+
 def build_poll(request: PollRequest) -> str:
     """Ask squeue, sacct, exit records and new log bytes of many jobs in one remote command."""
     lines = [SLURM, "frame clock 0 \"$(printf '%(%s)T' -1)\""]
-    for run_dir, text in request.acknowledged:
-        lines.append(f"printf '%s\\n' {quote(text)} >{quote(join_path(run_dir, PROGRESS_FILE))}")
+    notes = [
+        *((join_path(run_dir, PROGRESS_FILE), text) for run_dir, text in request.acknowledged),
+        *((join_path(run_dir, VERDICT_FILE), text) for run_dir, text in request.verdicts),
+    ]
+    if notes:
+        lines.append(_NOTE)
+    lines.extend(f"note {quote(path)} {quote(text)}" for path, text in notes)
     if request.queued:
         lines.append(f"ask squeue {squeue()} --jobs={id_list(request.queued)}")
     if request.accounted:
         lines.append(f"ask sacct {sacct()} --jobs={id_list(request.accounted)}")
+    lines.extend(
+        f"ask {CONTROLLER_FRAME}{job_id} slurm scontrol --oneliner show job {quote(job_id)}"
+        for job_id in sorted(set(request.detailed))
+    )
     for name, run_dir in request.exit_records:
         lines.append(f"ask {name} cat -- {quote(join_path(run_dir, EXIT_FILE))}")
     for name, run_dir in request.progress:

@@ -129,6 +129,20 @@ class AccountingRow:
         return self.name == "allocation" and self.requested_memory.endswith("?")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControllerRow:
+    """One job as ``scontrol show job`` shows it; for sites whose accounting is off."""
+
+    job_id: str
+    state: JobState
+    exit_code: int | None
+    signal: int | None
+    restarts: int | None
+    time_limit_minutes: int | None
+    cpus: int | None
+    node_count: int | None
+
+
 def parse_queue(frame: Frame) -> Answer[QueueRow] | NoAnswer:
     """Read squeue's answer."""
     if frame.status != 0:
@@ -144,6 +158,43 @@ def parse_accounting(frame: Frame) -> Answer[AccountingRow] | NoAnswer:
     if frame.status != 0:
         return NoAnswer(_last_line(frame, "sacct"))
     return Answer(tuple(_rows(frame, len(ACCOUNTING_FORMAT), _parse_accounting_row)))
+
+
+def parse_controller(frame: Frame) -> Answer[ControllerRow] | NoAnswer:
+    """Read the answer of ``scontrol --oneliner show job`` about one job, or about an array."""
+    if frame.status != 0:
+        if "Invalid job id specified" in frame.text:
+            return Answer(())
+        return NoAnswer(_last_line(frame, "scontrol"))
+    lines = frame.data.decode(errors="replace").split("\n")
+    found = [_parse_controller_row(line) for line in lines if line.startswith("JobId=")]
+    return Answer(tuple(row for row in found if row is not None))
+
+
+# What a user chose (the name before it, comment and paths behind it) may look like any field.
+_CONTROLLER_ROW = re.compile(
+    r"JobId=(?P<id>\d+) (ArrayJobId=(?P<array>\d+) ArrayTaskId=(?P<task>\S+) )?.*? "
+    r"JobState=(?P<state>\S+) .*? Restarts=(?P<restarts>\d+) .*? ExitCode=(?P<exit>\d+:\d+) "
+    r".*? TimeLimit=(?P<limit>\S+) .*? NumNodes=(?P<nodes>\d+)\S* NumCPUs=(?P<cpus>\d+)"
+)
+
+
+def _parse_controller_row(line: str) -> ControllerRow | None:
+    match = _CONTROLLER_ROW.match(line)
+    if match is None:
+        return None
+    exit_code, signal = _parse_exit_code(match["exit"])
+    limit = _optional(parse_elapsed, match["limit"])
+    return ControllerRow(
+        job_id=f"{match['array']}_{match['task']}" if match["array"] else match["id"],
+        state=parse_state(match["state"]),
+        exit_code=exit_code,
+        signal=signal,
+        restarts=_integer(match["restarts"]),
+        time_limit_minutes=None if limit is None else int(limit // 60),
+        cpus=_integer(match["cpus"]),
+        node_count=_integer(match["nodes"]),
+    )
 
 
 def is_without_accounting(answer: object) -> bool:

@@ -8,11 +8,15 @@ answers (`observe`), and passes on the events.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from airflow_provider_csc.slurm.batch import parse_exit_record
 from airflow_provider_csc.slurm.commands import PollRequest
+from airflow_provider_csc.slurm.endings import complete_result, describe_forgotten
+from airflow_provider_csc.slurm.events import Ended, Event, LogLines, Moment, Note
+from airflow_provider_csc.slurm.limits import Limits, QueuedRow
 from airflow_provider_csc.slurm.logfollow import LogFollower
 from airflow_provider_csc.slurm.output import (
     AccountingRow,
@@ -21,15 +25,30 @@ from airflow_provider_csc.slurm.output import (
     QueueRow,
     is_without_accounting,
 )
+from airflow_provider_csc.slurm.ownership import Memory, own_rows, read_memories, write_memories
+from airflow_provider_csc.slurm.parking import (
+    Outage,
+    Parking,
+    accounting_outage,
+    controller_outage,
+)
 from airflow_provider_csc.slurm.result import JobResult, build_result
-from airflow_provider_csc.slurm.states import JobState, Phase
-from airflow_provider_csc.slurm.verdict import Evidence, judge
+from airflow_provider_csc.slurm.states import JobState, Phase, explain_reason
+from airflow_provider_csc.slurm.verdict import Evidence, is_live, is_revoked, judge
 
 if TYPE_CHECKING:
-    from airflow_provider_csc.slurm.answers import Answers, Row
+    from airflow_provider_csc.slurm.answers import Answers
+    from airflow_provider_csc.slurm.batch import ExitRecord
+
+__all__ = ["Ended", "Event", "JobTracker", "LogLines", "Moment", "Note", "WatchSpec"]
 
 # How long an ended job waits for its accounting row and for the end of its log (seconds).
 _SETTLE_SECONDS = 30
+# What a job may come back from: for a moment it looks as if it were over, then Slurm requeues it.
+_MAY_RETURN = frozenset({"NODE_FAIL", "PREEMPTED", "BOOT_FAIL"})
+# A job that scancel took on needs KillWait (30 s by default, slurm.conf(5)) to end.
+_CANCEL_AGAIN_SECONDS = 60
+_PLAIN_ID = re.compile(r"[0-9]+(_[0-9]+)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +57,9 @@ class WatchSpec:
     What to follow.
 
     With a run directory, its exit record is evidence, and how far the logs were shown is noted
-    there. ``missing_seconds`` is how long squeue and sacct must both deny a job before it is given
-    up as UNKNOWN. The limits are in seconds, ``deadline`` since 1970.
+    there. ``missing_seconds`` is how long all who keep books must deny a job before it is given up
+    as UNKNOWN. The limits are in seconds, ``deadline`` since 1970 by this machine's clock.
+    ``cancel_held`` ends a job that waits for somebody to release it.
     """
 
     job_ids: tuple[str, ...]
@@ -52,6 +72,7 @@ class WatchSpec:
     queue_timeout: float | None = None
     run_timeout: float | None = None
     deadline: float | None = None
+    cancel_held: bool = False
 
     @property
     def log_paths(self) -> tuple[str, ...]:
@@ -59,43 +80,46 @@ class WatchSpec:
         paths = (self.stdout_path, self.stderr_path) if self.stream_logs else ()
         return tuple(dict.fromkeys(path for path in paths if path))
 
-
-@dataclass(frozen=True, slots=True)
-class LogLines:
-    """Lines the job wrote."""
-
-    lines: list[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """Something a reader of the task log should know; ``level`` as in `logging`."""
-
-    text: str
-    level: int = logging.INFO
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """Every job has ended, with evidence."""
-
-    results: list[JobResult]
-
-
-Event = LogLines | Note | Ended
+    @property
+    def token(self) -> str | None:
+        """What the names of this provider's own jobs end with."""
+        return self.run_dir.rpartition("/")[2] if self.run_dir else None
 
 
 @dataclass(slots=True)
 class _Job:
-    """What is known of one job so far."""
+    """What is known of one job so far; times in seconds of this machine's steady clock."""
 
     job_id: str
-    submitted: int | None = None
+    memory: Memory = field(default_factory=Memory)
     queue: Answer[QueueRow] | None = None
-    accounting: Answer[AccountingRow] | NoAnswer | None = None
+    last_seen: tuple[QueueRow, int] | None = None
+    ends: dict[str, QueueRow] = field(default_factory=dict)
     shown: tuple[str, str] | None = None
-    settling_since: int | None = None
+    explained: str = ""
+    settling_since: float | None = None
+    forgotten_since: float | None = None
+    limit: str | None = None
+    cancelled_at: float | None = None
     result: JobResult | None = None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether squeue shows it as not ended."""
+        return is_live(self.queue)
+
+    @property
+    def live_rows(self) -> list[QueueRow]:
+        """What squeue shows of it as not ended."""
+        rows = self.queue.rows if self.queue else ()
+        return [row for row in rows if not (row.state.is_final or is_revoked(row.state))]
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether Slurm is at work on its end, so that it needs no further signal."""
+        return bool(self.live_rows) and all(
+            row.state.name == "COMPLETING" for row in self.live_rows
+        )
 
 
 class JobTracker:
@@ -108,8 +132,13 @@ class JobTracker:
         self.logs = LogFollower(
             name, spec.log_paths, run_dir=spec.run_dir, limit_bytes=spec.log_limit_bytes
         )
-        self._parked: str | None = None
+        self._limits = Limits(
+            queue_timeout=spec.queue_timeout, run_timeout=spec.run_timeout, deadline=spec.deadline
+        )
+        self._parking = Parking()
         self._lacks_accounting = False
+        self._has_no_accounting = False
+        self._is_overdue_told = False
         self._asked = PollRequest()
         self._clock: int | None = None
         self.limit: str | None = None
@@ -140,13 +169,37 @@ class JobTracker:
         return any(row.state.phase is Phase.RUNNING for row in rows)
 
     @property
-    def jobs_to_cancel(self) -> list[str]:
-        """The jobs that a limit of the task wants gone and that are still there."""
-        return [job.job_id for job in self._open if self._is_live(job)] if self.limit else []
-
-    @property
     def _open(self) -> list[_Job]:
         return [job for job in self._jobs if job.result is None]
+
+    def jobs_to_cancel(self, now: Moment) -> list[str]:
+        """
+        Return the jobs that a limit wants gone, that are still there and should be cancelled now.
+
+        Again only where scancel failed or did not help: a second signal may end the script's own
+        cleaning up.
+        """
+        return [
+            job.job_id
+            for job in self._open
+            if (self.limit or job.limit)
+            and job.is_live
+            and not job.is_ending
+            and (job.cancelled_at is None or now.steady - job.cancelled_at > _CANCEL_AGAIN_SECONDS)
+        ]
+
+    def note_cancelled(self, now: Moment) -> None:
+        """Note that scancel took on what `jobs_to_cancel` returned for this moment."""
+        to_cancel = self.jobs_to_cancel(now)
+        for job in self._open:
+            if job.job_id in to_cancel:
+                job.cancelled_at = now.steady
+
+    def seconds_to_deadline(self, now: Moment) -> float | None:
+        """Return in how many seconds the task's time is over, if that is still to come."""
+        if self.spec.deadline is None or self._limits.is_past_deadline(now):
+            return None
+        return self.spec.deadline - now.wall
 
     def ask(self) -> PollRequest:
         """Return what a regular round asks: squeue, and the logs of what runs."""
@@ -154,6 +207,7 @@ class JobTracker:
             queued=tuple(job.job_id for job in self._open),
             progress=self.logs.progress_request(),
             logs=self.logs.requests() if self._is_running else (),
+            acknowledged=self.logs.acknowledge_memo(),
         )
         return self._asked
 
@@ -168,9 +222,11 @@ class JobTracker:
             self._asked = PollRequest(logs=self.logs.requests())
             return self._asked
         over = tuple(job.job_id for job in self._open if job.settling_since is not None)
+        has_controller = self._has_no_accounting
         self._asked = PollRequest(
             queued=tuple(job.job_id for job in self._open),
             accounted=over,
+            detailed=tuple(filter(_PLAIN_ID.fullmatch, over)) if has_controller else (),
             exit_records=((self._exit_name, self.spec.run_dir),) if self.spec.run_dir else (),
             logs=self.logs.requests(),
         )
@@ -180,7 +236,7 @@ class JobTracker:
     def _exit_name(self) -> str:
         return f"{self._name}.exit"
 
-    def observe(self, answers: Answers) -> list[Event]:
+    def observe(self, answers: Answers, now: Moment) -> list[Event]:
         """
         Take in one answer of the site and return what follows from it.
 
@@ -189,146 +245,234 @@ class JobTracker:
         self._clock = answers.clock
         queue = answers.queue if self._asked.queued else None
         accounting = answers.accounting if self._asked.accounted else None
-        events = self._read_logs(answers)
+        events = self._read_logs(answers, now)
         if isinstance(queue, NoAnswer):
-            return [*events, *self.park(f"squeue gave no answer: {queue.reason}")]
+            self._doubt_denials()
+            return [*events, *self.park(controller_outage(queue.reason, now), now)]
         if queue is not None:
-            changes = self._observe_queue(answers)
-            events = [*self._resume(accounting), *changes, *events]
+            changes = self._observe_queue(answers, now)
+            self.logs.memo = write_memories({job.job_id: job.memory for job in self._jobs})
+            events = [*self._resume(accounting, now), *changes, *events]
         if accounting is not None:
-            events += self._settle(answers)
-        return [*events, *self._check_limits()]
+            events += self._settle(answers, now)
+        return [*events, *self._check_limits(now)]
 
-    def _read_logs(self, answers: Answers) -> list[Event]:
+    def _read_logs(self, answers: Answers, now: Moment) -> list[Event]:
         events: list[Event] = []
-        if self.logs.resume(answers.frames):
+        memo = self.logs.resume(answers.frames)
+        if memo is not None:
+            memories = read_memories(memo)
+            for job in self._jobs:
+                job.memory = memories.get(job.job_id, job.memory)
+        if memo is not None and self.logs.is_resumed:
             events.append(Note(f"Watching again; the log goes on behind byte {self.logs.offsets}."))
-        lines = self.logs.read(answers.frames)
+        lines = self.logs.read(answers.frames, now=now.steady)
         return [*events, LogLines(lines)] if lines else events
 
-    def park(self, reason: str) -> list[Event]:
-        """Note that the site gave no answer; said once, however long it lasts."""
-        if self._parked is not None:
-            return []
-        self._parked = reason
-        waits = "The task waits without a limit and uses up no retry; the job is not affected."
-        return [Note(f"No answer from the site: {reason.rstrip('.')}. {waits}", logging.WARNING)]
-
-    def _resume(self, accounting: Answer[AccountingRow] | NoAnswer | None) -> list[Event]:
-        lacks = self._lacks_accounting and not isinstance(accounting, Answer)
-        if self._parked is None or (lacks and self.is_settling):
-            return []
-        self._parked = None
-        self._lacks_accounting = False
-        return [Note("The site answers again.")]
-
-    def _observe_queue(self, answers: Answers) -> list[Event]:
-        events: list[Event] = []
-        for job in self._open:
-            job.queue = self._own(job, answers.queue_of(job.job_id))
-            if self._is_live(job):
-                job.settling_since = None
-                job.accounting = None
-                events += _describe_change(job)
-            elif job.settling_since is None:
-                job.settling_since = self._clock
+    def park(self, outage: Outage, now: Moment) -> list[Event]:
+        """Note that a source gave no answer; each reason is said once, however long it lasts."""
+        events: list[Event] = [*self._parking.park(outage)]
+        waiting = [job.job_id for job in self._open if job.settling_since is None]
+        if waiting and self._limits.is_past_deadline(now) and not self._is_overdue_told:
+            self._is_overdue_told = True
+            text = (
+                f"execution_timeout is reached; job {', '.join(waiting)} will be cancelled as soon "
+                "as the site answers, unless it has ended by itself."
+            )
+            events.append(Note(text, logging.WARNING))
         return events
 
-    @staticmethod
-    def _is_live(job: _Job) -> bool:
-        return job.queue is not None and any(not row.state.is_final for row in job.queue.rows)
+    def _doubt_denials(self) -> None:
+        for job in self._open:
+            job.forgotten_since = None
 
-    def _own(self, job: _Job, answer: Answer[Row]) -> Answer[Row]:
-        """
-        Leave out rows of a stranger that was given the same id.
-
-        A slurmctld that was killed gives the ids of the newest jobs out again (seen on 22.05).
-        What this provider submitted bears its token in its name; once seen so, its time of
-        submission identifies it, should somebody rename it.
-        """
-        if self.spec.run_dir is None:
-            return answer
-        token = self.spec.run_dir.rpartition("/")[2]
-        jobs = [row for row in answer.rows if not getattr(row, "step", None)]
-        if any(row.name.endswith(token) for row in jobs):
-            job.submitted = max(row.submitted or 0 for row in jobs)
-            return answer
-        is_known = any(row.submitted and row.submitted == job.submitted for row in jobs)
-        is_provisional = any(getattr(row, "is_provisional", False) for row in jobs)
-        return answer if is_known or is_provisional else Answer(())
-
-    def _check_limits(self) -> list[Event]:
-        if self.limit is not None or self._clock is None:
+    def _resume(
+        self, accounting: Answer[AccountingRow] | NoAnswer | None, now: Moment
+    ) -> list[Note]:
+        lacks = self._lacks_accounting and not isinstance(accounting, Answer)
+        if lacks and self.is_settling:
             return []
-        if not any(self._is_live(job) for job in self._open):
-            return []  # Nothing is left that could be cancelled.
-        for name, since, seconds in self._limits():
-            if seconds is not None and since is not None and self._clock - since > seconds:
-                self.limit = name
-                length = f" of {seconds:.0f} s" if seconds else ""
-                return [Note(f"{name}{length} is reached; cancelling.", logging.WARNING)]
-        return []
+        self._lacks_accounting = False
+        return self._parking.resume(now)
 
-    def _limits(self) -> list[tuple[str, float | None, float | None]]:
-        rows = [row for job in self._open if job.queue for row in job.queue.rows]
-        queued = [row.submitted for row in rows if row.state.phase is Phase.QUEUED]
-        running = [row.started for row in rows if row.state.phase is Phase.RUNNING]
-        return [
-            ("queue_timeout", _earliest(queued), self.spec.queue_timeout),
-            ("timeout", _earliest(running), self.spec.run_timeout),
-            ("execution_timeout", self.spec.deadline, 0 if self.spec.deadline else None),
-        ]
+    def _observe_queue(self, answers: Answers, now: Moment) -> list[Event]:
+        events: list[Event] = []
+        for job in self._open:
+            rows = self._own(job, answers.queue_of(job.job_id).rows)
+            job.queue = Answer((*rows, *self._remember_ends(job, rows)))
+            if job.is_live:
+                job.settling_since = job.forgotten_since = None
+                self.logs.forget_expectations()
+                events += self._observe_live(job, answers.clock)
+            elif job.settling_since is None:
+                job.settling_since = now.steady
+                events += _describe_revoked(job)
+        return events
 
-    def _settle(self, answers: Answers) -> list[Event]:
+    def _own(self, job: _Job, rows: tuple[QueueRow, ...]) -> tuple[QueueRow, ...]:
+        return own_rows(rows, self.spec.token, job.memory) if self.spec.token else rows
+
+    def _remember_ends(self, job: _Job, rows: tuple[QueueRow, ...]) -> list[QueueRow]:
+        """
+        Return the elements of an array that ended and that squeue has forgotten since.
+
+        They count only where no accounting will ever tell of them.
+        """
+        current = {row.job_id: row for row in rows}
+        job.ends.update((name, row) for name, row in current.items() if row.state.is_final)
+        job.ends = {
+            name: row for name, row in job.ends.items() if current.get(name, row).state.is_final
+        }
+        elements = [row for name, row in job.ends.items() if name not in {job.job_id, *current}]
+        return elements if self._has_no_accounting else []
+
+    def _observe_live(self, job: _Job, clock: int) -> list[Event]:
+        events: list[Event] = []
+        row = _telling_row(job.live_rows)
+        job.last_seen = row, clock
+        if row.job_id == job.job_id and row.state.name != "COMPLETING" and job.memory.note_row(row):
+            self.logs.expect_anew()
+            text = f"Slurm has requeued job {job.job_id}; it is followed to its real end."
+            events.append(Note(text))
+        return [*events, *_describe_change(job, row), *self._explain_pending(job)]
+
+    def _explain_pending(self, job: _Job) -> list[Event]:
+        """Say what keeps a job in the queue, and cancel one of ours that can never start."""
+        rows = job.live_rows
+        reasons = {row.reason for row in rows if row.state.phase is Phase.QUEUED}
+        # What holds for some elements of an array only is no reason to cancel the others.
+        is_all = len(reasons) == 1 and all(row.state.phase is Phase.QUEUED for row in rows)
+        pending = explain_reason(reasons.pop()) if is_all else None
+        text = pending.describe(job.job_id) if pending and pending.needs_person else ""
+        if pending is None or not text or text == job.explained:
+            job.explained = text
+            return []
+        job.explained = text
+        if pending.kind == "waits":
+            return [Note(text)]
+        is_never = pending.kind == "never"
+        if self.spec.run_dir and job.limit is None and (is_never or self.spec.cancel_held):
+            job.limit = "dependency" if is_never else "held"
+            text += " This task cancels it."
+        return [Note(text, logging.WARNING)]
+
+    def _check_limits(self, now: Moment) -> list[Event]:
+        live = [job for job in self._open if job.is_live]
+        # Where nothing is left that could be cancelled, a job's own end counts.
+        if self.limit is not None or self._clock is None or not live:
+            return []
+        rows = [QueuedRow(row, job.memory.queued_before) for job in live for row in job.live_rows]
+        found = self._limits.find(rows, self._clock, now)
+        if found is None:
+            return []
+        self.limit, seconds = found
+        length = "" if seconds is None else f" of {seconds:.0f} s"
+        return [Note(f"{self.limit}{length} is reached; cancelling.", logging.WARNING)]
+
+    def _settle(self, answers: Answers, now: Moment) -> list[Event]:
         frame = answers.frames.get(self._exit_name)
         record = parse_exit_record(frame.data) if frame else None
+        events = self._note_missing_accounting(answers.accounting)
         for job in self._open:
             if job.settling_since is None or job.job_id not in self._asked.accounted:
                 continue
-            accounting = answers.accounting_of(job.job_id)
-            if isinstance(accounting, Answer):
-                accounting = self._own(job, accounting)
-            job.accounting = accounting
-            own = record if record and record.job_id == job.job_id else None
-            evidence = Evidence(queue=job.queue, accounting=job.accounting, exit_record=own)
-            if self._is_settled(job, evidence):
+            evidence = self._gather(job, answers, record)
+            if self._is_settled(job, evidence, now):
                 job.result = self._build_result(job, evidence)
-        return [*self._explain_wait(answers.accounting), *self._end()]
+                events += self._describe_result(job, evidence)
+        return [*events, *self._explain_wait(answers.accounting, now), *self._end()]
 
-    def _is_settled(self, job: _Job, evidence: Evidence) -> bool:
-        waited = (self._clock or 0) - (job.settling_since or 0)
-        if judge(evidence).is_final:
-            accounted = (
-                isinstance(job.accounting, Answer)
-                and judge(Evidence(accounting=job.accounting)).is_final
+    def _gather(self, job: _Job, answers: Answers, record: ExitRecord | None) -> Evidence:
+        accounting = answers.accounting_of(job.job_id)
+        if isinstance(accounting, Answer) and self.spec.token:
+            accounting = Answer(own_rows(accounting.rows, self.spec.token, job.memory))
+        evidence = Evidence(
+            queue=job.queue,
+            accounting=accounting,
+            exit_record=record if record and record.job_id == job.job_id else None,
+            controller=answers.controller_of(job.job_id),
+        ).without_old_record()
+        if own := evidence.exit_record:
+            sizes = {
+                self.spec.stderr_path: own.stderr_bytes,
+                self.spec.stdout_path: own.stdout_bytes,
+            }
+            self.logs.expect({path: size for path, size in sizes.items() if path and size >= 0})
+        return evidence
+
+    def _note_missing_accounting(
+        self, accounting: Answer[AccountingRow] | NoAnswer | None
+    ) -> list[Event]:
+        if self._has_no_accounting or not is_without_accounting(accounting):
+            return []
+        self._has_no_accounting = True
+        return [
+            Note(
+                "This site keeps no accounting. How the job ended is taken from its exit record "
+                "and from what the controller still remembers; what it used, and who cancelled "
+                "it, cannot be known."
             )
-            whole = accounted or is_without_accounting(job.accounting)
-            is_late = waited >= _SETTLE_SECONDS
-            drained = self.logs.is_drained(is_late=is_late)
-            return drained and (whole or (is_late and _is_told_as_a_whole(job, evidence)))
-        return evidence.is_denied and waited >= self.spec.missing_seconds
+        ]
 
-    def _explain_wait(self, accounting: Answer[AccountingRow] | NoAnswer | None) -> list[Event]:
+    def _is_settled(self, job: _Job, evidence: Evidence, now: Moment) -> bool:
+        since = now.steady if job.settling_since is None else job.settling_since
+        is_late = now.steady - since >= _SETTLE_SECONDS
+        if not evidence.is_forgotten:
+            job.forgotten_since = None
+        elif job.forgotten_since is None:
+            job.forgotten_since = now.steady
+        verdict = judge(evidence)
+        if not verdict.is_final:
+            start = job.forgotten_since
+            return start is not None and now.steady - start >= self.spec.missing_seconds
+        if verdict.state.name in _MAY_RETURN and not is_late:
+            return False
+        # Of a job that never ran there is no log to wait for.
+        if evidence.has_run and not self.logs.is_whole(
+            now=now.steady, over_since=since, is_late=is_late
+        ):
+            return False
+        return evidence.is_told_best or (is_late and evidence.is_told_as_a_whole(job.job_id))
+
+    def _explain_wait(
+        self, accounting: Answer[AccountingRow] | NoAnswer | None, now: Moment
+    ) -> list[Event]:
         """Park when a job is over for squeue, and the source that knows how is away."""
         stuck = any(
-            job.settling_since is not None
-            and (self._clock or 0) - job.settling_since >= _SETTLE_SECONDS
+            job.settling_since is not None and now.steady - job.settling_since >= _SETTLE_SECONDS
             for job in self._open
         )
-        if stuck and isinstance(accounting, NoAnswer):
+        is_away = isinstance(accounting, NoAnswer) and not is_without_accounting(accounting)
+        if stuck and is_away and isinstance(accounting, NoAnswer):
             self._lacks_accounting = True
-            return self.park(f"sacct gave no answer: {accounting.reason}")
+            return self.park(accounting_outage(accounting.reason, now), now)
         return []
 
     def _build_result(self, job: _Job, evidence: Evidence) -> JobResult:
-        return build_result(
+        result = build_result(
             job.job_id,
             evidence,
             run_dir=self.spec.run_dir,
             stdout_path=self.spec.stdout_path,
             stderr_path=self.spec.stderr_path,
-            limit=self.limit,
+            limit=self.limit or job.limit,
         )
+        return complete_result(result, evidence, job.last_seen)
+
+    def _describe_result(self, job: _Job, evidence: Evidence) -> list[Event]:
+        result = job.result
+        if result is None:
+            return []
+        events: list[Event] = []
+        if result.contradiction:
+            text = f"The sources contradict each other about job {job.job_id}: "
+            events.append(Note(f"{text}{result.contradiction}.", logging.WARNING))
+        if not result.is_final:
+            text = describe_forgotten(
+                job.job_id, evidence, job.last_seen, self.spec.missing_seconds
+            )
+            events.append(Note(text, logging.WARNING))
+        return events
 
     def _end(self) -> list[Event]:
         if not self.is_done:
@@ -338,26 +482,23 @@ class JobTracker:
         return [LogLines(rest), ended] if rest else [ended]
 
 
-def _is_told_as_a_whole(job: _Job, evidence: Evidence) -> bool:
-    """
-    Whether a job that is over can be judged without sacct.
+def _telling_row(rows: list[QueueRow]) -> QueueRow:
+    return min(rows, key=lambda each: each.state.phase is not Phase.RUNNING)
 
-    Of an array (or a job of components) squeue forgets those that ended first.
-    """
+
+def _describe_revoked(job: _Job) -> list[Event]:
     rows = job.queue.rows if job.queue else ()
-    return evidence.exit_record is not None or all(row.job_id == job.job_id for row in rows)
+    if not any(is_revoked(row.state) for row in rows):
+        return []
+    return [
+        Note(
+            f"Job {job.job_id} is REVOKED: another cluster of the federation runs it, and only "
+            "accounting, where the clusters share it, or its exit record will tell its end."
+        )
+    ]
 
 
-def _earliest(times: list[int | None]) -> int | None:
-    return min((time for time in times if time), default=None)
-
-
-def _describe_change(job: _Job) -> list[Event]:
-    rows = job.queue.rows if job.queue else ()
-    row = min(
-        (row for row in rows if not row.state.is_final),
-        key=lambda each: each.state.phase is not Phase.RUNNING,
-    )
+def _describe_change(job: _Job, row: QueueRow) -> list[Event]:
     # A state's name alone would say "still PENDING" again for each element of an array.
     detail = row.reason if row.state.phase is Phase.QUEUED else row.nodes
     seen = (row.state.phase.value, f"{row.state.name} {detail}")

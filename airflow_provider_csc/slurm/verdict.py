@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from airflow_provider_csc.slurm.output import AccountingRow, Answer, NoAnswer, QueueRow
+from airflow_provider_csc.slurm.output import (
+    AccountingRow,
+    Answer,
+    ControllerRow,
+    NoAnswer,
+    QueueRow,
+    is_without_accounting,
+)
 from airflow_provider_csc.slurm.states import STATES, JobState, Phase
 
 if TYPE_CHECKING:
@@ -16,16 +23,70 @@ UNKNOWN = JobState("UNKNOWN", "", Phase.UNKNOWN, "is known to no source that cou
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What the sources said of one job; None for a source that was not asked."""
+    """
+    What the sources said of one job; None for a source that was not asked.
+
+    ``controller`` is what scontrol says; it is asked only where accounting is off.
+    """
 
     queue: Answer[QueueRow] | NoAnswer | None = None
     accounting: Answer[AccountingRow] | NoAnswer | None = None
     exit_record: ExitRecord | None = None
+    controller: Answer[ControllerRow] | NoAnswer | None = None
 
     @property
     def is_denied(self) -> bool:
-        """Whether squeue and sacct both answered, and neither knows the job."""
-        return self.queue == Answer(()) and self.accounting == Answer(())
+        """Whether all who keep books on this site answered, and none knows the job."""
+        return self.queue == Answer(()) and (
+            self.accounting == Answer(()) or is_without_accounting(self.accounting)
+        )
+
+    @property
+    def is_forgotten(self) -> bool:
+        """
+        Whether squeue denies the job, and sacct has answered but does not tell its end.
+
+        So it is for a moment when a job ends; and for ever when a slurmctld that was killed forgot
+        a job, which stays PENDING, RUNNING or REQUEUED in sacct (seen on 22.05).
+        """
+        return self.is_denied or (
+            self.queue == Answer(())
+            and isinstance(self.accounting, Answer)
+            and not judge(self).is_final
+        )
+
+    @property
+    def has_run(self) -> bool:
+        """Whether some source says that it was given nodes; else it cannot have written any."""
+        queue = self.queue.rows if isinstance(self.queue, Answer) else ()
+        rows = self.accounting.rows if isinstance(self.accounting, Answer) else ()
+        nodes = [*(row.nodes for row in queue), *(row.nodes for row in rows)]
+        return self.exit_record is not None or any(nodes)
+
+    @property
+    def is_told_best(self) -> bool:
+        """Whether the source that knows most has told the end, so that no other need be heard."""
+        accounted = isinstance(self.accounting, Answer) and _final_row(self.accounting) is not None
+        return accounted or is_without_accounting(self.accounting)
+
+    def is_told_as_a_whole(self, job_id: str) -> bool:
+        """
+        Whether a job that is over can be judged without sacct.
+
+        Of an array (or a job of components) squeue forgets those that ended first.
+        """
+        rows = self.queue.rows if isinstance(self.queue, Answer) else ()
+        return self.exit_record is not None or all(row.job_id == job_id for row in rows)
+
+    def without_old_record(self) -> Evidence:
+        """Leave out the exit record of a run that ended before Slurm requeued the job."""
+        record = self.exit_record
+        final = _final_row(self.accounting)
+        queue = self.queue.rows if isinstance(self.queue, Answer) else ()
+        # The start is no use here: squeue gives a job that is cancelled in the queue one, too.
+        times = [row.submitted for row in queue if row.state.is_final]
+        latest = max((time or 0 for time in [*times, final and final.submitted]), default=0)
+        return replace(self, exit_record=None) if record and record.ended < latest else self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,19 +119,40 @@ def judge(evidence: Evidence) -> Verdict:
     queued = _final_state(evidence.queue)
     if evidence.exit_record is not None:
         return _from_exit_record(evidence.exit_record, queued)
-    return Verdict(state=queued or UNKNOWN)
+    if queued is None:
+        return Verdict(state=UNKNOWN)
+    code, number = _controller_code(evidence.controller)
+    return Verdict(state=queued, exit_code=code, signal=number)
+
+
+def is_live(queue: Answer[QueueRow] | NoAnswer | None) -> bool:
+    """Whether squeue shows the job, or some part of it, as not ended."""
+    return _live_state(queue) is not None
+
+
+def _controller_code(
+    controller: Answer[ControllerRow] | NoAnswer | None,
+) -> tuple[int | None, int | None]:
+    rows = controller.rows if isinstance(controller, Answer) else ()
+    worst = min(rows, key=lambda row: row.state.is_success, default=None)
+    return (worst.exit_code, worst.signal) if worst and worst.state.is_final else (None, None)
 
 
 def _live_state(queue: Answer[QueueRow] | NoAnswer | None) -> JobState | None:
     """Return the state that keeps an (array) job going; running counts before queued."""
     rows = queue.rows if isinstance(queue, Answer) else ()
-    live = [row.state for row in rows if not row.state.is_final]
+    live = [row.state for row in rows if not (row.state.is_final or is_revoked(row.state))]
     return min(live, key=lambda state: state.phase is not Phase.RUNNING, default=None)
+
+
+def is_revoked(state: JobState) -> bool:
+    """Whether a row is only what is left of a job that another cluster of a federation runs."""
+    return state.name == "REVOKED"
 
 
 def _final_state(queue: Answer[QueueRow] | NoAnswer | None) -> JobState | None:
     rows = queue.rows if isinstance(queue, Answer) else ()
-    return _worst([row.state for row in rows])
+    return _worst([row.state for row in rows if not is_revoked(row.state)])
 
 
 def _worst(states: list[JobState]) -> JobState | None:
@@ -80,7 +162,7 @@ def _worst(states: list[JobState]) -> JobState | None:
 
 def _final_row(accounting: Answer[AccountingRow] | NoAnswer | None) -> AccountingRow | None:
     rows = accounting.rows if isinstance(accounting, Answer) else ()
-    jobs = [row for row in rows if row.step is None]
+    jobs = [row for row in rows if row.step is None and not is_revoked(row.state)]
     if not jobs or any(not row.state.is_final or row.is_provisional for row in jobs):
         return None
     return min(jobs, key=lambda row: row.state.is_success)

@@ -89,7 +89,13 @@ NO_ACCOUNTING = Frame(1, b"Slurm accounting storage is disabled")
 
 
 def exit_record(
-    *, job_id: str = "123", code: int = 0, started: int = 1010, ended: int = 1020
+    *,
+    job_id: str = "123",
+    code: int = 0,
+    started: int = 1010,
+    ended: int = 1020,
+    stdout_bytes: int = 0,
+    stderr_bytes: int = 0,
 ) -> bytes:
     fields = {
         "job_id": job_id,
@@ -97,5 +103,8 @@ def exit_record(
         "started": started,
         "ended": ended,
         "node": "c1",
+        "stdout_bytes": stdout_bytes,
+        "stderr_bytes": stderr_bytes,
+        "restarts": 0,
     }
     return json.dumps(fields).encode() + b"\n"

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from airflow_provider_csc.slurm.answers import Answers
+from airflow_provider_csc.slurm.commands import CONTROLLER_FRAME
+from airflow_provider_csc.slurm.events import Moment
 from airflow_provider_csc.slurm.framing import Frame
 from airflow_provider_csc.slurm.tracking import (
     Ended,
@@ -21,6 +23,7 @@ from tests.pure.slurm.evidence import answer
 if TYPE_CHECKING:
     from airflow_provider_csc.slurm.commands import LogRequest, PollRequest
 
+NO_JOB = Frame(1, b"slurm_load_jobs error: Invalid job id specified")
 RUN_DIR = "/runs/af0123456789abcdef0123.1"
 LOG = f"{RUN_DIR}/stdout.log"
 
@@ -35,6 +38,7 @@ class Site:
     progress: str | None = None
     logs: dict[str, bytes] = field(default_factory=dict)
     readable: dict[str, int] = field(default_factory=dict)
+    scontrol: Frame = NO_JOB
     requests: list[PollRequest] = field(default_factory=list)
 
     def answer(self, request: PollRequest, clock: int) -> Answers:
@@ -44,6 +48,8 @@ class Site:
             frames["squeue"] = self.squeue
         if request.accounted:
             frames["sacct"] = self.sacct
+        for job_id in request.detailed:
+            frames[f"{CONTROLLER_FRAME}{job_id}"] = self.scontrol
         for name, _ in request.exit_records:
             frames[name] = _file(self.record)
         for name, _ in request.progress:
@@ -71,12 +77,16 @@ class Story:
     def __init__(self, spec: WatchSpec | None = None, site: Site | None = None) -> None:
         self.tracker = JobTracker("w0", spec or WatchSpec(job_ids=("123",)))
         self.site = site or Site()
+        # The cluster's clock, this machine's, and one that nobody sets.
         self.clock = 100_000
+        self.wall = 900_000.0
+        self.steady = 50.0
         self.events: list[Event] = []
 
     def round(self, seconds: int = 0) -> list[Event]:
         """Let time pass, ask once, follow up; return what happened in this round."""
         self.clock += seconds
+        self.pass_time(seconds)
         events = self._ask(self.tracker.ask())
         for _ in range(200):
             if not (self.tracker.is_settling or self.tracker.is_starting):
@@ -88,8 +98,21 @@ class Story:
         self.events += events
         return events
 
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass on this machine."""
+        self.wall += seconds
+        self.steady += seconds
+
+    @property
+    def now(self) -> Moment:
+        return Moment(wall=self.wall, steady=self.steady)
+
     def _ask(self, request: PollRequest) -> list[Event]:
-        return self.tracker.observe(self.site.answer(request, self.clock))
+        return self.tracker.observe(self.site.answer(request, self.clock), self.now)
+
+    @property
+    def to_cancel(self) -> list[str]:
+        return self.tracker.jobs_to_cancel(self.now)
 
     @property
     def ended(self) -> Ended | None:

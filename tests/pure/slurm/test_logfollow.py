@@ -24,17 +24,19 @@ def follow(*paths: str, run_dir: str | None = None, limit_bytes: int = 10**6) ->
 
 def test_without_files_there_is_nothing_to_do() -> None:
     follower = follow(run_dir="/run")
-    assert follower.requests() == follower.progress_request() == ()
+    assert follower.requests() == ()
+    # There may be a memo.
+    assert follower.progress_request() == (("w7.progress", "/run"),)
     assert not follower.has_more
     assert not follower.is_unread
-    assert follower.is_drained(is_late=False)
-    assert follower.read({}) == follower.last_lines() == []
+    assert follower.is_whole(now=100, over_since=0, is_late=False)
+    assert follower.read({}, now=0) == follower.last_lines() == []
 
 
 def test_each_file_is_read_on_from_its_own_place() -> None:
     follower = follow("/out", "/err")
     assert follower.is_unread
-    lines = follower.read({"w7.log0": part(b"one\nt"), "w7.log1": part(b"err\n", size=9)})
+    lines = follower.read({"w7.log0": part(b"one\nt"), "w7.log1": part(b"err\n", size=9)}, now=0)
     assert lines == ["one", "err"]
     assert follower.requests() == (
         LogRequest(name="w7.log0", path="/out", offset=5, limit=256 * 1024),
@@ -44,23 +46,24 @@ def test_each_file_is_read_on_from_its_own_place() -> None:
 
 
 def test_frames_of_others_are_not_read() -> None:
-    assert follow("/out").read({"w8.log0": part(b"one\n")}) == []
+    assert follow("/out").read({"w8.log0": part(b"one\n")}, now=0) == []
 
 
 def test_nothing_is_read_before_it_is_known_how_far_an_earlier_watcher_came() -> None:
     follower = follow("/out", run_dir="/run")
     assert follower.requests() == ()
     assert follower.progress_request() == (("w7.progress", "/run"),)
-    assert follower.resume({}) is False
-    assert follower.resume({"w7.progress": NOTHING}) is False
+    assert follower.resume({}) is None
+    assert follower.resume({"w7.progress": NOTHING}) is None
     assert follower.progress_request() == ()
     assert [request.offset for request in follower.requests()] == [0]
 
 
 def test_an_earlier_watcher_is_taken_over_once() -> None:
     follower = follow("/out", "/err", run_dir="/run")
-    assert follower.resume({"w7.progress": Frame(0, b"12 0")}) is True
-    assert follower.resume({"w7.progress": Frame(0, b"99 99")}) is False
+    assert follower.resume({"w7.progress": Frame(0, b"12 0\nmemo")}) == "memo"
+    assert follower.is_resumed
+    assert follower.resume({"w7.progress": Frame(0, b"99 99")}) is None
     assert [request.offset for request in follower.requests()] == [12, 0]
     assert follower.acknowledge() == ()
 
@@ -68,14 +71,15 @@ def test_an_earlier_watcher_is_taken_over_once() -> None:
 @pytest.mark.parametrize("text", [b"", b"5", b"5 x", b"1 2 3", b"0 0"])
 def test_progress_that_does_not_fit_the_files_is_passed_over(text: bytes) -> None:
     follower = follow("/out", "/err", run_dir="/run")
-    assert follower.resume({"w7.progress": Frame(0, text)}) is False
+    assert follower.resume({"w7.progress": Frame(0, text)}) == ""
+    assert not follower.is_resumed
     assert [request.offset for request in follower.requests()] == [0, 0]
 
 
 def test_only_whole_lines_that_arrived_are_acknowledged() -> None:
     follower = follow("/out", run_dir="/run")
     follower.resume({"w7.progress": NOTHING})
-    follower.read({"w7.log0": part(b"one\ntw")})
+    follower.read({"w7.log0": part(b"one\ntw")}, now=0)
     assert follower.acknowledge() == ()
     follower.confirm(follower.offsets)
     assert follower.acknowledge() == (("/run", "4"),)
@@ -84,7 +88,7 @@ def test_only_whole_lines_that_arrived_are_acknowledged() -> None:
 
 def test_an_acknowledgement_in_doubt_is_given_again() -> None:
     follower = follow("/out", run_dir="/run")
-    follower.read({"w7.log0": part(b"one\n")})
+    follower.read({"w7.log0": part(b"one\n")}, now=0)
     follower.confirm(follower.offsets)
     assert follower.acknowledge() == (("/run", "4"),)
     follower.doubt_acknowledgement()
@@ -93,56 +97,160 @@ def test_an_acknowledgement_in_doubt_is_given_again() -> None:
 
 def test_without_a_run_directory_nothing_is_acknowledged() -> None:
     follower = follow("/out")
-    follower.read({"w7.log0": part(b"one\n")})
+    follower.read({"w7.log0": part(b"one\n")}, now=0)
     follower.confirm(follower.offsets)
     assert follower.acknowledge() == ()
 
 
 def test_a_line_without_an_end_does_not_hold_the_acknowledgement_up_for_ever() -> None:
     follower = follow("/out")
-    follower.read({"w7.log0": part(b"x" * 60_000)})
+    follower.read({"w7.log0": part(b"x" * 60_000)}, now=0)
     assert follower.offsets == "0"
-    follower.read({"w7.log0": part(b"x" * 60_000, offset=60_000)})
+    follower.read({"w7.log0": part(b"x" * 60_000, offset=60_000)}, now=0)
     assert follower.offsets == "120000"
 
 
 def test_a_file_that_cannot_be_read_further_is_waited_for_only_until_it_is_late() -> None:
     follower = follow("/out")
-    follower.read({"w7.log0": part(b"one\n", size=100)})
+    follower.read({"w7.log0": part(b"one\n", size=100)}, now=0)
     assert follower.has_more
-    follower.read({"w7.log0": part(b"", size=100, offset=4)})
+    follower.read({"w7.log0": part(b"", size=100, offset=4)}, now=0)
     assert not follower.has_more
-    assert not follower.is_drained(is_late=False)
-    assert follower.is_drained(is_late=True)
+    assert not follower.is_whole(now=100, over_since=0, is_late=False)
+    assert follower.is_whole(now=100, over_since=0, is_late=True)
     assert follower.last_lines() == ["[/out could not be read behind byte 4]"]
 
 
 def test_a_file_that_never_was_is_not_waited_for() -> None:
     follower = follow("/out")
-    assert follower.read({"w7.log0": NOTHING}) == []
+    assert follower.read({"w7.log0": NOTHING}, now=0) == []
     assert follower.is_unread
-    assert follower.is_drained(is_late=False)
+    assert follower.is_whole(now=100, over_since=0, is_late=False)
     assert follower.last_lines() == []
 
 
 def test_a_file_beyond_its_limit_is_not_asked_for_again() -> None:
     follower = follow("/out", limit_bytes=4)
-    lines = follower.read({"w7.log0": part(b"one\ntwo", size=1000)})
+    lines = follower.read({"w7.log0": part(b"one\ntwo", size=1000)}, now=0)
     assert lines == [
         "one",
         "two",
         "[not shown: the rest of /out, of which 1000 bytes exist so far]",
     ]
     assert follower.requests() == ()
-    assert follower.is_drained(is_late=False)
+    assert follower.is_whole(now=100, over_since=0, is_late=False)
 
 
-def test_a_file_that_shrank_is_read_from_its_beginning() -> None:
+def test_a_file_that_shrank_is_read_from_its_beginning_when_it_stays_so() -> None:
+    """Another log-in node may not have seen the file's end yet: its lines were shown twice."""
     follower = follow("/out")
-    follower.read({"w7.log0": part(b"one\ntw")})
-    assert follower.read({"w7.log0": part(b"", size=3, offset=6)}) == [
+    follower.read({"w7.log0": part(b"one\ntw")}, now=0)
+    short = {"w7.log0": part(b"", size=3, offset=6)}
+    assert follower.read(short, now=10) == follower.read(short, now=39) == []
+    assert not follower.has_more
+    assert not follower.is_whole(now=39, over_since=30, is_late=False)
+    assert follower.read(short, now=40) == [
         "tw",
         "[/out was truncated; reading it from its beginning]",
     ]
     assert follower.offsets == "0"
     assert [request.offset for request in follower.requests()] == [0]
+
+
+def test_a_file_that_was_short_for_a_moment_is_read_on() -> None:
+    follower = follow("/out")
+    follower.read({"w7.log0": part(b"one\ntwo\n")}, now=0)
+    for now in (10, 45):
+        assert follower.read({"w7.log0": part(b"", size=3, offset=8)}, now=now) == []
+        assert follower.read({"w7.log0": part(b"x\n", offset=8)}, now=now + 5) in (["x"], [])
+        follower = follow("/out")
+        follower.read({"w7.log0": part(b"one\ntwo\n")}, now=now + 6)
+
+
+def test_a_file_of_a_requeued_job_that_shrank_is_read_from_its_beginning_at_once() -> None:
+    follower = follow("/out")
+    follower.read({"w7.log0": part(b"one\n")}, now=0)
+    follower.expect_anew()
+    lines = follower.read({"w7.log0": part(b"", size=3, offset=4)}, now=10)
+    assert lines == ["[/out was truncated; reading it from its beginning]"]
+
+
+def test_a_file_longer_than_its_job_wrote_is_of_an_earlier_run() -> None:
+    follower = follow("/out")
+    follower.read({"w7.log0": part(b"the first run\n")}, now=0)
+    follower.expect({"/out": 4})
+    follower.read({"w7.log0": part(b"", size=4, offset=14)}, now=1)
+    follower.read({"w7.log0": part(b"two\n")}, now=1)
+    assert follower.is_whole(now=1, over_since=1, is_late=False)
+
+
+# ---- the end of a file ----
+
+
+def test_a_file_whose_length_is_known_is_whole_when_so_much_was_read() -> None:
+    follower = follow("/out", "/err")
+    follower.expect({"/out": 8, "/err": 0, "/other": 9})
+    follower.read({"w7.log0": part(b"one\n"), "w7.log1": NOTHING}, now=0)
+    assert not follower.is_whole(now=29, over_since=0, is_late=False)
+    follower.read({"w7.log0": part(b"two\n", offset=4)}, now=29)
+    assert follower.is_whole(now=29, over_since=0, is_late=False)
+
+
+def test_a_file_whose_length_is_known_and_that_cannot_be_seen_yet_is_waited_for() -> None:
+    follower = follow("/out")
+    follower.expect({"/out": 4})
+    follower.read({"w7.log0": NOTHING}, now=0)
+    assert not follower.is_whole(now=29, over_since=0, is_late=False)
+    assert follower.is_whole(now=30, over_since=0, is_late=True)
+    assert follower.last_lines() == [
+        (
+            "[the job wrote 4 bytes to /out, of which 0 could be seen from the log-in node in time; "
+            "look there for the rest]"
+        )
+    ]
+
+
+def test_a_file_of_unknown_length_is_whole_when_it_was_still_for_a_while() -> None:
+    follower = follow("/out")
+    follower.read({"w7.log0": part(b"one\n")}, now=0)
+    assert not follower.is_whole(now=103, over_since=100, is_late=False)
+    follower.read({"w7.log0": part(b"two\n", offset=4)}, now=103)
+    assert not follower.is_whole(now=106, over_since=100, is_late=False)
+    assert follower.is_whole(now=107, over_since=100, is_late=False)
+
+
+def test_a_file_that_never_stops_growing_is_not_waited_for_without_end() -> None:
+    follower = follow("/out")
+    follower.read({"w7.log0": part(b"one\n")}, now=130)
+    assert follower.is_whole(now=130, over_since=100, is_late=True)
+
+
+def test_what_a_job_wrote_is_not_expected_of_its_next_run() -> None:
+    follower = follow("/out")
+    follower.expect({"/out": 100})
+    follower.forget_expectations()
+    follower.read({"w7.log0": part(b"one\n")}, now=0)
+    assert follower.is_whole(now=10, over_since=0, is_late=False)
+
+
+# ---- the memo ----
+
+
+def test_a_memo_is_written_once_and_with_what_was_shown() -> None:
+    follower = follow("/out", run_dir="/run")
+    follower.memo = "early"
+    assert follower.acknowledge_memo() == ()  # Not before it is known what stands there.
+    follower.resume({"w7.progress": NOTHING})
+    assert follower.acknowledge() == ()
+    assert follower.acknowledge_memo() == (("/run", "0\nearly"),)
+    assert follower.acknowledge_memo() == ()
+    follower.doubt_memo()
+    assert follower.acknowledge_memo() == (("/run", "0\nearly"),)
+    follower.confirm("4")
+    assert follower.acknowledge() == (("/run", "4\nearly"),)
+
+
+def test_a_memo_is_taken_over_without_files_too() -> None:
+    follower = follow(run_dir="/run")
+    assert follower.resume({"w7.progress": Frame(0, b"\nmemo")}) == "memo"
+    assert follower.acknowledge_memo() == ()

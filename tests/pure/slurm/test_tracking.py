@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,8 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_csc.slurm.commands import PollRequest
+from airflow_provider_csc.slurm.parking import Outage
 from airflow_provider_csc.slurm.states import STATES, Phase
-from airflow_provider_csc.slurm.tracking import Ended, JobTracker, LogLines, Note, WatchSpec
+from airflow_provider_csc.slurm.tracking import (
+    Ended,
+    JobTracker,
+    LogLines,
+    Moment,
+    Note,
+    WatchSpec,
+)
 from tests.pure.slurm.evidence import (
     NO_ACCOUNTING,
     NO_CONTROLLER,
@@ -27,6 +36,7 @@ from tests.pure.slurm.story import LOG, RUN_DIR, Site, Story
 if TYPE_CHECKING:
     from airflow_provider_csc.slurm.framing import Frame
 
+NOW = Moment(wall=5000, steady=50)
 SPEC = WatchSpec(job_ids=("123",), run_dir=RUN_DIR, stdout_path=LOG, stderr_path=LOG)
 
 # ---- when a wait ends, and with which state ----
@@ -62,7 +72,8 @@ RECORDS = {
 }
 
 # After how many seconds without the job in squeue's live rows the wait ends: "-" for never, at once,
-# 30 s (what slurmdbd may lag behind), 600 s (missing_seconds, when both deny the job).
+# 4 s (the log's length is recorded nowhere), 30 s (what slurmdbd may lag behind), 600 s
+# (missing_seconds, when squeue denies the job and nobody tells its end).
 _TRUTH = """
 squeue      sacct       none           0              3              other          cut
 running     *           -              -              -              -              -
@@ -72,30 +83,30 @@ silent      *           -              -              -              -          
 completed   running     COMPLETED@30   COMPLETED@30   FAILED@30      COMPLETED@30   COMPLETED@30
 completed   requeued    COMPLETED@30   COMPLETED@30   FAILED@30      COMPLETED@30   COMPLETED@30
 completed   new state   COMPLETED@30   COMPLETED@30   FAILED@30      COMPLETED@30   COMPLETED@30
-completed   completed   COMPLETED@0    COMPLETED@0    FAILED@0       COMPLETED@0    COMPLETED@0
-completed   failed      FAILED@0       FAILED@0       FAILED@0       FAILED@0       FAILED@0
+completed   completed   COMPLETED@4    COMPLETED@0    FAILED@0       COMPLETED@4    COMPLETED@4
+completed   failed      FAILED@4       FAILED@0       FAILED@0       FAILED@4       FAILED@4
 completed   half        COMPLETED@30   COMPLETED@30   FAILED@30      COMPLETED@30   COMPLETED@30
 completed   absent      COMPLETED@30   COMPLETED@30   FAILED@30      COMPLETED@30   COMPLETED@30
 completed   silent      COMPLETED@30   COMPLETED@30   FAILED@30      COMPLETED@30   COMPLETED@30
-completed   disabled    COMPLETED@0    COMPLETED@0    FAILED@0       COMPLETED@0    COMPLETED@0
+completed   disabled    COMPLETED@4    COMPLETED@0    FAILED@0       COMPLETED@4    COMPLETED@4
 failed      running     FAILED@30      FAILED@30      FAILED@30      FAILED@30      FAILED@30
 failed      requeued    FAILED@30      FAILED@30      FAILED@30      FAILED@30      FAILED@30
 failed      new state   FAILED@30      FAILED@30      FAILED@30      FAILED@30      FAILED@30
-failed      completed   COMPLETED@0    COMPLETED@0    FAILED@0       COMPLETED@0    COMPLETED@0
-failed      failed      FAILED@0       FAILED@0       FAILED@0       FAILED@0       FAILED@0
+failed      completed   COMPLETED@4    COMPLETED@0    FAILED@0       COMPLETED@4    COMPLETED@4
+failed      failed      FAILED@4       FAILED@0       FAILED@0       FAILED@4       FAILED@4
 failed      half        FAILED@30      FAILED@30      FAILED@30      FAILED@30      FAILED@30
 failed      absent      FAILED@30      FAILED@30      FAILED@30      FAILED@30      FAILED@30
 failed      silent      FAILED@30      FAILED@30      FAILED@30      FAILED@30      FAILED@30
-failed      disabled    FAILED@0       FAILED@0       FAILED@0       FAILED@0       FAILED@0
-absent      running     -              COMPLETED@30   FAILED@30      -              -
-absent      requeued    -              COMPLETED@30   FAILED@30      -              -
-absent      new state   -              COMPLETED@30   FAILED@30      -              -
-absent      completed   COMPLETED@0    COMPLETED@0    FAILED@0       COMPLETED@0    COMPLETED@0
-absent      failed      FAILED@0       FAILED@0       FAILED@0       FAILED@0       FAILED@0
-absent      half        -              COMPLETED@30   FAILED@30      -              -
+failed      disabled    FAILED@4       FAILED@0       FAILED@0       FAILED@4       FAILED@4
+absent      running     UNKNOWN@600    COMPLETED@30   FAILED@30      UNKNOWN@600    UNKNOWN@600
+absent      requeued    UNKNOWN@600    COMPLETED@30   FAILED@30      UNKNOWN@600    UNKNOWN@600
+absent      new state   UNKNOWN@600    COMPLETED@30   FAILED@30      UNKNOWN@600    UNKNOWN@600
+absent      completed   COMPLETED@4    COMPLETED@0    FAILED@0       COMPLETED@4    COMPLETED@4
+absent      failed      FAILED@4       FAILED@0       FAILED@0       FAILED@4       FAILED@4
+absent      half        UNKNOWN@600    COMPLETED@30   FAILED@30      UNKNOWN@600    UNKNOWN@600
 absent      absent      UNKNOWN@600    COMPLETED@30   FAILED@30      UNKNOWN@600    UNKNOWN@600
 absent      silent      -              COMPLETED@30   FAILED@30      -              -
-absent      disabled    -              COMPLETED@0    FAILED@0       -              -
+absent      disabled    UNKNOWN@600    COMPLETED@0    FAILED@0       UNKNOWN@600    UNKNOWN@600
 """
 
 
@@ -116,7 +127,8 @@ def live_through(story: Story) -> str:
     for second, passed in [
         (0, 0),
         (1, 1),
-        (29, 28),
+        (4, 3),
+        (29, 25),
         (30, 1),
         (599, 569),
         (600, 1),
@@ -140,8 +152,12 @@ def test_the_table_is_whole() -> None:
     assert len(set(read_truth())) == len(QUEUE) * len(ACCOUNTING) * len(RECORDS)
 
 
+# What another cluster of a federation runs is neither live here nor over.
+LIVE = [name for name, state in STATES.items() if not state.is_final and name != "REVOKED"]
+
+
 @pytest.mark.parametrize("accounting", ACCOUNTING)
-@pytest.mark.parametrize("state", [name for name, state in STATES.items() if not state.is_final])
+@pytest.mark.parametrize("state", LIVE)
 def test_no_live_state_ever_ends_a_wait(state: str, accounting: str) -> None:
     site = Site(answer(queue_line(state=state)), ACCOUNTING[accounting], exit_record())
     assert live_through(Story(SPEC, site)) == "-"
@@ -154,8 +170,18 @@ def test_every_final_state_ends_a_wait_as_itself(state: str) -> None:
     site = Site(
         answer(queue_line(state=state)), answer(accounting_line(State=state, ExitCode=code))
     )
-    assert live_through(Story(SPEC, site)) == f"{state}@0"
+    late = {"NODE_FAIL": 30, "PREEMPTED": 30, "BOOT_FAIL": 30}.get(state, 4)
+    assert live_through(Story(SPEC, site)) == f"{state}@{late}"
     assert live_through(Story(SPEC, Site(answer(queue_line(state=state))))) == f"{state}@30"
+
+
+@pytest.mark.parametrize("accounting", ACCOUNTING)
+def test_a_job_that_another_cluster_runs_ends_when_accounting_says_so(accounting: str) -> None:
+    site = Site(answer(queue_line(state="REVOKED")), ACCOUNTING[accounting])
+    ends = {"completed": "COMPLETED@4", "failed": "FAILED@4"}
+    story = Story(SPEC, site)
+    assert live_through(story) == ends.get(accounting, "-")
+    assert sum("another cluster of the federation runs it" in note for note in story.notes) == 1
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\x1f\n"), max_size=20))
@@ -229,7 +255,7 @@ def test_a_requeue_is_waited_out_as_it_was_recorded() -> None:
     site = Site(recorded("squeue-requeued").frame, recorded("sacct-requeued").frame)
     assert live_through(Story(WatchSpec(job_ids=(job_id,)), site)) == "-"
     site.squeue = answer()
-    assert live_through(Story(WatchSpec(job_ids=(job_id,)), site)) == "-"
+    assert live_through(Story(WatchSpec(job_ids=(job_id,)), site)) == "UNKNOWN@600"
 
 
 # ---- several jobs ----
@@ -274,8 +300,8 @@ def array_site(**accounting: str) -> Site:
         (("COMPLETED", "COMPLETED"), "COMPLETED@0"),
         (("COMPLETED", "FAILED"), "FAILED@0"),
         (("CANCELLED by 1001", "COMPLETED"), "CANCELLED@0"),
-        (("COMPLETED", "RUNNING"), "-"),
-        (("COMPLETED", "PENDING"), "-"),
+        (("COMPLETED", "RUNNING"), "UNKNOWN@600"),
+        (("COMPLETED", "PENDING"), "UNKNOWN@600"),
     ],
 )
 def test_an_array_ends_with_its_last_element_and_as_its_worst(
@@ -322,6 +348,18 @@ def test_an_element_is_told_apart_from_its_siblings() -> None:
 
 # ---- silence ----
 
+SLURM_AWAY = (
+    "squeue gave no answer: slurm_load_jobs error: Unable to contact slurm controller (connect "
+    "failure). The Slurm controller is the site's to mend; see its status page"
+)
+DATABASE_AWAY = (
+    "sacct gave no answer: sacct: error: Problem talking to the database: Connection refused. "
+    "Slurm's accounting, which knows how the job ended, is the site's to mend; see its status page"
+)
+WAITS = (
+    "The task waits: it uses up no retry, its own limits still hold, and the job is not affected."
+)
+
 
 def test_silence_is_said_once_and_its_end_too() -> None:
     story = Story(SPEC, Site(QUEUE["running"]))
@@ -334,12 +372,8 @@ def test_silence_is_said_once_and_its_end_too() -> None:
     story.round(15)
     assert story.notes == [
         "Job 123 is RUNNING on c1 in small.",
-        (
-            "No answer from the site: squeue gave no answer: slurm_load_jobs error: Unable to contact "
-            "slurm controller (connect failure). The task waits without a limit and uses up no retry; "
-            "the job is not affected."
-        ),
-        "The site answers again.",
+        f"No answer from the site since 1970-01-11 10:00:15 UTC: {SLURM_AWAY}. {WAITS}",
+        "The site answers again after 1 min 15 s.",
     ]
     warning = next(
         event for event in story.events if isinstance(event, Note) and "No answer" in event.text
@@ -347,12 +381,23 @@ def test_silence_is_said_once_and_its_end_too() -> None:
     assert warning.level == logging.WARNING
 
 
-def test_a_lost_connection_is_said_once_whatever_comes_after() -> None:
+def test_an_outage_that_becomes_another_is_said_with_its_new_reason_once() -> None:
     story = Story(SPEC, Site(NO_CONTROLLER))
-    assert len(story.tracker.park("The connection was lost.")) == 1
-    assert story.tracker.park("The connection was refused.") == []
+    lost = Outage(reason="The connection was lost.", since=story.now, is_passing=True)
+    expired = Outage(reason="Its certificate EXPIRED at /c; renew it.", since=story.now)
+    said = story.tracker.park(lost, story.now)
+    for _ in range(3):
+        said += story.tracker.park(expired, story.now)
+        said += story.tracker.park(lost, story.now)
+    assert [note.text for note in said if isinstance(note, Note)] == [
+        f"No answer from the site since 1970-01-11 10:00:00 UTC: The connection was lost. {WAITS}",
+        (
+            "Still no answer from the site (since 1970-01-11 10:00:00 UTC), now for another reason: "
+            "Its certificate EXPIRED at /c; renew it."
+        ),
+    ]
     story.round()
-    assert story.notes == []
+    assert [SLURM_AWAY in note for note in story.notes] == [True]
 
 
 def test_a_silent_database_is_said_once_a_job_is_over() -> None:
@@ -363,15 +408,11 @@ def test_a_silent_database_is_said_once_a_job_is_over() -> None:
     for _ in range(6):
         story.round(15)
     assert story.notes[1:] == [
-        (
-            "No answer from the site: sacct gave no answer: sacct: error: Problem talking to the "
-            "database: Connection refused. The task waits without a limit and uses up no retry; the "
-            "job is not affected."
-        )
+        f"No answer from the site since 1970-01-11 10:00:45 UTC: {DATABASE_AWAY}. {WAITS}"
     ]
     story.site.sacct = answer(accounting_line())
     story.round(15)
-    assert story.notes[2:] == ["The site answers again."]
+    assert story.notes[2:] == ["The site answers again after 1 min 0 s."]
     assert story.ended is not None
 
 
@@ -382,7 +423,7 @@ def test_a_silent_database_is_forgotten_when_the_job_lives_again() -> None:
     story.site.squeue = answer(queue_line(state="PENDING", reason="BeginTime", nodes=""))
     story.round(15)
     assert story.notes[1:] == [
-        "The site answers again.",
+        "The site answers again after 15 s.",
         "Job 123 is PENDING (BeginTime) in small.",
     ]
 
@@ -391,13 +432,13 @@ def test_what_was_not_asked_is_not_denied() -> None:
     """One answer serves all trackers: this one asked for its log, another one for its own job."""
     tracker = JobTracker("w0", WatchSpec(job_ids=("123",), stdout_path=LOG, missing_seconds=0))
     site = Site(QUEUE["running"])
-    tracker.observe(site.answer(tracker.ask(), 1000))
+    tracker.observe(site.answer(tracker.ask(), 1000), NOW)
     assert tracker.is_starting
     request = tracker.follow_up()
     assert request.queued == request.accounted == ()
     merged = PollRequest(queued=("7",), accounted=("7",), logs=request.logs)
     site.squeue = site.sacct = answer()
-    assert tracker.observe(site.answer(merged, 1000)) == []
+    assert tracker.observe(site.answer(merged, 1000), NOW) == []
     assert not tracker.is_settling
 
 
@@ -440,7 +481,12 @@ def test_a_waiting_job_costs_one_question_a_round() -> None:
         PollRequest(queued=("123",), progress=(("w0.progress", RUN_DIR),))
     ]
     story.round(15)
-    assert story.site.requests[1:] == [PollRequest(queued=("123",))]
+    # What identifies the job, for whoever watches it next, goes along once.
+    (later,) = story.site.requests[1:]
+    assert replace(later, acknowledged=()) == PollRequest(queued=("123",))
+    assert [run_dir for run_dir, _ in later.acknowledged] == [RUN_DIR]
+    story.round(15)
+    assert story.site.requests[2:] == [PollRequest(queued=("123",))]
 
 
 def test_a_running_job_costs_one_question_a_round_once_its_log_is_there() -> None:
@@ -495,13 +541,15 @@ def test_lines_are_shown_as_they_come_and_the_last_at_the_end() -> None:
     story.site.squeue, story.site.sacct = answer(), answer(accounting_line())
     story.site.logs[LOG] += b"!"
     story.round(15)
+    story.round(5)
     assert story.lines == ["one", "two", "three!"]
     assert isinstance(story.events[-1], Ended)
 
 
 def test_a_long_log_is_read_to_its_end_before_the_wait_ends() -> None:
     log = b"".join(b"line %06d\n" % number for number in range(200_000))
-    story = Story(SPEC, Site(answer(), answer(accounting_line()), logs={LOG: log}))
+    record = exit_record(stdout_bytes=len(log))
+    story = Story(SPEC, Site(answer(), answer(accounting_line()), record, logs={LOG: log}))
     story.round()
     assert story.ended is not None
     assert len(story.lines) == 200_000
@@ -543,8 +591,8 @@ def test_a_truncated_log_is_read_from_its_beginning() -> None:
     story = Story(SPEC, Site(QUEUE["running"], logs={LOG: b"first run\nunfinis"}))
     story.round()
     story.site.logs[LOG] = b"again\n"
-    story.round(15)
-    story.round(15)
+    for _ in range(4):
+        story.round(15)
     assert story.lines == [
         *("first run", "unfinis"),
         *(f"[{LOG} was truncated; reading it from its beginning]", "again"),
@@ -556,8 +604,8 @@ def test_a_truncated_log_without_a_newline_is_not_resumed_behind_its_end() -> No
     story = Story(SPEC, Site(QUEUE["running"], logs={LOG: b"first run\n"}))
     story.round()
     story.site.logs[LOG] = b"bar"
-    story.round(15)
-    story.round(15)
+    for _ in range(4):
+        story.round(15)
     assert story.tracker.logs.offsets == "0"
 
 
@@ -605,7 +653,8 @@ def test_a_log_that_was_gone_for_a_moment_is_read_on() -> None:
 
 
 def test_a_log_that_never_was_holds_nothing_up() -> None:
-    story = Story(SPEC, Site(answer(), answer(accounting_line(State="CANCELLED by 1001"))))
+    row = accounting_line(State="CANCELLED by 1001", NodeList="None assigned", Start="None")
+    story = Story(SPEC, Site(answer(), answer(row)))
     story.round()
     assert story.ended is not None
     assert story.lines == []
@@ -619,7 +668,7 @@ def test_a_new_watcher_goes_on_where_the_last_one_stopped() -> None:
     first = Story(SPEC, site)
     first.round()
     ((where, offsets),) = first.tracker.logs.acknowledge()
-    assert (where, offsets) == (RUN_DIR, "8")
+    assert (where, offsets.partition("\n")[0]) == (RUN_DIR, "8")
     site.progress = offsets
     site.logs[LOG] += b"ee\n"
     second = Story(SPEC, site)
@@ -650,15 +699,16 @@ def test_restarts_lose_and_double_no_line(data: st.DataObject) -> None:
 def test_only_what_was_shown_is_acknowledged() -> None:
     tracker = JobTracker("w0", SPEC)
     site = Site(QUEUE["running"], logs={LOG: b"one\n"})
-    tracker.observe(site.answer(tracker.ask(), 1000))
-    tracker.observe(site.answer(tracker.follow_up(), 1000))
+    tracker.observe(site.answer(tracker.ask(), 1000), NOW)
+    tracker.observe(site.answer(tracker.follow_up(), 1000), NOW)
     assert tracker.logs.acknowledge() == ()
     tracker.logs.confirm(tracker.logs.offsets)
-    assert tracker.logs.acknowledge() == ((RUN_DIR, "4"),)
+    ((where, text),) = tracker.logs.acknowledge()
+    assert (where, text.partition("\n")[0]) == (RUN_DIR, "4")
     assert tracker.logs.acknowledge() == ()
 
 
-@pytest.mark.parametrize("progress", ["", "x", "1 2", "-5", "0", "4\n5"])
+@pytest.mark.parametrize("progress", ["", "x", "1 2", "-5", "0", "4 x", "{}"])
 def test_progress_that_does_not_fit_is_ignored(progress: str) -> None:
     story = Story(SPEC, Site(QUEUE["running"], progress=progress, logs={LOG: b"one\n"}))
     story.round()
@@ -700,20 +750,20 @@ def test_a_job_too_long_in_the_queue_is_cancelled_until_it_is_gone() -> None:
     story.site.squeue = queue_at("PENDING", submitted=story.clock)
     story.round(61)
     assert story.notes[-1] == "queue_timeout of 60 s is reached; cancelling."
-    assert story.tracker.jobs_to_cancel == ["123"]
+    assert story.to_cancel == ["123"]
     story.round(15)
-    assert story.tracker.jobs_to_cancel == ["123"]
+    assert story.to_cancel == ["123"]
     story.site.squeue = answer()
     story.site.sacct = answer(accounting_line(State="CANCELLED by 1001"))
     story.round(15)
-    assert story.tracker.jobs_to_cancel == []
+    assert story.to_cancel == []
     assert story.ended is not None
     assert story.ended.results[0].limit == "queue_timeout"
 
 
 def test_a_deadline_cancels_whatever_the_job_does() -> None:
     for state in ("PENDING", "RUNNING", "SUSPENDED", "DREAMING"):
-        story = Story(WatchSpec(job_ids=("123",), deadline=100_010))
+        story = Story(WatchSpec(job_ids=("123",), deadline=900_010))
         story.site.squeue = queue_at(state)
         story.round(10)
         assert story.tracker.limit is None
@@ -724,7 +774,7 @@ def test_a_deadline_cancels_whatever_the_job_does() -> None:
 
 def test_a_limit_that_passes_when_the_job_is_over_cancels_nothing() -> None:
     """While its accounting was waited for, the job was said to have been cancelled by its task."""
-    story = Story(WatchSpec(job_ids=("123",), deadline=100_010))
+    story = Story(WatchSpec(job_ids=("123",), deadline=900_010))
     story.site.squeue = QUEUE["completed"]
     story.round()
     story.round(20)
@@ -736,7 +786,7 @@ def test_a_limit_that_passes_when_the_job_is_over_cancels_nothing() -> None:
 
 
 def test_no_limit_is_reached_while_the_site_is_silent() -> None:
-    story = Story(WatchSpec(job_ids=("123",), queue_timeout=60, deadline=100_060))
+    story = Story(WatchSpec(job_ids=("123",), queue_timeout=60, deadline=900_060))
     story.site.squeue = queue_at("PENDING", submitted=story.clock)
     story.round()
     story.site.squeue = NO_CONTROLLER
@@ -749,7 +799,7 @@ def test_without_limits_nothing_is_ever_cancelled() -> None:
     story.site.squeue = queue_at("RUNNING", submitted=1, started=1)
     story.round(10**9)
     assert story.tracker.limit is None
-    assert story.tracker.jobs_to_cancel == []
+    assert story.to_cancel == []
 
 
 # ---- whose job it is ----
@@ -778,6 +828,7 @@ def test_a_job_that_was_renamed_is_still_ours() -> None:
     assert not story.tracker.is_settling
     story.site.squeue, story.site.sacct = answer(), answer(accounting_line(JobName="renamed"))
     story.round(15)
+    story.round(5)
     assert story.ended is not None
 
 

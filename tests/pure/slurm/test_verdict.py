@@ -33,6 +33,7 @@ def record(code: int) -> ExitRecord:
 
 
 SILENT = NoAnswer("Connection refused")
+DISABLED = NoAnswer("Slurm accounting storage is disabled")
 EMPTY: Answer[object] = Answer(())
 
 
@@ -59,6 +60,8 @@ def test_no_information_decides_nothing(evidence: Evidence) -> None:
         (Evidence(queue=EMPTY, accounting=EMPTY), True),
         (Evidence(queue=EMPTY, accounting=SILENT), False),
         (Evidence(queue=SILENT, accounting=EMPTY), False),
+        (Evidence(queue=EMPTY, accounting=DISABLED), True),
+        (Evidence(queue=queue("FAILED"), accounting=DISABLED), False),
         (Evidence(queue=EMPTY), False),
         (Evidence(accounting=EMPTY), False),
         (Evidence(queue=EMPTY, accounting=accounting("PENDING")), False),
@@ -69,7 +72,20 @@ def test_a_job_is_denied_only_by_both_who_answered(evidence: Evidence, *, denied
     assert evidence.is_denied is denied
 
 
-@pytest.mark.parametrize("state", [name for name, state in STATES.items() if not state.is_final])
+def test_a_row_of_a_job_that_another_cluster_runs_says_nothing() -> None:
+    for state in ("COMPLETED", "FAILED"):
+        told = Evidence(queue=queue("REVOKED"), accounting=accounting(state, "REVOKED"))
+        assert judge(told).state.name == state
+    untold = Evidence(queue=queue("REVOKED"), accounting=accounting("REVOKED"))
+    assert judge(untold).state.name == "UNKNOWN"
+    assert not untold.is_denied
+    assert not untold.is_forgotten
+
+
+LIVE = [name for name, state in STATES.items() if not state.is_final and name != "REVOKED"]
+
+
+@pytest.mark.parametrize("state", LIVE)
 def test_a_live_row_beats_every_other_evidence(state: str) -> None:
     evidence = Evidence(
         queue=queue(state), accounting=accounting("COMPLETED"), exit_record=record(0)
