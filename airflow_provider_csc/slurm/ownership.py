@@ -1,4 +1,4 @@
-"""Tell the job a task submitted from a stranger that was given the same id, also after a restart."""
+"""Tell the job a task submitted from a stranger with the same id, also after a restart."""
 
 from __future__ import annotations
 

@@ -182,7 +182,7 @@ def test_nothing_but_the_record_is_left(starter: Starter) -> None:
     job = starter.start("#!/bin/bash\n")
     job.wait()
     names = {path.name for path in job.run_dir.iterdir()}
-    assert names == {"batch.sh", "script", "stdout.log", "exit.json"}
+    assert names == {"batch.sh", "script", "stdout.log", "exit.json", "job_id"}
 
 
 def test_the_record_of_an_earlier_run_is_gone_before_the_script_starts(starter: Starter) -> None:

@@ -2,6 +2,20 @@
 
 # Written by airflow-provider-csc. The script it runs lies unmodified beside it.
 csc_run_dir=$1
+# A submission that was thought lost may have been made again: the job whose id stands first runs.
+csc_id=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}
+csc_first=$csc_run_dir/job_id
+if [ ! -e "$csc_first" ] && printf '%s\n' "$csc_id" >"$csc_first.$csc_id"; then
+  ln -T -- "$csc_first.$csc_id" "$csc_first" 2>/dev/null
+fi
+rm -f -- "$csc_first.$csc_id"
+read -r csc_first 2>/dev/null <"$csc_first" || csc_first=$csc_id
+if [ "${csc_first%%;*}" != "$csc_id" ]; then
+  printf 'airflow-provider-csc: job %s of this submission came first; job %s does nothing.\n' \
+    "$csc_first" "$csc_id" >&2
+  scancel "$SLURM_JOB_ID"
+  exit 1
+fi
 rm -f -- "$csc_run_dir"/exit.json
 csc_started=$(date +%s)
 csc_child=
