@@ -57,8 +57,7 @@ class _KillableTrigger(BaseTrigger):
     """
 
     slurm_conn_id: str
-    # Not `task`: Airflow 3.3 has a property of that name for the operator.
-    task_name: TaskName | None = None
+    task_key: TaskName | None = None
     _settings: SiteSettings | None = None
     _waiting: asyncio.Task[Any] | None = None
 
@@ -99,7 +98,7 @@ class _KillableTrigger(BaseTrigger):
         Also where Airflow says that it was a user: a triggerer that was away for a while finds its
         triggers gone to another one, and takes that for a user's deed (seen in 3.3.2).
         """
-        task = self.task_name or _name_of(self)
+        task = self.task_key or _name_of(self)
         if task is None:
             return Standing.ENDED
         standing = Standing.UNKNOWN
@@ -165,10 +164,6 @@ class SlurmJobTrigger(_KillableTrigger):
     :param run_timeout: cancel after so many seconds of running.
     :param deadline: cancel at this time (seconds since 1970).
     :param missing_seconds: how long squeue and sacct must both deny a job before it is UNKNOWN.
-    :param kill_grace: seconds between a first signal and the cancellation when a user kills.
-    :param kill_signal: the user's ``--signal`` option, which says what that signal is.
-    :param attempt: anything in JSON; it comes back as ``attempt`` in the event.
-    :param task: dag_id, run_id, task_id and map_index of the task that waits.
     :param kill_grace: seconds between the signal and the cancellation when the task is killed.
     :param kill_signal: the ``--signal`` option of the job, as sbatch takes it.
     :param attempt: what the operator wants back with the event.
@@ -193,7 +188,7 @@ class SlurmJobTrigger(_KillableTrigger):
         kill_grace: float = 0.0,
         kill_signal: str | None = None,
         attempt: dict[str, Any] | None = None,
-        task_key: dict[str, Any] | None = None,
+        task_key: TaskName | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # untyped in Airflow
         self.slurm_conn_id = slurm_conn_id
@@ -235,16 +230,16 @@ class SlurmJobTrigger(_KillableTrigger):
         }
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait for the jobs and yield ``{"results": [...]}``, in the order of ``job_ids``."""
-        settings = await SlurmHook(self.slurm_conn_id).aget_settings()
-        results = await self.wait(settings, self.log)
+        """Yield ``{"results": [...], "attempt": ...}``; results in the order of ``job_ids``."""
+        self._settings = await SlurmHook(self.slurm_conn_id).aget_settings()
+        results = await self._wait_for(self.wait(self._settings, self.log))
         payloads = [result.to_payload() for result in results]
         yield TriggerEvent({"results": payloads, "attempt": self.attempt})
 
     async def wait(self, settings: SiteSettings, log: TaskLog) -> list[JobResult]:
         """Follow the jobs to their end; also what the operator does when it is not deferred."""
         from airflow_provider_csc.poller import poller_for
-        from airflow_provider_csc.slurm.tracking import Ended, LogLines  # noqa: PLC0415
+        from airflow_provider_csc.slurm.events import Ended, LogLines  # noqa: PLC0415
 
         events = poller_for(settings).watch(self._watch_spec(), interval=self.poll_interval)
         async with aclosing(events):
@@ -307,7 +302,7 @@ class SlurmSiteTrigger(_KillableTrigger):
     :param base_dir: the directory that must take files; default: the connection's work directory.
     :param token: names the submission, which a user's kill stops.
     :param since: when the wait began (seconds since 1970); default: now.
-    :param task: dag_id, run_id, task_id and map_index of the task that waits.
+    :param task_key: dag_id, run_id, task_id and map_index of the task that waits.
     """
 
     def __init__(
@@ -320,7 +315,7 @@ class SlurmSiteTrigger(_KillableTrigger):
         base_dir: str | None = None,
         token: str | None = None,
         since: float | None = None,
-        task: TaskName | None = None,
+        task_key: TaskName | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # untyped in Airflow
         self.slurm_conn_id = slurm_conn_id
@@ -330,7 +325,7 @@ class SlurmSiteTrigger(_KillableTrigger):
         self.base_dir = base_dir
         self.token = token
         self.since = time.time() if since is None else since
-        self.task_name = task
+        self.task_key = task_key
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and plain JSON arguments."""
@@ -342,7 +337,7 @@ class SlurmSiteTrigger(_KillableTrigger):
             "base_dir": self.base_dir,
             "token": self.token,
             "since": self.since,
-            "task": self.task_name,
+            "task_key": self.task_key,
         }
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
