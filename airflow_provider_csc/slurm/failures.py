@@ -10,12 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from airflow_provider_csc import errors
-from airflow_provider_csc.slurm.result import (
-    NEVER_SATISFIED,
-    NOT_STARTED,
-    describe_result,
-    to_xcom,
-)
+from airflow_provider_csc.slurm.result import NOT_STARTED, describe_result, to_xcom
 
 if TYPE_CHECKING:
     from airflow_provider_csc.slurm.result import JobResult
@@ -70,7 +65,7 @@ def failure_of(result: JobResult) -> FailureReason | None:
 def _why_cancelled(result: JobResult) -> FailureReason:
     if result.limit:
         return _by_limit(result.limit)
-    if result.reason == NEVER_SATISFIED:
+    if result.is_cancelled_for_its_dependency:
         return FailureReason.DEPENDENCY
     return FailureReason.CANCELLED
 

@@ -81,6 +81,18 @@ class JobResult:
         signalled = self.state == "FAILED" and self.signal in {signals.SIGTERM, signals.SIGKILL}
         return self.limit is not None and (self.state == "CANCELLED" or signalled)
 
+    @property
+    def is_cancelled_for_its_dependency(self) -> bool:
+        """
+        Whether Slurm cancelled it because its dependency can never be satisfied.
+
+        Then nobody is named, and squeue has the reason DependencyNeverSatisfied, sacct still
+        Dependency (--kill-on-invalid-dep, seen on 22.05).
+        """
+        reasons = ("DependencyNeverSatisfied", "Dependency")
+        is_unnamed = self.cancelled_by in {None, "0"} and self.limit is None
+        return self.state == "CANCELLED" and is_unnamed and self.reason in reasons
+
     def to_payload(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return asdict(self)
@@ -301,7 +313,7 @@ _FIRST_PERSON = 1000
 def _describe_cancelled(result: JobResult) -> str:
     if result.limit:
         return _describe_limit(result)
-    if result.reason == NEVER_SATISFIED:
+    if result.is_cancelled_for_its_dependency:
         return f"Slurm cancelled it, because {_NEVER}"
     if result.cancelled_by is None:
         return "it was cancelled, not by this task."
@@ -320,7 +332,6 @@ def _who(user_id: str) -> str:
     return f"user id {user_id}"
 
 
-NEVER_SATISFIED = "DependencyNeverSatisfied"
 _NEVER = (
     "its dependency can never be satisfied: a job it waits for ended otherwise than it asks. "
     "Correct options['dependency'], or see to that job first."

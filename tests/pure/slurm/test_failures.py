@@ -34,6 +34,18 @@ ENDS = [
         "dependency",
         errors.JobDependencyError,
     ),
+    ({"state": "CANCELLED", "reason": "Dependency"}, "dependency", errors.JobDependencyError),
+    # Somebody lost patience with a job that waited.
+    (
+        {"state": "CANCELLED", "reason": "DependencyNeverSatisfied", "cancelled_by": "1001"},
+        "cancelled",
+        errors.JobCancelledError,
+    ),
+    (
+        {"state": "CANCELLED", "reason": "Dependency", "limit": "queue_timeout"},
+        "task_limit",
+        errors.JobTaskLimitError,
+    ),
     ({"state": "CANCELLED", "limit": "held"}, "held", errors.JobHeldError),
     ({"state": "FAILED", "signal": 53}, "launch_failure", errors.JobLaunchFailureError),
     ({"state": "DEADLINE"}, "deadline", errors.JobDeadlineError),

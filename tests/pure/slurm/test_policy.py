@@ -24,6 +24,7 @@ from airflow_provider_csc.slurm.policy import (
 )
 from airflow_provider_csc.slurm.result import JobResult
 from airflow_provider_csc.slurm.values import parse_memory, parse_time_limit
+from tests.pure.slurm.test_result import recorded_result
 
 EAGER = SlurmRetryPolicy(infrastructure=3, out_of_memory=2, time_limit=2, user_errors="fail")
 
@@ -180,6 +181,14 @@ def test_memory_is_raised_in_the_option_that_asked(
     assert action.options == changed
     assert next(iter(changed)) in action.why
     assert next(iter(changed.values())) in action.why
+
+
+def test_memory_is_raised_from_what_a_real_slurm_told() -> None:
+    """sacct's own words for what was asked; what it measured was less."""
+    result = recorded_result("out-of-memory")
+    assert result.requested_memory == "64M"
+    assert (result.memory_bytes or 0) < 64 * 2**20
+    assert resubmit(EAGER, result).options == {"mem": "96M"}
 
 
 @pytest.mark.parametrize(
