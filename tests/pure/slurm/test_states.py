@@ -123,7 +123,15 @@ def test_a_cancelled_job_may_say_by_whom(text: str, name: str) -> None:
     [
         *("", "  ", "COMPLETE", "COMPLET+", "COMPLETEDX", "completed", "Completed", "C", "UNKNOWN"),
         *("COMPLETED,TIMEOUT", "COMPLETED:0", "NODE FAIL", "DREAMING", "0", "None", "(null)"),
-        *("COMPLETED,DREAMING", "COMPLETING,COMPLETED", "COMPLETED,", "OUT_OF_M+", "?", "CD,CG"),
+        *(
+            "COMPLETED,DREAMING",
+            "COMPLETING,COMPLETED",
+            "COMPLETING,REQUEUED",
+            "COMPLETED,",
+            "OUT_OF_M+",
+            "?",
+            "CD,CG",
+        ),
     ],
 )
 def test_a_word_in_no_table_is_unknown(text: str) -> None:
