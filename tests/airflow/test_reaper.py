@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -18,10 +19,22 @@ from airflow_provider_csc.reaper import (
     airflow_states,
     build_reaper_dag,
 )
-from airflow_provider_csc.slurm.reaping import NotTold, TaskKey, TaskState
+from airflow_provider_csc.slurm.framing import Frame
+from airflow_provider_csc.slurm.inventory import LiveJob, RunDirectory
+from airflow_provider_csc.slurm.reaping import (
+    DirectoryVerdict,
+    JobVerdict,
+    NotTold,
+    TaskKey,
+    TaskState,
+    Verdict,
+)
+from tests.pure.slurm.evidence import answer, queue_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from airflow_provider_csc.client import SlurmClient
 
 HEAVY = ("asyncssh", "boto3", "airflow_provider_csc.client")
 
@@ -105,6 +118,94 @@ def test_the_deployment_is_what_the_operators_put_into_tokens(
     assert reaper._deployment() == "https://airflow.example.org"
     monkeypatch.setenv("AIRFLOW__CSC__DEPLOYMENT", "production")
     assert reaper._deployment() == "production"
+
+
+# ---- cancelling and removing ----
+
+TOKEN = "af0123456789abcdef0123.1"
+JOB = LiveJob(
+    job_id="5",
+    name=f"x.{TOKEN}",
+    token=TOKEN,
+    state="RUNNING",
+    submitted=1,
+    is_over=False,
+    is_ending=False,
+)
+ORPHAN = JobVerdict(job=JOB, verdict=Verdict.ORPHAN, why="failed", age_seconds=99)
+AWAY = Frame(1, b"slurm_load_jobs error: Unable to contact slurm controller")
+
+
+class Site:
+    """A client that gives the answers it was made with: scancel's, then squeue's one by one."""
+
+    def __init__(self, scancel: Frame, *queues: Frame) -> None:
+        self._scancel, self._queues = scancel, list(queues)
+
+    async def ask(self, program: str, **_arguments: Any) -> dict[str, Frame]:
+        if "scancel --user" in program:
+            return {"cancel.5": self._scancel}
+        queue = self._queues.pop(0) if len(self._queues) > 1 else self._queues[0]
+        return {"clock": Frame(0, b"9"), "base": Frame(1, b"none"), "squeue": queue}
+
+
+def cancel(site: Site, monkeypatch: pytest.MonkeyPatch) -> ReaperReport:
+    monkeypatch.setattr(reaper, "_CONFIRM_DELAYS", (0, 0, 0, 0))
+    before = report(dry_run=False, jobs=(ORPHAN,))
+    return asyncio.run(reaper._cancel(cast("SlurmClient", site), before, "/base"))
+
+
+def row(**changes: str) -> Frame:
+    return answer(queue_line(job_id="5", name=JOB.name) if not changes else queue_line(**changes))
+
+
+OK, NOTHING = Frame(0, b""), Frame(0, b"")
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        NOTHING,
+        row(job_id="5", name=JOB.name, state="CANCELLED"),
+        row(job_id="5", name="somebody else's, under the same id"),
+    ],
+)
+def test_a_job_counts_as_cancelled_once_squeue_says_so(
+    last: Frame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = cancel(Site(OK, AWAY, row(), last), monkeypatch)
+    assert (done.cancelled, done.not_cancelled) == (("5",), {})
+
+
+@pytest.mark.parametrize("last", [AWAY, row()])
+def test_a_job_that_squeue_does_not_confirm_is_not_cancelled(
+    last: Frame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = cancel(Site(OK, last), monkeypatch)
+    assert done.cancelled == ()
+    assert "does not confirm" in done.not_cancelled["5"]
+
+
+def test_what_scancel_says_of_a_job_it_does_not_cancel_is_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done = cancel(Site(Frame(1, b"Access denied"), row()), monkeypatch)
+    assert (done.cancelled, done.not_cancelled) == ((), {"5": "Access denied"})
+
+
+def test_a_removal_that_could_not_begin_leaves_every_directory() -> None:
+    doomed = DirectoryVerdict(
+        directory=RunDirectory(name=TOKEN, inode=1, modified=1),
+        is_removable=True,
+        why="old",
+        age_seconds=1,
+    )
+    before = PruneReport(
+        slurm_conn_id="s", base="/b", dry_run=False, total=1, directories=(doomed,), not_removed={}
+    )
+    done = asyncio.run(reaper._remove(cast("SlurmClient", Site(OK, AWAY)), before))
+    assert done.removed == ()
+    assert "Unable to contact" in done.not_removed[TOKEN]
 
 
 # ---- the DAG ----

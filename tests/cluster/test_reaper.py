@@ -226,6 +226,36 @@ def test_old_directories_go_and_everything_that_may_be_needed_stays(base: Base) 
     assert report.total == 7
 
 
+def purged_job(base: Base) -> str:
+    """A job that sacct knows and squeue does not any more, of an earlier test if there is one."""
+    known = "sacct --noheader --allocations --parsable2 --format=JobID --state=CD,CA -S now-1days"
+    for _ in range(80):
+        queued = set(as_alice("squeue --me --noheader --states=all --format=%A").split())
+        gone = [one for one in as_alice(known).split() if one.isdecimal() and one not in queued]
+        if gone:
+            return gone[-1]
+        if not base.jobs:
+            base.submit(f"af{uuid.uuid4().hex[:20]}.1", "true")
+        time.sleep(2)
+    raise AssertionError("squeue goes on listing every job that ended")
+
+
+def test_where_accounting_is_asked_only_its_word_removes_what_has_no_record(base: Base) -> None:
+    ended = base.make(age_days=40, live=False)
+    as_alice(f"rm {ended.run_dir}/exit.json; echo {purged_job(base)} >{ended.run_dir}/job_id")
+    unknown = base.make(age_days=40, live=False)
+    as_alice(f"rm {unknown.run_dir}/exit.json; echo 99999999 >{unknown.run_dir}/job_id")
+    for one in (ended, unknown):
+        as_alice(f"touch --date=@{int(time.time() - 40 * DAY)} {one.run_dir}")
+    arguments: dict[str, Any] = {"get_states": states(), "deployment": DEPLOYMENT}
+
+    def removable(**more: Any) -> set[str]:
+        return {one.directory.token for one in prune(**arguments, **more).removable}
+
+    assert removable() == {ended.token, unknown.token}
+    assert removable(ask_accounting=True) == {ended.token}
+
+
 def make_many(base: Base, number: int) -> None:
     """Run directories as they are left behind, each with six files."""
     program = f"""
