@@ -139,7 +139,7 @@ def with_policy(reason: FailureReason) -> str:
 
 KINDS = {
     ("waits", False): "waits",
-    ("waits", True): "waits; a person should look",
+    ("waits", True): "waits until a person changes something; one line in the log",
     ("held", True): "waits until it is released; one warning",
     ("never", True): "is cancelled; the task fails: `JobDependencyError`",
 }
@@ -218,7 +218,7 @@ otherwise. The last column is what
 ## Why a job is pending
 
 squeue's reason, or the text that stands in its place; the first pattern that matches it counts. A
-job with another one waits. A warning is written once for each reason, not once for each look.
+job with another one waits. A remedy that needs a person is said once, not at every look.
 
 {pending}
 ## What sbatch refuses
