@@ -55,7 +55,8 @@ def own_rows(rows: tuple[Row, ...], token: str, memory: Memory) -> tuple[Row, ..
     jobs = [row for row in rows if not getattr(row, "step", None)]
     is_ours = any(row.name.endswith(token) for row in jobs)
     is_known = any(
-        (row.submitted and row.submitted == memory.submitted) or row.name == memory.name
+        (row.submitted and row.submitted == memory.submitted)
+        or (memory.name and row.name == memory.name)
         for row in jobs
     )
     is_provisional = any(getattr(row, "is_provisional", False) for row in jobs)

@@ -67,7 +67,8 @@ class Evidence:
     def is_told_best(self) -> bool:
         """Whether the source that knows most has told the end, so that no other need be heard."""
         accounted = isinstance(self.accounting, Answer) and _final_row(self.accounting) is not None
-        return accounted or is_without_accounting(self.accounting)
+        is_asked = self.controller is not None or self.exit_record is not None
+        return accounted or (is_asked and is_without_accounting(self.accounting))
 
     def is_told_as_a_whole(self, job_id: str) -> bool:
         """

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_csc.slurm.commands import PollRequest
+from airflow_provider_csc.slurm.framing import Frame
 from airflow_provider_csc.slurm.parking import Outage
 from airflow_provider_csc.slurm.states import STATES, Phase
 from airflow_provider_csc.slurm.tracking import (
@@ -32,9 +31,6 @@ from tests.pure.slurm.evidence import (
     recorded,
 )
 from tests.pure.slurm.story import LOG, RUN_DIR, Site, Story
-
-if TYPE_CHECKING:
-    from airflow_provider_csc.slurm.framing import Frame
 
 NOW = Moment(wall=5000, steady=50)
 SPEC = WatchSpec(job_ids=("123",), run_dir=RUN_DIR, stdout_path=LOG, stderr_path=LOG)
@@ -724,6 +720,165 @@ def test_the_limit_of_a_log_counts_what_was_shown_before_a_restart() -> None:
     assert story.lines[-1].startswith("[not shown: the rest of")
 
 
+# ---- a site without accounting ----
+
+SCONTROL = (
+    b"JobId=123 JobName=a b UserId=alice(1001) JobState=FAILED Reason=NonZeroExitCode Requeue=1 "
+    b"Restarts=2 BatchFlag=1 ExitCode=3:0 RunTime=00:00:00 TimeLimit=01:00:00 TimeMin=N/A "
+    b"NodeList=c1 NumNodes=1 NumCPUs=4 NumTasks=1 Comment= ExitCode=0:0"
+)
+
+
+def test_without_accounting_the_controller_is_asked_how_a_job_ended() -> None:
+    story = Story(WatchSpec(job_ids=("123",)), Site(QUEUE["failed"], NO_ACCOUNTING))
+    story.site.scontrol = Frame(0, SCONTROL)
+    story.round()
+    assert story.ended is None
+    story.round(5)
+    assert story.ended is not None
+    (result,) = story.ended.results
+    assert (result.state, result.exit_code, result.restarts) == ("FAILED", 3, 2)
+    assert (result.time_limit_minutes, result.cpus, result.node_count) == (60, 4, 1)
+    assert result.without_accounting
+    assert sum("keeps no accounting" in note for note in story.notes) == 1
+
+
+def test_without_accounting_an_element_that_squeue_forgot_still_counts() -> None:
+    """Else the array was a success by the elements that ended last."""
+    story = Story(WatchSpec(job_ids=("123",)), Site(sacct=NO_ACCOUNTING))
+    story.site.squeue = answer(
+        queue_line(job_id="123_1", state="FAILED"), queue_line(job_id="123_2")
+    )
+    story.round()
+    story.site.squeue = answer(queue_line(job_id="123_2"))
+    story.round(400)
+    story.site.squeue = answer(queue_line(job_id="123_2", state="COMPLETED"))
+    for _ in range(4):
+        story.round(15)
+    assert story.ended is not None
+    assert story.ended.results[0].state == "FAILED"
+
+
+def test_without_accounting_nobody_waits_for_it() -> None:
+    story = Story(SPEC, Site(answer(), NO_ACCOUNTING))
+    assert live_through(story) == "UNKNOWN@600"
+    assert not [note for note in story.notes if "No answer" in note]
+
+
+# ---- what is forgotten ----
+
+
+def test_a_database_that_comes_back_is_given_its_time_to_tell_the_end() -> None:
+    """It was asked once: what had not arrived yet in that second was lost for ever."""
+    story = Story(SPEC, Site(answer(), NO_DATABASE))
+    for _ in range(10):
+        story.round(600)
+    story.site.sacct = answer(accounting_line(State="RUNNING"))
+    story.round(15)
+    story.round(599)
+    assert story.ended is None
+    story.site.sacct = answer(accounting_line())
+    story.round(15)
+    assert story.ended is not None
+    assert story.ended.results[0].state == "COMPLETED"
+
+
+def test_a_controller_that_is_away_denies_nothing() -> None:
+    story = Story(SPEC, Site())
+    story.round()
+    for _ in range(5):
+        story.site.squeue = NO_CONTROLLER
+        story.round(500)
+        story.site.squeue = answer()
+        story.round(15)
+        story.round(500)
+    assert story.ended is None
+
+
+def test_the_clock_of_the_cluster_ends_nothing() -> None:
+    story = Story(SPEC, Site())
+    story.round()
+    story.clock += 10**6
+    story.round(15)
+    assert story.ended is None
+
+
+def test_an_unknown_end_says_all_that_is_known() -> None:
+    story = Story(SPEC, Site(QUEUE["running"]))
+    story.round()
+    story.site.squeue = answer()
+    story.site.sacct = answer(accounting_line(State="RUNNING"))
+    story.round(15)
+    story.round(600)
+    assert story.ended is not None
+    (result,) = story.ended.results
+    assert (result.state, result.nodes, result.partition) == ("UNKNOWN", "c1", "small")
+    assert story.notes[-1] == (
+        "Job 123 is in no queue since 600 s, sacct says RUNNING, and there is no exit record of "
+        "it. It was last seen RUNNING on c1 in small at 1970-01-02T03:46:40+00:00 (submitted "
+        "1970-01-01T00:16:40+00:00). What became of it is not known."
+    )
+
+
+def test_a_contradiction_of_the_sources_is_told() -> None:
+    site = Site(QUEUE["completed"], ACCOUNTING["completed"], exit_record(code=3))
+    story = Story(SPEC, site)
+    story.round()
+    assert story.ended is not None
+    assert story.ended.results[0].state == "FAILED"
+    assert [note for note in story.notes if "contradict each other about job 123" in note]
+
+
+def test_the_record_of_a_run_before_the_requeue_is_none_of_this_one() -> None:
+    """It was cancelled in the queue; its first run, a success, was not its end."""
+    cancelled = {"submitted": "2000", "started": "2100", "ended": "2100", "nodes": ""}
+    site = Site(answer(queue_line(state="CANCELLED", **cancelled)), answer(), exit_record())
+    assert live_through(Story(SPEC, site)) == "CANCELLED@30"
+    site = Site(
+        answer(),
+        answer(accounting_line(State="CANCELLED by 0", Submit="2000", NodeList="None assigned")),
+        exit_record(),
+    )
+    assert live_through(Story(SPEC, site)) == "CANCELLED@0"
+
+
+def test_a_requeue_is_told() -> None:
+    story = Story(SPEC, Site(QUEUE["running"]))
+    story.round()
+    story.site.squeue = answer(queue_line(state="PENDING", submitted="2000", nodes=""))
+    story.round(15)
+    story.round(15)
+    text = "Slurm has requeued job 123; it is followed to its real end."
+    assert story.notes.count(text) == 1
+
+
+# ---- the end of the log ----
+
+
+def test_the_end_of_a_log_that_is_seen_late_is_waited_for() -> None:
+    site = Site(QUEUE["completed"], ACCOUNTING["completed"], exit_record(stdout_bytes=8))
+    site.logs[LOG] = b"one\n"
+    story = Story(SPEC, site)
+    story.round()
+    story.round(20)
+    assert story.ended is None
+    site.logs[LOG] += b"two\n"
+    story.round(5)
+    assert story.ended is not None
+    assert story.lines == ["one", "two"]
+
+
+def test_the_end_of_a_log_that_never_comes_is_told_of() -> None:
+    site = Site(QUEUE["completed"], ACCOUNTING["completed"], exit_record(stdout_bytes=8))
+    site.logs[LOG] = b"one\n"
+    story = Story(SPEC, site)
+    story.round()
+    story.round(30)
+    assert story.ended is not None
+    assert story.lines[0] == "one"
+    assert story.lines[1].startswith(f"[the job wrote 8 bytes to {LOG}, of which 4 could be seen")
+
+
 # ---- limits ----
 
 
@@ -802,7 +957,152 @@ def test_without_limits_nothing_is_ever_cancelled() -> None:
     assert story.to_cancel == []
 
 
+def test_a_deadline_that_passes_while_the_site_is_away_is_told_and_kept() -> None:
+    story = Story(WatchSpec(job_ids=("123",), deadline=900_060), Site(QUEUE["running"]))
+    story.round()
+    story.site.squeue = NO_CONTROLLER
+    for _ in range(10):
+        story.round(15)
+    overdue = (
+        "execution_timeout is reached; job 123 will be cancelled as soon as the site answers, "
+        "unless it has ended by itself."
+    )
+    assert story.notes.count(overdue) == 1
+    assert story.tracker.limit is None
+    story.site.squeue = QUEUE["running"]
+    story.round(15)
+    assert story.tracker.limit == "execution_timeout"
+    assert story.to_cancel == ["123"]
+
+
+def test_a_deadline_that_passes_while_the_site_is_away_spares_a_job_that_ended() -> None:
+    story = Story(WatchSpec(job_ids=("123",), deadline=900_060), Site(QUEUE["running"]))
+    story.round()
+    story.site.squeue = NO_CONTROLLER
+    story.round(100)
+    story.site.squeue, story.site.sacct = answer(), ACCOUNTING["completed"]
+    story.round(15)
+    assert story.ended is not None
+    (result,) = story.ended.results
+    assert (result.state, result.limit) == ("COMPLETED", None)
+
+
+def test_a_deadline_does_not_ask_the_clusters_clock() -> None:
+    story = Story(WatchSpec(job_ids=("123",), deadline=900_060), Site(QUEUE["running"]))
+    story.clock += 10**7
+    story.round(15)
+    assert story.tracker.limit is None
+    assert story.tracker.seconds_to_deadline(story.now) == 45
+
+
+def test_a_job_is_cancelled_again_only_when_that_did_not_help() -> None:
+    story = Story(WatchSpec(job_ids=("123",), run_timeout=0), Site(queue_at("RUNNING", started=1)))
+    story.round()
+    assert story.to_cancel == ["123"]  # Scancel failed, so nobody noted it.
+    story.round(15)
+    assert story.to_cancel == ["123"]
+    story.tracker.note_cancelled(story.now)
+    story.round(60)
+    assert story.to_cancel == []
+    story.round(1)
+    assert story.to_cancel == ["123"]
+    story.site.squeue = answer(queue_line(state="COMPLETING"))
+    story.round(1)
+    assert story.to_cancel == []
+
+
+# ---- what can never start ----
+
+
+def pending(reason: str) -> Frame:
+    return answer(queue_line(state="PENDING", reason=reason, nodes="", started="N/A"))
+
+
+def test_a_job_that_can_never_start_is_cancelled() -> None:
+    story = Story(SPEC, Site(pending("DependencyNeverSatisfied")))
+    story.round()
+    assert story.to_cancel == ["123"]
+    assert story.notes[-1].endswith("This task cancels it.")
+    story.site.squeue = answer()
+    story.site.sacct = answer(
+        accounting_line(State="CANCELLED by 1001", NodeList="None assigned", Start="None")
+    )
+    story.round(15)
+    assert story.ended is not None
+    assert story.ended.results[0].limit == "dependency"
+
+
+def test_somebody_elses_job_that_can_never_start_is_left_alone() -> None:
+    story = Story(WatchSpec(job_ids=("123",)), Site(pending("DependencyNeverSatisfied")))
+    story.round()
+    assert story.to_cancel == []
+    assert len(story.notes) == 2
+
+
+def test_a_held_job_is_waited_for_and_told_of_once() -> None:
+    story = Story(SPEC, Site(pending("JobHeldUser")))
+    for _ in range(3):
+        story.round(15)
+    assert story.to_cancel == []
+    assert [note for note in story.notes if "scontrol release 123" in note] == [story.notes[-1]]
+    story.site.squeue = pending("Priority")
+    story.round(15)
+    story.site.squeue = pending("JobHeldUser")
+    story.round(15)
+    assert len([note for note in story.notes if "scontrol release 123" in note]) == 2
+
+
+def test_a_held_job_is_cancelled_when_asked() -> None:
+    spec = replace(SPEC, cancel_held=True)
+    story = Story(spec, Site(pending("JobHeldAdmin")))
+    story.round()
+    assert story.to_cancel == ["123"]
+    story.site.squeue = pending("Priority")
+    story.round(15)
+    assert story.to_cancel == ["123"]
+
+
+def test_an_array_of_which_some_elements_can_never_start_is_not_cancelled() -> None:
+    rows = [
+        queue_line(job_id="123_1", state="PENDING", reason="DependencyNeverSatisfied", nodes=""),
+        queue_line(job_id="123_2"),
+    ]
+    story = Story(SPEC, Site(answer(*rows)))
+    story.round()
+    assert story.to_cancel == []
+
+
 # ---- whose job it is ----
+
+
+def test_a_job_that_was_renamed_is_still_ours_after_a_restart() -> None:
+    site = Site(QUEUE["running"], logs={LOG: b""})
+    first = Story(SPEC, site)
+    first.round()
+    ((_, site.progress),) = first.tracker.ask().acknowledged
+    site.squeue = answer(queue_line(name="renamed"))
+    second = Story(SPEC, site)
+    second.round()
+    assert not second.tracker.is_settling
+    third = Story(SPEC, Site(site.squeue))
+    third.round()
+    assert third.tracker.is_settling, "without what was noted it is a stranger"
+
+
+def test_the_time_in_the_queue_is_known_after_a_restart() -> None:
+    spec = replace(SPEC, queue_timeout=60)
+    site = Site(queue_at("PENDING", submitted=100_000))
+    first = Story(spec, site)
+    first.round()
+    site.squeue = answer(queue_line(state="PENDING", submitted="100050", nodes="", started="N/A"))
+    first.round(51)
+    ((_, site.progress),) = first.tracker.ask().acknowledged
+    second = Story(spec, site)
+    second.clock = first.clock
+    second.round(5)
+    assert second.tracker.limit is None
+    second.round(5)
+    assert second.tracker.limit == "queue_timeout"
 
 
 def test_a_stranger_with_the_same_id_is_not_followed() -> None:
