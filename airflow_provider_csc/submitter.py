@@ -17,6 +17,7 @@ from airflow_provider_csc.errors import (
     ConfigError,
     ConnectionLostError,
     SiteUnavailableError,
+    SlurmError,
     SubmitKilledError,
     SubmitRejectedError,
     SubmitUnknownError,
@@ -39,18 +40,22 @@ from airflow_provider_csc.slurm.submission import (
     read_submit_answer,
 )
 from airflow_provider_csc.slurm.submit_commands import (
+    GIVEN_UP,
     SubmitRequest,
     build_discard,
+    build_give_up,
     build_look_up,
     build_show_job,
     build_submit,
 )
+from airflow_provider_csc.slurm.verdict import UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from airflow_provider_csc.client import SlurmClient
     from airflow_provider_csc.slurm.identity import TaskIdentity
+    from airflow_provider_csc.slurm.result import JobResult
 
 _SUBMIT_SECONDS = 180.0  # sbatch itself retries a busy controller for a while
 _RESOLVE_DELAYS = (1, 2, 4, 8, 15, 15, 15)
@@ -103,14 +108,13 @@ class Submitter:
                 raise _killed(answer)
             if isinstance(answer, Submission):
                 return self._accept(answer)
-            look_up = await self._settle(answer)
-            here = look_up.find(self.identity.number)
+            here = self._present(await self._settle(answer))
             if here and here.job_id:
                 self.report(f"It was accepted as job {here.job_id}.")
                 return await self._adopt(here)
             if attempts == _MAX_SUBMITS:
                 raise self._unknown(answer)
-            takes_over = here is not None
+            takes_over = here is not None and here.run_dir is not None
             self.report(
                 "It was not: neither squeue nor sacct knows a job of that name. Submitting "
                 + ("again, in the same run directory." if takes_over else "again.")
@@ -125,24 +129,61 @@ class Submitter:
 
     async def _find_earlier(self) -> Submission | None:
         """Look for what came before; adopt it, or see to it that none of it lives."""
-        look_up = await self._look_up_quietly()
-        decision = decide(look_up, self.identity, run_seconds=max(time.time() - self.since, 0))
+        while True:
+            decision = decide(
+                await self._look_up_quietly(), self.identity, run_seconds=self._run_seconds()
+            )
+            if not decision.give_up or await self._give_up(decision.give_up):
+                break
         self.report(decision.why)
         if decision.cancel:
             await self._cancel_earlier(decision)
         return await self._adopt(decision.adopt) if decision.adopt else None
 
+    def _run_seconds(self) -> float:
+        return max(time.time() - self.since, 0)
+
+    def _present(self, look_up: LookUp) -> Previous | None:
+        """Return this very submission, not one that a deleted run of the same id made."""
+        here = look_up.find(self.identity.number)
+        if here and here.is_of_another_run(self.identity.run_started, self._run_seconds()):
+            return None
+        return here
+
+    async def _give_up(self, claims: Sequence[Previous]) -> bool:
+        """See to it that no job comes of claims without an id; False if one has got an id."""
+        run_dirs = [each.run_dir for each in claims if each.run_dir]
+        frames = await self.client.ask(build_give_up(run_dirs, self.request.token))
+        for run_dir, frame in zip(run_dirs, frames.values(), strict=True):
+            last = frame.text.rpartition("\n")[2]
+            if frame.status != 0:
+                raise SubmitUnknownError(
+                    f"An earlier try may have a job in {run_dir}, and it could not be written "
+                    f"there that it is not wanted: {frame.complaint}. Nothing is submitted before.",
+                    run_dir=run_dir,
+                )
+            if last and not last.startswith(GIVEN_UP):
+                return False
+            self.report(f"No job id was ever recorded in {run_dir}; that submission is given up.")
+        return True
+
     async def _cancel_earlier(self, decision: Decision) -> None:
         """Cancel jobs and wait until they are gone: two of one task must not run side by side."""
         job_ids = [each.job_id for each in decision.cancel if each.job_id]
-        await self.client.cancel(job_ids)
         live: list[str] = []
-        for delay in self.delays:
-            found = await self.client.query(job_ids)
-            live = [f"{one.job_id} ({one.state})" for one in found.values() if not one.is_final]
-            if not live:
-                return
-            await asyncio.sleep(delay)
+        try:
+            await self.client.cancel(job_ids)
+            for delay in self.delays:
+                found = await self.client.query(job_ids)
+                live = [f"{one.job_id} ({one.state})" for one in found.values() if _lives(one)]
+                if not live:
+                    return
+                await asyncio.sleep(delay)
+        except SlurmError as error:
+            raise SubmitUnknownError(
+                f"Job {', '.join(job_ids)} of before has to be cancelled first. {error.message}",
+                run_dir=None,
+            ) from error
         raise SubmitUnknownError(
             f"Job {', '.join(live)} of before was cancelled and is still there. Nothing is "
             "submitted before it is gone.",
@@ -162,7 +203,9 @@ class Submitter:
             names=[build_job_name(self.label, token) for token in tokens],
             since=self.since - _DAY,
         )
-        return read_look_up(await self.client.ask(program), self.identity.key)
+        return read_look_up(
+            await self.client.ask(program), self.identity.key, run_seconds=self._run_seconds()
+        )
 
     async def _look_up_quietly(self) -> LookUp:
         """Look up, and again as long as the remote step of an earlier submission may be at work."""
@@ -194,7 +237,9 @@ class Submitter:
         Look until it is known whether a submission without a verdict was accepted.
 
         :raises SubmitUnknownError: when it is not, after a minute.
+        :raises UnreadableOutputError: when the log-in shell never gave a whole answer.
         """
+        unreadable: UnreadableOutputError | None = None
         said = _what_was_said(unclear)
         self.report(
             f"Whether the job was accepted is not known ({said}); looking for it by its name."
@@ -204,12 +249,19 @@ class Submitter:
             try:
                 look_up = await self._look_up()
             except TransportError:
+                unreadable = None
                 continue
-            here = look_up.find(self.identity.number)
+            except UnreadableOutputError as error:
+                unreadable = error
+                continue
+            unreadable = None
+            here = self._present(look_up)
             if here and here.job_id:
                 return look_up
             if look_up.is_complete and not (here and here.may_be_submitting):
                 return look_up
+        if unreadable:
+            raise unreadable
         raise self._unknown(unclear)
 
     async def _step(self, *, takes_over: bool) -> Submission | Claimed | NoVerdict | Killed:
@@ -257,6 +309,11 @@ class Submitter:
             "again before anything is submitted.",
             run_dir=unclear.run_dir,
         )
+
+
+def _lives(job: JobResult) -> bool:
+    """Whether squeue shows it; one that a slurmctld forgot stays RUNNING in sacct for ever."""
+    return not job.is_final and job.state != UNKNOWN.name
 
 
 def _what_was_said(unclear: Claimed | NoVerdict) -> str:

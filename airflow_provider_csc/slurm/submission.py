@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from airflow_provider_csc.errors import (
     ConfigError,
     SiteUnavailableError,
+    SubmitKilledError,
     SubmitRejectedError,
     SubmitUnknownError,
 )
@@ -28,6 +29,7 @@ from airflow_provider_csc.slurm.output import (
     parse_queue,
 )
 from airflow_provider_csc.slurm.rejections import find_remedy, is_temporary
+from airflow_provider_csc.slurm.submit_commands import GIVEN_UP
 from airflow_provider_csc.slurm.verdict import UNKNOWN, Evidence, judge
 
 if TYPE_CHECKING:
@@ -88,6 +90,7 @@ def read_submit_answer(
     :raises ConfigError: for a directory that cannot be used; nothing was submitted.
     :raises SiteUnavailableError: for one that is full just now; nothing was submitted.
     :raises SubmitRejectedError: when sbatch refused; no job exists, the run directory still does.
+    :raises SubmitKilledError: when a later try has given this submission up; no job is left.
     """
     run_dir = frames["run_dir"].text
     _check_directories(frames, work_dir=work_dir, base_dir=base_dir)
@@ -95,7 +98,8 @@ def read_submit_answer(
         return _read_existing(frames["existing"], run_dir, log_name)
     sbatch = frames.get("sbatch", _OK)
     job_id = parse_job_id(sbatch.text) if sbatch.status == 0 else None
-    if "killed" in frames:
+    # A job that a kill could not cancel is one that its task still has to cancel.
+    if "killed" in frames and frames["killed"].status == 0:
         return Killed(run_dir=run_dir, job_id=job_id)
     if job_id is None:
         return _read_refusal(sbatch, run_dir, _new_base(frames))
@@ -129,13 +133,8 @@ def _check_directories(frames: Mapping[str, Frame], *, work_dir: str | None, bas
             run_dir=None,
         )
     if "newer" in frames:
-        raise ConfigError(
-            f"A DAG run of the same id that began later ({frames['newer'].text}) has submitted "
-            "this task already. Nothing was submitted.",
-            field="run_id",
-            value=frames["run_dir"].text,
-        )
-    for step in ("base", "claim", "files"):
+        raise _outdated(frames["newer"].text, frames["run_dir"].text)
+    for step in ("aside", "base", "claim", "files"):
         frame = frames.get(step, _OK)
         if frame.status != 0:
             made = {
@@ -143,6 +142,15 @@ def _check_directories(frames: Mapping[str, Frame], *, work_dir: str | None, bas
                 "new_base": _new_base(frames),
             }
             raise _unusable(base_dir, frame.complaint, **made)
+
+
+def _outdated(run_started: str, run_dir: str | None) -> ConfigError:
+    return ConfigError(
+        f"A DAG run of the same id that began later ({run_started}) has submitted this task "
+        "already. Nothing was submitted.",
+        field="run_id",
+        value=run_dir,
+    )
 
 
 # strerror(3) of ENOSPC, EDQUOT, EIO, ESTALE, EROFS, ESHUTDOWN: what a person or time can mend.
@@ -173,6 +181,13 @@ def _unusable(
 
 def _read_existing(frame: Frame, run_dir: str, log_name: str) -> Submission | Claimed:
     job_id = parse_job_id(frame.text) if frame.status == 0 else None
+    if frame.text.startswith(GIVEN_UP):
+        raise SubmitKilledError(
+            f"A later try of this task went on without this submission ({frame.text}). No job of "
+            "it will run.",
+            run_dir=run_dir,
+            job_id=None,
+        )
     if job_id is None:
         return Claimed(run_dir=run_dir)
     return adopt(job_id, run_dir, recorded=frame.text, log_name=log_name)
@@ -232,6 +247,11 @@ class Previous:
     noted: str = ""
 
     @property
+    def is_given_up(self) -> bool:
+        """Whether a later submission went on without it; whatever comes of it ends by itself."""
+        return self.recorded.startswith(GIVEN_UP)
+
+    @property
     def is_live(self) -> bool:
         """
         Whether it may still run: everything that is not known to have ended, if it exists.
@@ -239,8 +259,8 @@ class Previous:
         A job that no source knew for as long as its task was willing to wait is not waited for
         again: then the task ended UNKNOWN, and its retry means to run anew.
         """
-        is_given_up = self.state is UNKNOWN and self.noted == UNKNOWN.name
-        return self.job_id is not None and not self.state.is_final and not is_given_up
+        is_noted = self.state is UNKNOWN and self.noted == UNKNOWN.name
+        return self.job_id is not None and not self.state.is_final and not is_noted
 
     def is_of_another_run(self, run_started: str, run_seconds: float) -> bool:
         """
@@ -251,8 +271,7 @@ class Previous:
         """
         if self.run_started and run_started:
             return self.run_started != run_started
-        is_bare = self.run_dir is None and self.age_seconds is not None
-        return is_bare and (self.age_seconds or 0) > run_seconds + 60
+        return self.run_dir is None and _is_older(self.age_seconds, run_seconds)
 
     @property
     def may_be_submitting(self) -> bool:
@@ -262,11 +281,15 @@ class Previous:
         One whose sbatch ended without a verdict is only given the time that slurmctld may need to
         read what lies in its socket. A clock that was put back must not make it wait for ever.
         """
-        if self.job_id is not None or self.run_dir is None:
+        if self.job_id is not None or self.run_dir is None or self.is_given_up:
             return False
         if self.no_verdict_age is not None:
             return abs(self.no_verdict_age) <= _UNREAD_SECONDS
         return abs(self.age_seconds or 0) <= _STALE_CLAIM_SECONDS
+
+
+def _is_older(age_seconds: int | None, run_seconds: float) -> bool:
+    return age_seconds is not None and age_seconds > run_seconds + 60
 
 
 # How long after the end of an sbatch without a verdict its job may still come into being.
@@ -288,8 +311,13 @@ class LookUp:
         return next((one for one in self.previous if one.number == number), None)
 
 
-def read_look_up(frames: Mapping[str, Frame], key: str) -> LookUp:
-    """Read run directories, squeue and sacct into one list of submissions."""
+def read_look_up(frames: Mapping[str, Frame], key: str, *, run_seconds: float) -> LookUp:
+    """
+    Read run directories, squeue and sacct into one list of submissions.
+
+    The DAG run began ``run_seconds`` ago. A job that was found by its name alone and is older than
+    that is not the one of a run directory without an id.
+    """
     queue, accounting = parse_queue(frames["squeue"]), parse_accounting(frames["sacct"])
     rows = queue.rows if isinstance(queue, Answer) else ()
     jobs = accounting.rows if isinstance(accounting, Answer) else ()
@@ -299,7 +327,13 @@ def read_look_up(frames: Mapping[str, Frame], key: str) -> LookUp:
     problems = [answer.reason for answer in (queue, accounting) if not isinstance(answer, Answer)]
     return LookUp(
         previous=tuple(
-            _previous(number, frames, queued.get(number, []), accounted.get(number, []))
+            _previous(
+                number,
+                frames,
+                queued.get(number, []),
+                accounted.get(number, []),
+                run_seconds=run_seconds,
+            )
             for number in numbers
         ),
         is_complete=isinstance(queue, Answer)
@@ -335,16 +369,22 @@ def _previous(
     frames: Mapping[str, Frame],
     queued: list[QueueRow],
     accounted: list[AccountingRow],
+    *,
+    run_seconds: float,
 ) -> Previous:
     files = _files_of(number, frames)
+    clock = int(frames["clock"].text)
     directory, job_frame = files.get("dir"), files.get("job_id")
     job_id = parse_job_id(job_frame.text) if job_frame and job_frame.status == 0 else None
     if job_id is None:
-        job_id = next(
-            iter([row.job_id for row in queued] + [row.job_id for row in accounted]), None
-        )
-    else:
-        # A run of the same id that was deleted may have had a job of the same name.
+        if directory is not None:
+            # A run of the same id that was deleted may have had a job of the same name.
+            queued = [row for row in queued if not _is_older(_age(clock, None, [row]), run_seconds)]
+            accounted = [
+                row for row in accounted if not _is_older(_age(clock, None, [row]), run_seconds)
+            ]
+        job_id = _pick(queued, accounted)
+    if job_id is not None:
         queued = [row for row in queued if belongs_to(row.job_id, job_id)]
         accounted = [row for row in accounted if belongs_to(row.job_id, job_id)]
     exit_frame = files.get("exit")
@@ -353,7 +393,6 @@ def _previous(
     evidence = Evidence(
         queue=Answer(tuple(queued)), accounting=Answer(tuple(accounted)), exit_record=own
     )
-    clock = int(frames["clock"].text)
     return Previous(
         number=number,
         job_id=job_id,
@@ -365,6 +404,22 @@ def _previous(
         recorded=job_frame.text if job_frame else "",
         noted=_text(files.get("verdict")),
     )
+
+
+def _pick(queued: Sequence[QueueRow], accounted: Sequence[AccountingRow]) -> str | None:
+    """
+    Return the id among jobs of one name that counts: one that lives, else one that succeeded.
+
+    There is more than one when a submission was made twice; all but one of them end by themselves.
+    """
+    known: list[QueueRow | AccountingRow] = [*queued, *accounted]
+    ended = {row.job_id for row in queued if row.state.is_final}
+
+    def rank(row: QueueRow | AccountingRow) -> int:
+        is_live = not row.state.is_final and row.job_id not in ended
+        return 0 if is_live else 1 if row.state.is_success else 2
+
+    return min(known, key=rank).job_id if known else None
 
 
 def _files_of(number: Number, frames: Mapping[str, Frame]) -> dict[str, Frame]:
@@ -387,10 +442,15 @@ def _age(clock: int, made: Frame | None, rows: Sequence[QueueRow | AccountingRow
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What to do: adopt one job, or cancel some and submit anew; ``why`` goes to the log."""
+    """
+    What to do: adopt one job, or cancel some and submit anew; ``why`` goes to the log.
+
+    Before either, ``give_up`` are the claims without an id of which no job may come any more.
+    """
 
     adopt: Previous | None = None
     cancel: tuple[Previous, ...] = ()
+    give_up: tuple[Previous, ...] = ()
     why: str
 
 
@@ -401,30 +461,49 @@ def decide(look_up: LookUp, identity: TaskIdentity, *, run_seconds: float) -> De
     A retry of the same generation adopts a job that still runs, or that succeeded without anybody
     having taken note (its worker was lost). In a new generation (a user cleared the task) whatever
     still runs is unwanted; so is what a deleted DAG run of the same id left, which began
-    ``run_seconds`` ago or earlier.
+    ``run_seconds`` ago or earlier; and of two jobs that live, the older.
+
+    :raises ConfigError: when it is this run that was deleted, and a later one has submitted.
     """
-    earlier = [each for each in look_up.previous if each.number < identity.number and each.job_id]
+    for each in look_up.previous:
+        if identity.run_started and each.run_started > identity.run_started:
+            raise _outdated(each.run_started, each.run_dir)
+    others = [
+        each
+        for each in look_up.previous
+        if each.is_of_another_run(identity.run_started, run_seconds)
+    ]
+    before = [each for each in look_up.previous if each.number < identity.number or each in others]
+    given_up = tuple(
+        each
+        for each in before
+        if each.number < identity.number
+        and each.run_dir
+        and not each.job_id
+        and not each.is_given_up
+    )
+    earlier = [each for each in before if each.job_id]
     mine = [
         each
         for each in earlier
-        if each.number[0] >= identity.first_try
-        and not each.is_of_another_run(identity.run_started, run_seconds)
+        if each.number[0] >= identity.first_try and not each.is_given_up and each not in others
     ]
-    old = tuple(each for each in earlier if each.is_live and each not in mine)
     wanted = [each for each in mine if each.is_live or each.state.is_success]
-    if wanted:
-        newest = wanted[-1]
-        return Decision(adopt=newest, cancel=old, why=_describe_adoption(newest))
-    if old:
+    newest = wanted[-1] if wanted else None
+    # What squeue does not show needs no cancelling, and its id may be another job's by now.
+    shown = [each for each in earlier if each.is_live and each.state is not UNKNOWN]
+    old = tuple(each for each in shown if each is not newest)
+    if newest:
+        why = _describe_adoption(newest)
+    elif old:
         names = ", ".join(f"{each.job_id} ({each.state.name})" for each in old)
-        return Decision(
-            cancel=old,
-            why=(
-                f"The task was cleared, or its run made anew: job {names} of before is cancelled, "
-                "then a new one is submitted."
-            ),
+        why = (
+            f"The task was cleared, or its run made anew: job {names} of before is cancelled, "
+            "then a new one is submitted."
         )
-    return Decision(why=_describe_anew(earlier, mine))
+    else:
+        why = _describe_anew(earlier, mine)
+    return Decision(adopt=newest, cancel=old, give_up=given_up, why=why)
 
 
 def _describe_adoption(previous: Previous) -> str:

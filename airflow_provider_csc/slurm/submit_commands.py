@@ -4,7 +4,9 @@ The shell programs of a submission: claim, submit, record; and look for what was
 Nothing runs twice, because two things are atomic on every shared file system. Who makes the run
 directory submits (`mkdir`). Should a submission be thought lost and be made again, both jobs have
 the same run directory, and the one whose id is linked to ``job_id`` first is the one (`ln`): the
-other is cancelled by its submission, or ends by itself before it runs anything (see `batch`).
+other is cancelled by its submission, or ends by itself before it runs anything (see `batch`). In
+the same way a later try gives up a claim that was left without an id: it links a text that is no
+id, and whatever still comes of the claim does nothing.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ CANCEL_FILE = "cancel"
 NO_VERDICT_FILE = "no_verdict"
 # The end a task took note of.
 VERDICT_FILE = "verdict"
+# What stands in place of a job's id once a later submission has given up a claim.
+GIVEN_UP = "given up for"
 
 # Seen on 22.05: slurmdbd stores " as `, and what is not in its database's character set as ?.
 _STORED_AS_IT_IS = re.compile(r"[\w .:/+=@%#(){}<>|;&*!?~^-]+", re.ASCII)
@@ -62,7 +66,7 @@ prune() {
 # since a script's own --chdir goes before the directory sbatch is in. In --output Slurm replaces %j
 # and its like, and takes backslashes for escapes that turn off the replacing (tried on 22.05).
 _HELPERS = r"""
-put() { printf '%s' "$2" >"$1"; }
+put() { printf '%s' "$3" >"$2.new" && chmod "$1" -- "$2.new" && mv -f -T -- "$2.new" "$2"; }
 enter() { cd -- "$1" && [ -w . ] && pwd; }
 send() {
   umask "$user_umask" && cd -- "$cwd" &&
@@ -79,9 +83,18 @@ run_of() {
     sed -n 's/.*"run_started": "\([^"]*\)".*/\1/p' -- "$1/@IDENTITY" | head -n 1
 }
 earlier() { local LC_ALL=C; [ -n "$1" ] && [ -n "$2" ] && [[ $1 < $2 ]]; }
+cancel() {
+  local said status
+  case $1 in '' | *[!0-9]*) return 0 ;; esac
+  said=$(slurm scancel -- "$1" 2>&1)
+  status=$?
+  printf '%s\n' "$said"
+  case $said in *'Invalid job id'* | *'already completing or completed'*) return 0 ;; esac
+  return "$status"
+}
 first_id() { head -n 1 -- "$run_dir/@JOB_ID" 2>/dev/null; }
 record() {
-  local own=$run_dir/@JOB_ID.$BASHPID status
+  local own=$run_dir/@JOB_ID.$HOSTNAME.$BASHPID status
   printf '%s\n' "$1" >"$own" &&
     { ln -T -- "$own" "$run_dir/@JOB_ID" || mv -T --no-clobber -- "$own" "$run_dir/@JOB_ID"; }
   status=$?
@@ -90,7 +103,9 @@ record() {
 }
 """
 
-# Who waits for the answer may be gone when sbatch is done; the id is recorded all the same.
+# Who waits for the answer may be gone when sbatch is done; the id is recorded all the same. Files
+# are replaced as a whole, for a job of this directory that was thought lost may be reading them. An
+# id that could not be recorded is not made up for by the paths: `batch` reads the first line.
 _SUBMIT = r"""
 submit() {
   local base new_base run_dir cwd id first user_umask
@@ -110,27 +125,28 @@ submit() {
   frame new_base 0 "$new_base"
   set_aside && claim || return
   if [ -e "$run_dir/@CANCEL" ]; then frame killed 0 ''; return; fi
-  ask files put "$run_dir/@IDENTITY" "$identity" &&
-    ask files put "$run_dir/@SCRIPT" "$script" &&
-    ask files put "$run_dir/@BATCH" "$batch" &&
-    ask files chmod 700 "$run_dir/@SCRIPT" || return
+  ask files put 600 "$run_dir/@IDENTITY" "$identity" &&
+    ask files put 700 "$run_dir/@SCRIPT" "$script" &&
+    ask files put 600 "$run_dir/@BATCH" "$batch" || return
   [ -z "$own_output" ] || options+=(--output="$(pattern "$run_dir/@LOG")")
-  if ! ask sbatch send "${options[@]}" "$run_dir/@BATCH" "$run_dir"; then
-    put "$run_dir/@NO_VERDICT" "$answer"
+  ask sbatch send "${options[@]}" "$run_dir/@BATCH" "$run_dir" &&
+    id=$(printf '%s\n' "$answer" | grep -E '^[0-9]+(;|$)' | tail -n 1)
+  if [ -z "$id" ]; then
+    printf '%s' "$answer" >"$run_dir/@NO_VERDICT"
     return
   fi
-  id=$(printf '%s\n' "$answer" | grep -E '^[0-9]+(;|$)' | tail -n 1)
   ask record record "$id"
   first=$(first_id)
   if [ -n "$first" ] && [ "${first%%;*}" != "${id%%;*}" ]; then
-    ask stray slurm scancel -- "${id%%;*}"
+    ask stray cancel "${id%%;*}"
+    [ ! -e "$run_dir/@CANCEL" ] || ask stray cancel "${first%%;*}"
     ask existing cat -- "$run_dir/@JOB_ID"
     return
   fi
-  if [ -e "$run_dir/@CANCEL" ]; then ask killed slurm scancel -- "${id%%;*}"; fi
+  if [ -e "$run_dir/@CANCEL" ]; then ask killed cancel "${id%%;*}"; fi
   [ -n "$asks_paths" ] || return
   ask paths scontrol --oneliner show job "${id%%;*}"
-  printf '\n%s\n' "$answer" >>"$run_dir/@JOB_ID"
+  [ -z "$first" ] || printf '\n%s\n' "$answer" >>"$run_dir/@JOB_ID"
 }
 # What a deleted DAG run of the same id left: its job must be gone before its files are replaced.
 set_aside() {
@@ -139,11 +155,15 @@ set_aside() {
   if earlier "$run_started" "$theirs"; then frame newer 1 "$theirs"; return 1; fi
   earlier "$theirs" "$run_started" || return 0
   id=$(first_id | grep -E -o '^[0-9]+')
-  if [ -n "$id" ]; then ask superseded slurm scancel -- "$id" || return; fi
-  ask superseded mv -T -- "$run_dir" "$run_dir~$(stat --format=%Y -- "$run_dir")"
+  ask superseded cancel "$id" || return
+  ask aside mv -T -- "$run_dir" "$run_dir~$(stat --format=%Y -- "$run_dir")"
 }
 claim() {
-  if [ -n "$takes_over" ]; then rm -f -- "$run_dir/@NO_VERDICT"; return; fi
+  if [ -n "$takes_over" ] && [ ! -e "$run_dir/@JOB_ID" ]; then
+    rm -f -- "$run_dir/@NO_VERDICT"
+    ask claim mkdir -p -- "$run_dir"
+    return
+  fi
   ask base mkdir -p -- "$base" && ask claim mkdir -- "$run_dir" && return
   if [ ! -d "$run_dir" ]; then
     prune "$base" "$new_base"
@@ -222,14 +242,24 @@ def build_submit(request: SubmitRequest, *, takes_over: bool = False) -> str:
     return f"{values}\noptions=({words(request.options)})\n{functions}\nsubmit\n"
 
 
+# Whoever takes over removes the note that there was no verdict before anything else.
+_DISCARD = r"""
+if [ ! -e "$run_dir/@JOB_ID" ] && { [ -e "$run_dir/@NO_VERDICT" ] || [ ! -e "$run_dir/@BATCH" ]; }
+then
+  ask discard rm -rf -- "$run_dir"
+  prune "$(dirname -- "$run_dir")" "$new_base"
+fi
+"""
+
+
 def build_discard(run_dir: str, new_base: str = "") -> str:
     """
-    Remove a run directory in which no job was submitted.
+    Remove a run directory in which no job was submitted, unless somebody else is about to.
 
     ``new_base`` is the topmost of the directories above it that the submission had made.
     """
-    path = quote(run_dir)
-    return f'{_PRUNE}ask discard rm -rf -- {path}\nprune "$(dirname -- {path})" {quote(new_base)}\n'
+    values = assignments({"run_dir": run_dir, "new_base": new_base})
+    return f"{values}\n{_PRUNE}{_fill(_DISCARD)}"
 
 
 _LOOK_UP = r"""
@@ -271,6 +301,30 @@ frame base 0 "$base"
 ask squeue {squeue()} --me
 ask sacct {sacct()} --allocations --starttime="$since" {by_name}
 """
+
+
+_GIVE_UP = r"""
+give_up() {
+  [ -d "$run_dir" ] || return 0
+  [ -e "$run_dir/@JOB_ID" ] || record "$1"
+  first_id
+}
+"""
+
+
+def build_give_up(run_dirs: Sequence[str], token: str) -> str:
+    """
+    Give up claims in favour of another submission: no job of theirs will run anything.
+
+    A claim that has got an id by now is not given up; the answer is that id.
+    """
+    lines = [SLURM, _fill(_HELPERS + _GIVE_UP)]
+    for number, run_dir in enumerate(run_dirs):
+        lines += [
+            f"run_dir={quote(run_dir)}",
+            f"ask given_up.{number} give_up {quote(f'{GIVEN_UP} {token}')}",
+        ]
+    return "\n".join(lines) + "\n"
 
 
 def build_show_job(job_id: str) -> str:

@@ -11,20 +11,16 @@ import pytest
 from airflow_provider_csc.slurm.commands import (
     LogRequest,
     PollRequest,
-    SubmitRequest,
-    build_cancel,
-    build_discard,
-    build_look_up,
     build_poll,
     build_probe,
     build_query,
     build_read_bytes,
     build_read_file,
-    build_submit,
     build_write_file,
 )
 from airflow_provider_csc.slurm.framing import Frame
 from airflow_provider_csc.slurm.output import ACCOUNTING_FORMAT, QUEUE_FORMAT, SEPARATOR, parse_log
+from airflow_provider_csc.slurm.submit_commands import build_cancel
 from tests.pure.slurm.shell import HOSTILE_NAMES, HOSTILE_VALUES, FakeSite, list_files
 
 if TYPE_CHECKING:
@@ -38,284 +34,6 @@ def site(tmp_path: Path) -> FakeSite:
     site = FakeSite(tmp_path / "site")
     site.command("sbatch", "echo 4711")
     return site
-
-
-def request(base_dir: str, **changes: object) -> SubmitRequest:
-    values: dict[str, object] = {
-        "token": TOKEN,
-        "base_dir": base_dir,
-        "work_dir": None,
-        "script": "#!/bin/bash\n",
-        "batch": "#!/bin/bash --login\n",
-        "options": (),
-        "own_output": True,
-        "asks_paths": False,
-        **changes,
-    }
-    return SubmitRequest(**values)  # type: ignore[arg-type]
-
-
-# ---- submitting ----
-
-
-def test_a_submission_leaves_a_private_directory_with_the_script_and_the_id(
-    site: FakeSite, tmp_path: Path
-) -> None:
-    base = tmp_path / "made" / "on" / "demand"
-    script = "#!/bin/bash\n# it's 100% $HOME\necho `x` \\\n\n"
-    frames = site.ask(build_submit(request(str(base), script=script, batch="#!batch\n")))
-    run_dir = base / TOKEN
-    assert frames["run_dir"].text == str(run_dir)
-    assert frames["sbatch"] == Frame(0, b"4711")
-    assert (run_dir / "script").read_text() == script
-    assert (run_dir / "batch.sh").read_text() == "#!batch\n"
-    assert (run_dir / "job_id").read_text() == "4711"
-    assert list_files(run_dir) == {"script", "batch.sh", "job_id"}
-    assert stat.S_IMODE(run_dir.stat().st_mode) == 0o700
-    assert stat.S_IMODE((run_dir / "script").stat().st_mode) == 0o700
-
-
-def test_sbatch_gets_options_batch_script_and_run_directory(site: FakeSite, tmp_path: Path) -> None:
-    options = ("--time=1", *(f"--comment={value}" for value in HOSTILE_VALUES))
-    site.ask(build_submit(request(str(tmp_path / "base"), options=options)))
-    run_dir = str(tmp_path / "base" / TOKEN)
-    (call,) = site.calls("sbatch")
-    assert call.args == [
-        *("--parsable", *options),
-        *(f"--output={run_dir}/stdout.log", f"{run_dir}/batch.sh", run_dir),
-    ]
-    assert call.cwd == run_dir
-    assert not list(tmp_path.rglob("pwned"))
-
-
-def test_the_job_gets_the_users_umask_and_not_ours(site: FakeSite, tmp_path: Path) -> None:
-    """Slurm gives a job the umask of sbatch; with ours, a project could not read its results."""
-    site.ask(build_submit(request(str(tmp_path))), setup="umask 0027")
-    assert site.calls("sbatch")[0].umask == "0027"
-
-
-def test_the_job_gets_the_set_ups_environment_and_nothing_of_ours(
-    site: FakeSite, tmp_path: Path
-) -> None:
-    site.ask(build_submit(request(str(tmp_path))), setup="set -a; PROJECT=2001234")
-    env = site.calls("sbatch")[0].env
-    assert env.pop("PROJECT") == "2001234"
-    assert env.keys() <= {"HOME", "PATH", "LANG", "PWD", "OLDPWD", "SHLVL", "_"}
-
-
-@pytest.mark.parametrize("name", HOSTILE_NAMES)
-def test_directories_of_any_name_are_used_as_they_are(
-    site: FakeSite, tmp_path: Path, name: str
-) -> None:
-    base, work = tmp_path / f"base {name}", tmp_path / "work" / name
-    work.mkdir(parents=True)
-    frames = site.ask(build_submit(request(str(base), work_dir=str(work))))
-    run_dir = base / TOKEN
-    (call,) = site.calls("sbatch")
-    assert call.cwd == str(work)
-    assert call.args[1] == f"--chdir={work}"
-    assert call.args[-2:] == [f"{run_dir}/batch.sh", str(run_dir)]
-    assert frames["work_dir"].data.decode() == str(work)
-    assert (run_dir / "job_id").read_text() == "4711"
-    assert not list(tmp_path.rglob("*pwned*")) or "pwned" in name
-    assert list_files(site.home) == set()
-
-
-@pytest.mark.parametrize(
-    ("name", "pattern"),
-    [
-        ("100%", "100%%"),
-        ("%j%x", "%%j%%x"),
-        ("back\\slash", "back\\\\slash"),
-        ("back\\slash%j", "back\\\\slash%j"),
-    ],
-)
-def test_slurm_replaces_nothing_in_the_logs_path(
-    site: FakeSite, tmp_path: Path, name: str, pattern: str
-) -> None:
-    """Tried on 22.05: a backslash anywhere turns replacing off, and is itself taken away."""
-    site.ask(build_submit(request(str(tmp_path / name))))
-    output = next(arg for arg in site.calls("sbatch")[0].args if arg.startswith("--output="))
-    assert output == f"--output={tmp_path}/{pattern}/{TOKEN}/stdout.log"
-
-
-def test_a_home_relative_directory_is_below_the_home(site: FakeSite) -> None:
-    (site.home / "work").mkdir()
-    site.ask(build_submit(request("~/runs", work_dir="~/work")))
-    assert (site.home / "runs" / TOKEN / "job_id").exists()
-    assert site.calls("sbatch")[0].cwd == str(site.home / "work")
-    site.ask(build_submit(request("~/other", work_dir="~")))
-    assert site.calls("sbatch")[1].cwd == str(site.home)
-
-
-def test_output_of_the_users_choice_is_left_to_them(site: FakeSite, tmp_path: Path) -> None:
-    site.ask(build_submit(request(str(tmp_path), own_output=False)))
-    assert not [arg for arg in site.calls("sbatch")[0].args if arg.startswith("--output")]
-
-
-def test_slurm_is_asked_where_chosen_output_goes(site: FakeSite, tmp_path: Path) -> None:
-    site.command("sbatch", "echo '4711;testcluster'")
-    site.command("scontrol", "echo 'JobId=4711 StdErr=/x StdOut=/y Power='")
-    frames = site.ask(build_submit(request(str(tmp_path), asks_paths=True)))
-    assert site.calls("scontrol")[0].args == ["--oneliner", "show", "job", "4711"]
-    assert frames["paths"].text == "JobId=4711 StdErr=/x StdOut=/y Power="
-    recorded = (tmp_path / TOKEN / "job_id").read_text()
-    assert recorded == "4711;testcluster\nJobId=4711 StdErr=/x StdOut=/y Power=\n"
-
-
-def test_the_job_id_is_found_among_what_else_sbatch_prints(site: FakeSite, tmp_path: Path) -> None:
-    site.command("sbatch", "echo 'sbatch: lua: 2 hints' >&2; echo 4711; echo 'Bye at 12'")
-    site.ask(build_submit(request(str(tmp_path))))
-    assert (tmp_path / TOKEN / "job_id").read_text() == "4711"
-
-
-def test_a_second_submission_of_a_token_finds_the_first(site: FakeSite, tmp_path: Path) -> None:
-    site.ask(build_submit(request(str(tmp_path))))
-    frames = site.ask(build_submit(request(str(tmp_path), script="#!other\n")))
-    assert len(site.calls("sbatch")) == 1
-    assert frames["existing"] == Frame(0, b"4711")
-    assert "sbatch" not in frames
-    assert (tmp_path / TOKEN / "script").read_text() == "#!/bin/bash\n"
-
-
-def test_of_many_submissions_at_once_one_reaches_slurm(site: FakeSite, tmp_path: Path) -> None:
-    program = build_submit(request(str(tmp_path)))
-    body = f"go() {{\n{program}\n}}\n" + "go >/dev/null &\n" * 8 + "wait\n"
-    site.ask(body)
-    assert len(site.calls("sbatch")) == 1
-
-
-def test_a_claim_without_an_id_is_shown_as_one(site: FakeSite, tmp_path: Path) -> None:
-    (tmp_path / TOKEN).mkdir()
-    frames = site.ask(build_submit(request(str(tmp_path))))
-    assert frames["existing"].status == 1
-    assert site.calls("sbatch") == []
-
-
-def test_a_missing_work_directory_is_told_before_anything_is_made(
-    site: FakeSite, tmp_path: Path
-) -> None:
-    base = tmp_path / "base"
-    frames = site.ask(build_submit(request(str(base), work_dir="/no/such/directory")))
-    assert frames["work_dir"].status == 1
-    assert "/no/such/directory: No such file or directory" in frames["work_dir"].text
-    assert not base.exists()
-    assert site.calls("sbatch") == []
-
-
-def test_a_base_that_cannot_be_made_is_told(site: FakeSite, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    frames = site.ask(build_submit(request(str(tmp_path / "file" / "base"))))
-    assert frames["base"].status == 1
-    assert "Not a directory" in frames["base"].text
-    assert site.calls("sbatch") == []
-
-
-def test_a_run_directory_that_cannot_be_made_is_told(site: FakeSite, tmp_path: Path) -> None:
-    (tmp_path / TOKEN).write_text("a file is in the way")
-    frames = site.ask(build_submit(request(str(tmp_path))))
-    assert frames["claim"].status == 1
-    assert "existing" not in frames
-    assert site.calls("sbatch") == []
-
-
-def test_files_that_cannot_be_written_are_told(site: FakeSite, tmp_path: Path) -> None:
-    """As over quota: the directory was made, and nothing fits into it."""
-    frames = site.ask(build_submit(request(str(tmp_path))), setup="ulimit -f 0; trap '' XFSZ")
-    assert frames["files"].status != 0
-    assert "File too large" in frames["files"].text
-    assert site.calls("sbatch") == []
-
-
-def test_a_refusal_is_answered_and_records_nothing(site: FakeSite, tmp_path: Path) -> None:
-    site.command("sbatch", "echo 'sbatch: error: no' >&2; exit 1")
-    frames = site.ask(build_submit(request(str(tmp_path), asks_paths=True)))
-    assert frames["sbatch"] == Frame(1, b"sbatch: error: no")
-    assert not (tmp_path / TOKEN / "job_id").exists()
-    assert site.calls("scontrol") == []
-
-
-@pytest.mark.parametrize("name", HOSTILE_NAMES)
-def test_what_was_made_for_nothing_is_removed(site: FakeSite, tmp_path: Path, name: str) -> None:
-    base = tmp_path / name / "below" / name
-    made = site.ask(build_submit(request(f"{base}//")))["new_base"].data.decode()
-    assert made == str(tmp_path / name)
-    site.ask(build_discard(f"{base}/{TOKEN}", made))
-    assert {path.name for path in tmp_path.iterdir()} == {"site"}
-    assert list_files(site.home) == set()
-
-
-@pytest.mark.parametrize("others", [set(), {"other"}], ids=["empty", "used"])
-def test_a_base_that_was_there_stays(site: FakeSite, tmp_path: Path, others: set[str]) -> None:
-    """An empty one, too: a new one would not have its group and modes."""
-    base = tmp_path / "base"
-    base.mkdir()
-    for name in others:
-        (base / name).touch()
-    frames = site.ask(build_submit(request(str(base))))
-    assert frames["new_base"].data == b""
-    site.ask(build_discard(f"{base}/{TOKEN}", ""))
-    assert list_files(base) == others
-
-
-def test_a_new_base_that_somebody_else_uses_by_now_stays(site: FakeSite, tmp_path: Path) -> None:
-    base = tmp_path / "base"
-    made = site.ask(build_submit(request(str(base))))["new_base"].data.decode()
-    (base / "other").touch()
-    site.ask(build_discard(f"{base}/{TOKEN}", made))
-    assert list_files(base) == {"other"}
-
-
-# ---- looking up ----
-
-KEY = TOKEN.partition(".")[0]
-
-
-def look_up(base: str, *names: str) -> str:
-    return build_look_up(base_dir=base, key=KEY, names=names, since=1_700_000_000)
-
-
-@pytest.mark.parametrize("name", HOSTILE_NAMES)
-def test_run_directories_of_a_task_are_found_wherever_they_are(
-    site: FakeSite, tmp_path: Path, name: str
-) -> None:
-    base = tmp_path / name
-    for number in (1, 2, 10):
-        (base / f"{KEY}.{number}").mkdir(parents=True)
-    (base / "af99999999999999999999.1").mkdir()
-    (base / f"{KEY}.1" / "job_id").write_text("4711")
-    (base / f"{KEY}.1" / "exit.json").write_text("{}")
-    frames = site.ask(look_up(str(base), "x.af0.1"), setup="set -f")
-    assert {frame for frame in frames if frame.startswith("dir.")} == {"dir.1", "dir.2", "dir.10"}
-    assert frames["dir.10"].data.decode() == f"{base}/{KEY}.10"
-    assert frames["job_id.1"] == Frame(0, b"4711")
-    assert frames["exit.1"] == Frame(0, b"{}")
-    assert frames["job_id.2"].status == 1
-    assert int(frames["clock"].text) - int(frames["made.2"].text) in range(60)
-    assert list_files(site.home) == set()
-
-
-def test_a_task_without_directories_is_asked_about_all_the_same(site: FakeSite) -> None:
-    frames = site.ask(look_up("~/none", "x.af0.1"))
-    assert not [frame for frame in frames if frame.startswith("dir.")]
-    assert frames["squeue"] == frames["sacct"] == Frame(0, b"")
-
-
-def test_slurm_is_asked_by_user_and_by_name(site: FakeSite) -> None:
-    site.ask(look_up("~", "my job.af0.1", "my job.af0.2"))
-    assert site.calls("squeue")[0].args[-1] == "--me"
-    args = site.calls("sacct")[0].args
-    assert "--allocations" in args
-    assert "--name=my job.af0.1,my job.af0.2" in args
-    since = next(arg for arg in args if arg.startswith("--starttime="))
-    assert since.startswith("--starttime=2023-11-1")
-
-
-@pytest.mark.parametrize("label", ["it's", 'a"b', "a`b", "[1-3]"])
-def test_a_name_that_sacct_would_misread_is_not_asked_for(site: FakeSite, label: str) -> None:
-    """Tried on 22.05: a job named a'b is not found by --name=a'b."""
-    site.ask(look_up("~", f"{label}.af0.1"))
-    assert not [arg for arg in site.calls("sacct")[0].args if arg.startswith("--name")]
 
 
 # ---- polling ----
@@ -353,15 +71,10 @@ def test_filters_in_a_users_environment_hide_no_job(site: FakeSite) -> None:
     """Tried on 22.05: with SQUEUE_PARTITION=gpu, squeue --jobs leaves out a job elsewhere."""
     setup = "export SQUEUE_PARTITION=gpu SQUEUE_NAMES=x SCANCEL_STATE=R SBATCH_ACCOUNT=mine"
     poll(site, setup=setup, queued=("1",))
-    site.ask(look_up("~", "x.af0.1"), setup=setup)
     site.ask(build_cancel(["1"]), setup=setup)
-    site.ask(build_submit(request("~/base")), setup=setup)
     for name in ("squeue", "scancel"):
         for call in site.calls(name):
             assert not [each for each in call.env if each.startswith(("SQUEUE", "SCANCEL"))]
-    job = site.calls("sbatch")[0].env
-    assert (job["SBATCH_ACCOUNT"], job["SQUEUE_PARTITION"]) == ("mine", "gpu")
-    assert "SLURM_TIME_FORMAT" not in job
 
 
 def test_nothing_is_asked_that_was_not_requested(site: FakeSite) -> None:

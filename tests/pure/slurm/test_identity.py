@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from airflow_provider_csc.slurm.identity import (
     build_job_name,
     first_try_of_generation,
     parse_token,
+    split_token,
 )
 
 TASK = TaskIdentity(
@@ -125,3 +127,53 @@ def test_a_generation_begins_where_airflow_meant_to_run_again(
 ) -> None:
     found = first_try_of_generation(try_number=try_number, max_tries=max_tries, retries=retries)
     assert found == first
+
+
+@pytest.mark.parametrize(("resubmission", "suffix"), [(0, "3"), (1, "3.1"), (12, "3.12")])
+def test_a_resubmission_within_a_try_has_a_token_of_its_own(resubmission: int, suffix: str) -> None:
+    task = replace(TASK, try_number=3, resubmission=resubmission)
+    assert task.token == f"{TASK.key}.{suffix}"
+    assert split_token(task.token) == (TASK.key, *task.number)
+    assert parse_token(build_job_name("x", task.token)) == task.token
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", TASK.key, f"{TASK.key}.0", f"{TASK.key}.1.0", f"{TASK.key}.01", f"{TASK.key}.1.1.1"),
+        *(f"x{TASK.token}", f"{TASK.token}\n", f"{TASK.token}~123"),
+    ],
+)
+def test_what_is_no_token_is_not_split(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a token"):
+        split_token(text)
+
+
+def test_submissions_come_in_the_order_they_were_made() -> None:
+    numbers = [
+        replace(TASK, try_number=each, resubmission=again).number
+        for each in (1, 2, 10)
+        for again in (0, 1, 10)
+    ]
+    assert numbers == sorted(numbers)
+
+
+def test_the_identity_is_one_line_of_json_with_all_a_reaper_needs() -> None:
+    task = replace(
+        TASK, deployment="ö\n", resubmission=2, run_started="2026-11-21T07:00:00+00:00", waits=False
+    )
+    text = task.to_json()
+    assert text.isascii()
+    assert "\n" not in text
+    assert json.loads(text) == {
+        "version": 1,
+        "deployment": "ö\n",
+        "dag_id": "dag",
+        "run_id": TASK.run_id,
+        "task_id": "group.train",
+        "map_index": -1,
+        "try_number": 1,
+        "resubmission": 2,
+        "run_started": "2026-11-21T07:00:00+00:00",
+        "waits": False,
+    }

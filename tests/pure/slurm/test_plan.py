@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_provider_csc.errors import ConfigError
-from airflow_provider_csc.slurm.commands import SubmitRequest, build_submit
 from airflow_provider_csc.slurm.identity import TaskIdentity
 from airflow_provider_csc.slurm.plan import (
     JobSpec,
@@ -18,6 +17,7 @@ from airflow_provider_csc.slurm.plan import (
     check_spec,
     read_source,
 )
+from airflow_provider_csc.slurm.submit_commands import SubmitRequest, build_submit
 from tests.pure.slurm.shell import HOSTILE_NAMES, HOSTILE_VALUES, FakeSite
 
 if TYPE_CHECKING:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from airflow_provider_csc.errors import ConfigError, SubmitRejectedError
+from airflow_provider_csc.errors import (
+    ConfigError,
+    SiteUnavailableError,
+    SubmitKilledError,
+    SubmitRejectedError,
+    SubmitUnknownError,
+)
 from airflow_provider_csc.slurm.framing import Frame
+from airflow_provider_csc.slurm.identity import TaskIdentity
 from airflow_provider_csc.slurm.states import STATES
 from airflow_provider_csc.slurm.submission import (
     Claimed,
+    Decision,
+    Killed,
     LookUp,
     NoVerdict,
     Previous,
@@ -37,7 +47,7 @@ RUN_DIR = f"/base/{KEY}.1"
 OK = Frame(0, b"")
 
 
-def read(**frames: Frame) -> Submission | Claimed | NoVerdict:
+def read(**frames: Frame) -> Submission | Claimed | NoVerdict | Killed:
     whole = {"run_dir": Frame(0, RUN_DIR.encode()), **frames}
     return read_submit_answer(whole, work_dir="/work", base_dir="/base", log_name="stdout.log")
 
@@ -128,7 +138,7 @@ def test_without_a_verdict_nothing_is_claimed(sbatch: Frame) -> None:
         ),
         ({"work_dir": Frame(1, b"")}, "work_dir", "/work", "(you may not write there)", None),
         (
-            {"base": Frame(1, b"mkdir: cannot create directory '/base': Read-only file system")},
+            {"base": Frame(1, b"mkdir: cannot create directory '/base': Permission denied")},
             *("work_dir", "/base", "work_dir of the connection: run directories cannot be made"),
             None,
         ),
@@ -138,9 +148,14 @@ def test_without_a_verdict_nothing_is_claimed(sbatch: Frame) -> None:
             None,
         ),
         (
-            {"base": OK, "claim": OK, "files": Frame(1, b"line 6: printf: Disk quota exceeded")},
-            *("work_dir", "/base", "Disk quota exceeded"),
+            {"base": OK, "claim": OK, "files": Frame(1, b"chmod: Operation not permitted")},
+            *("work_dir", "/base", "Operation not permitted"),
             RUN_DIR,
+        ),
+        (
+            {"aside": Frame(1, b"mv: cannot move: Permission denied")},
+            *("work_dir", "/base", "Permission denied"),
+            None,
         ),
     ],
 )
@@ -153,6 +168,53 @@ def test_a_directory_that_cannot_be_used_is_named(
     assert "Nothing was submitted." in caught.value.message
     assert (caught.value.field, caught.value.value) == (field, value)
     assert caught.value.details.get("run_dir") == leftover
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "printf: write error: No space left on device",
+        "mkdir: cannot create directory '/base/x': Disk quota exceeded",
+        "line 6: /base/x: Input/output error",
+        "mkdir: cannot create directory '/base': Read-only file system",
+        "mkdir: cannot stat '/base': Stale file handle",
+        "mkdir: cannot stat '/base': Cannot send after transport endpoint shutdown",
+    ],
+)
+@pytest.mark.parametrize("step", ["aside", "base", "claim", "files"])
+def test_a_directory_that_takes_nothing_now_is_worth_waiting_for(step: str, said: str) -> None:
+    with pytest.raises(SiteUnavailableError) as caught:
+        read(**{step: Frame(1, said.encode())}, new_base=Frame(0, b"/base"))
+    assert said.removeprefix("line 6: ") in caught.value.message
+    assert "Nothing was submitted" in caught.value.message
+    assert caught.value.run_dir == (RUN_DIR if step == "files" else None)
+    assert caught.value.new_base == "/base"
+
+
+def test_a_kill_that_came_first_is_told() -> None:
+    assert read(killed=OK) == Killed(run_dir=RUN_DIR, job_id=None)
+    assert read(sbatch=Frame(0, b"123"), killed=OK) == Killed(run_dir=RUN_DIR, job_id="123")
+
+
+def test_a_job_that_a_kill_could_not_cancel_is_still_there() -> None:
+    found = read(sbatch=Frame(0, b"123"), killed=Frame(1, b"Unable to contact slurm controller"))
+    assert isinstance(found, Submission)
+    assert found.job_id == "123"
+
+
+def test_a_submission_given_up_for_a_later_try_ends() -> None:
+    with pytest.raises(SubmitKilledError, match=f"given up for {KEY}.2"):
+        read(existing=Frame(0, f"given up for {KEY}.2\n".encode()))
+
+
+def test_a_deleted_run_submits_nothing_after_the_new_one_has() -> None:
+    with pytest.raises(ConfigError, match="began later"):
+        read(newer=Frame(1, b"2026-11-21T08:00:00+00:00"))
+
+
+def test_a_job_of_a_deleted_run_that_cannot_be_cancelled_is_waited_for() -> None:
+    with pytest.raises(SubmitUnknownError, match="Unable to contact"):
+        read(superseded=Frame(1, b"Unable to contact slurm controller"))
 
 
 def test_an_existing_directory_with_an_id_is_adopted() -> None:
@@ -184,8 +246,10 @@ def name(number: int, key: str = KEY) -> str:
 
 
 def look_up(squeue: Frame = OK, sacct: Frame = OK, *, key: str = KEY, **frames: Frame) -> LookUp:
+    """``x_at_2`` is the frame x.2, ``x_at_2_again`` is x.2.1."""
     whole = {"clock": Frame(0, b"10000"), "squeue": squeue, "sacct": sacct}
-    return read_look_up(whole | {each.replace("_at_", "."): frames[each] for each in frames}, key)
+    given = {each.replace("_at_", ".").replace("_again", ".1"): frames[each] for each in frames}
+    return read_look_up(whole | given, key, run_seconds=500)
 
 
 def directory(number: int, job_id: bytes | None = b"123", **more: Frame) -> dict[str, Frame]:
@@ -206,7 +270,7 @@ def test_nothing_is_known_of_a_new_task() -> None:
 def test_a_run_directory_alone_tells_of_a_submission() -> None:
     (found,) = look_up(**directory(1)).previous
     assert found == Previous(
-        try_number=1,
+        number=(1, 0),
         job_id="123",
         run_dir=f"/base/{KEY}.1",
         state=UNKNOWN,
@@ -230,12 +294,14 @@ def test_a_run_directory_without_an_id_is_no_job() -> None:
 )
 def test_a_job_without_its_directory_is_found_by_its_name(squeue: Frame, sacct: Frame) -> None:
     (found,) = look_up(squeue, sacct).previous
-    assert (found.try_number, found.job_id, found.run_dir) == (2, "123", None)
+    assert (found.number, found.job_id, found.run_dir) == ((2, 0), "123", None)
     assert found.is_live
 
 
 def test_the_id_of_a_claimed_directory_is_found_by_its_name() -> None:
-    (found,) = look_up(answer(queue_line(name=name(1))), **directory(1, None)).previous
+    (found,) = look_up(
+        answer(queue_line(name=name(1), submitted="9900")), **directory(1, None)
+    ).previous
     assert (found.job_id, found.run_dir) == ("123", f"/base/{KEY}.1")
 
 
@@ -251,7 +317,7 @@ def test_submissions_are_in_the_order_of_their_tries() -> None:
         answer(accounting_line(JobID="2", JobName=name(2), State="FAILED")),
         **directory(9, b"8"),
     )
-    assert [each.try_number for each in found.previous] == [2, 9, 10]
+    assert [each.number[0] for each in found.previous] == [2, 9, 10]
 
 
 @pytest.mark.parametrize(
@@ -300,36 +366,136 @@ def test_a_site_without_accounting_is_looked_up_as_far_as_it_goes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("job_id", "run_dir", "age_seconds", "expected"),
+    ("job_id", "run_dir", "age_seconds", "no_verdict_age", "expected"),
     [
-        (None, "/base/1", 10, True),
-        (None, "/base/1", 300, True),
-        (None, "/base/1", None, True),
-        (None, "/base/1", 301, False),
-        ("5", "/base/1", 10, False),
-        (None, None, 10, False),
+        (None, "/base/1", 10, None, True),
+        (None, "/base/1", 300, None, True),
+        (None, "/base/1", None, None, True),
+        (None, "/base/1", 301, None, False),
+        ("5", "/base/1", 10, None, False),
+        (None, None, 10, None, False),
+        # A clock that jumps makes nobody wait for ever.
+        (None, "/base/1", -10, None, True),
+        (None, "/base/1", -3600, None, False),
+        (None, "/base/1", 10**9, None, False),
+        # Its sbatch is known to be over; what it sent may still have to be read.
+        (None, "/base/1", 20, 15, True),
+        (None, "/base/1", 20, 16, False),
+        (None, "/base/1", 20, -3600, False),
     ],
 )
 def test_a_young_directory_without_an_id_may_still_be_submitting(
-    job_id: str | None, run_dir: str | None, age_seconds: int | None, *, expected: bool
+    job_id: str | None,
+    run_dir: str | None,
+    age_seconds: int | None,
+    no_verdict_age: int | None,
+    *,
+    expected: bool,
 ) -> None:
     found = Previous(
-        try_number=1, job_id=job_id, run_dir=run_dir, state=UNKNOWN, age_seconds=age_seconds
+        number=(1, 0),
+        job_id=job_id,
+        run_dir=run_dir,
+        state=UNKNOWN,
+        age_seconds=age_seconds,
+        no_verdict_age=no_verdict_age,
     )
-    assert found.may_be_submitting(300) is expected
+    assert found.may_be_submitting is expected
+    assert not replace(found, recorded="given up for x.2").may_be_submitting
+
+
+def test_everything_a_run_directory_tells_is_read() -> None:
+    (found,) = look_up(
+        **directory(1, None),
+        run_at_1=Frame(0, b"2026-11-21T07:00:00+00:00"),
+        verdict_at_1=Frame(0, b"UNKNOWN\n"),
+        no_verdict_at_1=Frame(0, b"9980"),
+    ).previous
+    assert (found.run_started, found.noted) == ("2026-11-21T07:00:00+00:00", "UNKNOWN")
+    assert (found.age_seconds, found.no_verdict_age) == (100, 20)
+
+
+def test_resubmissions_of_a_try_are_submissions_of_their_own() -> None:
+    name_again = name(1) + ".1"
+    frames = {f"{each}_again": frame for each, frame in directory(1, b"124").items()}
+    found = look_up(answer(queue_line(job_id="125", name=f"{name(1)}.2")), **directory(1), **frames)
+    assert [(each.number, each.job_id) for each in found.previous] == [
+        ((1, 0), "123"),
+        ((1, 1), "124"),
+        ((1, 2), "125"),
+    ]
+    assert found.find((1, 1)) == found.previous[1]
+    assert found.find((2, 0)) is None
+    (found_by_name,) = look_up(answer(queue_line(name=name_again))).previous
+    assert found_by_name.number == (1, 1)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_two_jobs_of_one_name_the_one_that_lives_counts(order: int) -> None:
+    """A submission made twice leaves two; the one that came second ended itself."""
+    lines = [
+        queue_line(job_id="123", name=name(1), state="CANCELLED"),
+        queue_line(job_id="124", name=name(1), state="RUNNING"),
+    ]
+    (found,) = look_up(answer(*lines[::order])).previous
+    assert (found.job_id, found.state.name) == ("124", "RUNNING")
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_two_jobs_of_one_name_that_ended_the_success_counts(order: int) -> None:
+    lines = [
+        accounting_line(JobID="123", JobName=name(1), State="CANCELLED by 1"),
+        accounting_line(JobID="124", JobName=name(1), State="COMPLETED", ExitCode="0:0"),
+    ]
+    (found,) = look_up(OK, answer(*lines[::order])).previous
+    assert (found.job_id, found.state.name) == ("124", "COMPLETED")
+
+
+def test_an_old_job_of_the_same_name_is_not_that_of_a_new_claim() -> None:
+    """A deleted run of the same id left it; this run's own sbatch gave no verdict."""
+    old = accounting_line(JobName=name(1), State="COMPLETED", Submit="9000")
+    (found,) = look_up(OK, answer(old), **directory(1, None)).previous
+    assert found.job_id is None
+    (bare,) = look_up(OK, answer(old)).previous
+    assert bare.job_id == "123"
+    assert bare.is_of_another_run("", 500)
 
 
 # ---- deciding ----
 
 
+RUN, OLDER, NEWER = (f"2026-11-21T0{hour}:00:00+00:00" for hour in (7, 6, 8))
+
+
 def previous(number: int, state: str, job_id: str | None = "1") -> Previous:
     known = STATES.get(state, UNKNOWN)
     return Previous(
-        try_number=number,
+        number=(number, 0),
         job_id=job_id and f"{number}{job_id}",
         run_dir=f"/base/{number}",
         state=known,
     )
+
+
+def decide_about(
+    *found: Previous,
+    try_number: int = 2,
+    first_try: int = 1,
+    resubmission: int = 0,
+    run_seconds: float = 100,
+) -> Decision:
+    identity = TaskIdentity(
+        dag_id="d",
+        run_id="r",
+        task_id="t",
+        map_index=-1,
+        try_number=try_number,
+        first_try=first_try,
+        resubmission=resubmission,
+        run_started=RUN,
+    )
+    look_up = LookUp(previous=found, is_complete=True)
+    return decide(look_up, identity, run_seconds=run_seconds)
 
 
 # What there is, the present try and the first of its generation; which try is adopted, which jobs
@@ -358,10 +524,13 @@ def previous(number: int, state: str, job_id: str | None = "1") -> Previous:
         ([previous(1, "RUNNING")], 2, 2, None, ["11"]),
         ([previous(1, "COMPLETED")], 2, 2, None, []),
         ([previous(1, "FAILED")], 2, 2, None, []),
-        ([previous(1, "UNKNOWN")], 2, 2, None, ["11"]),
+        # squeue does not show it; its id may be another job's by now.
+        ([previous(1, "UNKNOWN")], 2, 2, None, []),
         ([previous(1, "RUNNING"), previous(2, "PENDING")], 4, 3, None, ["11", "21"]),
         # Cleared, and retried since.
         ([previous(1, "RUNNING"), previous(2, "RUNNING")], 3, 2, 2, ["11"]),
+        # Two that live are one too many.
+        ([previous(1, "RUNNING"), previous(2, "RUNNING")], 3, 1, 2, ["11"]),
         ([previous(1, "RUNNING"), previous(2, "FAILED")], 3, 2, None, ["11"]),
         # This very try, and later ones, are no earlier ones.
         ([previous(2, "RUNNING")], 2, 1, None, []),
@@ -375,31 +544,99 @@ def test_earlier_jobs_are_adopted_or_cancelled(
     adopted: int | None,
     cancelled: list[str],
 ) -> None:
-    decision = decide(
-        LookUp(previous=tuple(found), is_complete=True), try_number=try_number, first_try=first_try
-    )
-    assert (decision.adopt.try_number if decision.adopt else None) == adopted
+    decision = decide_about(*found, try_number=try_number, first_try=first_try)
+    assert (decision.adopt.number[0] if decision.adopt else None) == adopted
     assert [each.job_id for each in decision.cancel] == cancelled
     assert decision.why
 
 
 @pytest.mark.parametrize(
-    ("state", "age", "adopted", "cancelled"),
+    ("state", "changes", "adopted", "cancelled"),
     [
-        ("COMPLETED", 1000, None, []),
-        ("RUNNING", 1000, None, ["11"]),
-        ("COMPLETED", 160, 1, []),
-        ("RUNNING", None, 1, []),
+        # A job without its directory is known by its age alone, to a minute.
+        ("COMPLETED", {"run_dir": None, "age_seconds": 1000}, None, []),
+        ("RUNNING", {"run_dir": None, "age_seconds": 1000}, None, ["11"]),
+        ("COMPLETED", {"run_dir": None, "age_seconds": 160}, 1, []),
+        ("RUNNING", {"run_dir": None, "age_seconds": None}, 1, []),
+        # With it, by what is written there; its age tells nothing.
+        ("COMPLETED", {"run_started": OLDER}, None, []),
+        ("RUNNING", {"run_started": OLDER}, None, ["11"]),
+        ("RUNNING", {"run_started": RUN, "age_seconds": 10**6}, 1, []),
+        ("RUNNING", {"run_started": RUN, "age_seconds": -3600}, 1, []),
+        ("COMPLETED", {"run_started": "", "age_seconds": 1000}, 1, []),
     ],
 )
 def test_what_is_older_than_the_run_is_not_of_this_run(
-    state: str, age: int | None, adopted: int | None, cancelled: list[str]
+    state: str, changes: dict[str, Any], adopted: int | None, cancelled: list[str]
 ) -> None:
-    found = replace(previous(1, state), age_seconds=age)
-    look_up = LookUp(previous=(found,), is_complete=True)
-    decision = decide(look_up, try_number=2, first_try=1, run_seconds=100)
-    assert (decision.adopt.try_number if decision.adopt else None) == adopted
+    decision = decide_about(replace(previous(1, state), **changes))
+    assert (decision.adopt.number[0] if decision.adopt else None) == adopted
     assert [each.job_id for each in decision.cancel] == cancelled
+
+
+@pytest.mark.parametrize("number", [(1, 0), (2, 0), (3, 0), (2, 1)])
+def test_what_lives_of_a_deleted_run_is_cancelled_whatever_its_try(number: tuple[int, int]) -> None:
+    found = replace(previous(1, "RUNNING"), number=number, run_started=OLDER)
+    decision = decide_about(found)
+    assert (decision.adopt, decision.cancel) == (None, (found,))
+
+
+@pytest.mark.parametrize("number", [(1, 0), (2, 0), (3, 0)])
+def test_a_worker_of_the_deleted_run_touches_nothing_of_the_new_one(
+    number: tuple[int, int],
+) -> None:
+    found = replace(previous(1, "RUNNING"), number=number, run_started=NEWER)
+    with pytest.raises(ConfigError, match="began later"):
+        decide_about(found)
+
+
+@pytest.mark.parametrize(
+    ("noted", "state", "adopted"),
+    [
+        ("UNKNOWN", "UNKNOWN", None),
+        ("", "UNKNOWN", 1),
+        # It was found again after all, or was requeued.
+        ("UNKNOWN", "RUNNING", 1),
+        ("UNKNOWN", "COMPLETED", 1),
+        ("NODE_FAIL", "PENDING", 1),
+        ("FAILED", "FAILED", None),
+    ],
+)
+def test_an_end_that_was_taken_note_of_is_not_waited_for_again(
+    noted: str, state: str, adopted: int | None
+) -> None:
+    decision = decide_about(replace(previous(1, state), noted=noted))
+    assert (decision.adopt.number[0] if decision.adopt else None) == adopted
+    assert decision.cancel == ()
+
+
+def test_a_resubmission_comes_after_the_job_it_replaces_and_before_the_next_try() -> None:
+    first, again = previous(1, "NODE_FAIL"), replace(previous(1, "RUNNING", "9"), number=(1, 1))
+    assert decide_about(first, try_number=1, resubmission=1).adopt is None
+    assert decide_about(first, again, try_number=1, resubmission=1).adopt is None
+    assert decide_about(first, again, try_number=1, resubmission=2).adopt == again
+    assert decide_about(first, again).adopt == again
+    assert decide_about(first, again, first_try=2).cancel == (again,)
+
+
+def test_a_claim_of_before_is_given_up_whatever_else_is_done() -> None:
+    claim = previous(1, "UNKNOWN", None)
+    live = previous(2, "RUNNING")
+    assert decide_about(claim).give_up == (claim,)
+    found = decide_about(claim, live, try_number=3)
+    assert (found.give_up, found.adopt) == ((claim,), live)
+    done = replace(claim, recorded="given up for x.2")
+    assert decide_about(done, try_number=3).give_up == ()
+    assert decide_about(previous(2, "UNKNOWN", None)).give_up == ()
+
+
+def test_the_job_of_a_claim_that_was_given_up_is_cancelled_and_never_adopted() -> None:
+    """It turned up after all; when it starts it ends itself."""
+    stray = replace(previous(1, "PENDING"), recorded="given up for x.2")
+    live = previous(2, "RUNNING")
+    assert decide_about(stray, live, try_number=3).adopt == live
+    assert decide_about(stray, live, try_number=3).cancel == (stray,)
+    assert decide_about(stray, try_number=3).adopt is None
 
 
 @pytest.mark.parametrize(
@@ -409,18 +646,38 @@ def test_what_is_older_than_the_run_is_not_of_this_run(
             [previous(1, "RUNNING")],
             1,
             (
-                "Try 1 of this task submitted job 11, which is RUNNING; it is adopted, nothing is "
-                "submitted again."
+                "Try 1 of this task submitted job 11, which is still there (RUNNING); it is "
+                "adopted, nothing is submitted again."
+            ),
+        ),
+        (
+            [previous(1, "COMPLETED")],
+            1,
+            (
+                "Try 1 of this task submitted job 11, which ended without the task having taken "
+                "note (COMPLETED); it is adopted, nothing is submitted again."
             ),
         ),
         (
             [previous(1, "RUNNING")],
             2,
-            "The task was cleared, or its run made anew; job 11 (RUNNING) is cancelled first.",
+            (
+                "The task was cleared, or its run made anew: job 11 (RUNNING) of before is "
+                "cancelled, then a new one is submitted."
+            ),
         ),
-        ([previous(1, "FAILED")], 1, "1 earlier job(s) of this task have ended."),
+        (
+            [previous(1, "FAILED")],
+            1,
+            "The earlier job 11 (FAILED) is over and this is a retry: submitting a new one.",
+        ),
+        (
+            [previous(1, "FAILED")],
+            2,
+            "The earlier job 11 (FAILED) is over and the task was cleared: submitting a new one.",
+        ),
+        ([], 1, "No earlier try of this task has submitted a job; submitting one."),
     ],
 )
 def test_a_decision_says_why(found: list[Previous], first_try: int, why: str) -> None:
-    look = LookUp(previous=tuple(found), is_complete=True)
-    assert decide(look, try_number=2, first_try=first_try).why == why
+    assert decide_about(*found, first_try=first_try).why == why
