@@ -13,7 +13,7 @@ from airflow.providers.common.compat.sdk import (
 )
 from airflow.sdk import PokeReturnValue
 
-from airflow_provider_csc.errors import ConfigError, JobFailedError, SlurmError, TransportError
+from airflow_provider_csc.errors import ConfigError, SlurmError, TransportError
 from airflow_provider_csc.slurm.notation import NotationError
 from airflow_provider_csc.slurm.result import JobResult, describe_result, to_xcom
 from airflow_provider_csc.slurm.specs import parse_job_id
@@ -132,8 +132,10 @@ class SlurmJobSensor(BaseSensorOperator):
             raise AirflowFailException(_describe_missing(missing))
         failed = [result for result in results if not result.is_success]
         if failed:
-            error = JobFailedError("\n".join(map(describe_result, failed)), **to_xcom(failed[0]))
-            raise AirflowFailException(error.message) from error
+            from airflow_provider_csc.slurm.failures import error_for  # noqa: PLC0415
+
+            told = "\n".join(map(describe_result, failed))
+            raise AirflowFailException(told) from error_for(failed[0])
         values = [to_xcom(result) for result in results]
         return values[0] if len(values) == 1 else values
 
