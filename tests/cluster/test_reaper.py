@@ -228,10 +228,13 @@ def test_old_directories_go_and_everything_that_may_be_needed_stays(base: Base) 
 
 def purged_job(base: Base) -> str:
     """A job that sacct knows and squeue does not any more, of an earlier test if there is one."""
-    known = "sacct --noheader --allocations --parsable2 --format=JobID --state=CD,CA -S now-1days"
+    # With --state sacct wants to know until when, too (sacct(1)).
+    known = "sacct --noheader --allocations --parsable2 --format=State,JobID --starttime=now-1days"
     for _ in range(80):
         queued = set(as_alice("squeue --me --noheader --states=all --format=%A").split())
-        gone = [one for one in as_alice(known).split() if one.isdecimal() and one not in queued]
+        rows = (row.split("|") for row in as_alice(known).splitlines())
+        ended = [job_id for state, job_id in rows if state == "COMPLETED" and job_id.isdecimal()]
+        gone = [job_id for job_id in ended if job_id not in queued]
         if gone:
             return gone[-1]
         if not base.jobs:

@@ -538,13 +538,14 @@ def test_a_directory_is_removed_with_everything_in_it_and_nothing_else(
     assert list_files(base) == {f"{TOKEN}.1", f"{TOKEN}.1/script"}
 
 
-def test_a_directory_that_changed_since_stays(site: FakeSite, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [TOKEN, f"{TOKEN}~12"])
+def test_a_directory_that_changed_since_stays(site: FakeSite, tmp_path: Path, name: str) -> None:
     base = tmp_path / "base"
-    made = make(base, TOKEN, age_days=40)
-    found = listed(site, base, TOKEN)
+    made = make(base, name, age_days=40)
+    found = listed(site, base, name)
     (made / "new").write_text("")
-    assert "has changed" in remove(site, base, found)[TOKEN]
-    assert made.exists()
+    assert "has changed" in remove(site, base, found)[name]
+    assert list_files(base) == {name, f"{name}/new"}
 
 
 def test_a_link_in_the_place_of_a_directory_is_not_followed(site: FakeSite, tmp_path: Path) -> None:
