@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import fcntl
 import os
 import platform
 import random
@@ -19,6 +20,7 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,8 @@ def main() -> int:
     names = given.only or list(SCENARIOS)
     print(f"seed {seed}; the same again: --seed {seed}", flush=True)
     BUILD.mkdir(parents=True, exist_ok=True)
+    lock = (BUILD / ".lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)  # a second run waits for the first
     cluster = Cluster.start(given.directory)
     try:
         rows = asyncio.run(run(cluster, options, names, given.source))
@@ -88,14 +92,14 @@ async def run(
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "PYTHONPATH": os.pathsep.join([str(source), str(CHECKOUT)]),
         }
+        print(report.render_line(report.HEAD), flush=True)
         async with Forks(logs, environment, hosts.path) as forks:
             for name in names:
                 row = await perform(name, cluster, options, forks, hosts)
                 rows.append(row)
-                print(report.render_table([row]).splitlines()[-1], flush=True)
-                for findings in row.findings.values():
-                    for finding in findings[:5]:
-                        print(f"    {finding}", flush=True)
+                print(report.render_line(row.cells), flush=True)
+                for finding in row.all_findings:
+                    print(f"    {finding}", flush=True)
     return rows
 
 
@@ -120,6 +124,9 @@ async def perform(
         try:
             await SCENARIOS[name](stage)
             return await stage.reckon(time.monotonic() - began)
+        except Exception:  # noqa: BLE001 - the others are still worth running
+            await cluster.control("up")
+            return report.Row.broken(name, traceback.format_exc())
         finally:
             await stage.close()
 

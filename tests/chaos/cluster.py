@@ -36,19 +36,23 @@ class Cluster:
 
     directory: Path
     facts: dict[str, Any]
-    is_own: bool = True
 
     @classmethod
-    def at(cls, directory: str | Path, *, is_own: bool = True) -> Cluster:
+    def at(cls, directory: str | Path) -> Cluster:
         """Read the description of a cluster that is up."""
         path = Path(directory)
-        return cls(path, json.loads((path / "cluster.json").read_text()), is_own)
+        return cls(path, json.loads((path / "cluster.json").read_text()))
 
     @classmethod
     def start(cls, directory: str | Path) -> Cluster:
         """Start the suite's own."""
         _control(Path(directory), "up")
         return cls.at(directory)
+
+    @classmethod
+    def shared_by_tests(cls) -> Cluster:
+        """Find the one that all tests use; its daemons are not to be touched."""
+        return cls.at(os.environ.get("CLUSTER_DIR", "/var/lib/csc-cluster"))
 
     @property
     def user(self) -> dict[str, Any]:

@@ -35,11 +35,10 @@ class PacketFilter:
         """Drop this share of them, both ways."""
         self.clear()
         chance = "" if percent >= 100 else f"numgen random mod 100 < {percent} "
-        rules = "".join(
-            f"tcp {end} {self._port} {chance}counter drop\n" for end in ("dport", "sport")
-        )
-        chain = "type filter hook input priority 0;"
-        run("nft", "-f", "-", given=f"table {_TABLE} {{ chain input {{ {chain}\n{rules} }} }}")
+        lines = ["type filter hook input priority 0;"]
+        lines += [f"tcp {end} {self._port} {chance}counter drop;" for end in ("dport", "sport")]
+        chain = " ".join(lines)
+        run("nft", "-f", "-", given=f"table {_TABLE} {{ chain input {{ {chain} }}; }}\n")
 
     @property
     def dropped(self) -> int:

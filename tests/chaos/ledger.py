@@ -43,10 +43,17 @@ end 0
 """
 
 
-def build_job(ledger: str, *, seconds: float, fails: int) -> str:
-    """Return a job's command: lasts so long; its first ``fails`` incarnations exit with 3."""
-    beats = str(round(seconds / BEAT_SECONDS))
-    return _JOB.replace("LEDGER", ledger).replace("BEATS", beats).replace("FAILS", str(fails))
+def build_job(ledger: str, *, beats: int | str, fails: int | str) -> str:
+    """
+    Return a job's command, for bash.
+
+    It lasts for so many beats, and exits with 3 as long as fewer than ``fails`` have done so.
+    """
+    words = {"LEDGER": ledger, "BEATS": str(beats), "FAILS": str(fails)}
+    command = _JOB
+    for name, value in words.items():
+        command = command.replace(name, value)
+    return command
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +171,9 @@ def judge(story: Story, rules: Rules) -> Verdict:
 def _duplicates(story: Story, rules: Rules) -> Iterable[str]:
     """Find jobs that began although an earlier one ran, or had done the work."""
     for before, after in pairwise(sorted(story.jobs, key=lambda job: job.started)):
-        is_meant = any(before.started <= at <= after.started for at in (*story.clears,))
+        # A clear during the try that submitted the one job means the other.
+        since = max((one.began for one in story.attempts if one.began <= before.started), default=0)
+        is_meant = any(since <= at <= after.started for at in story.clears)
         overlap = before.last - after.started
         if overlap > (CANCEL_SECONDS if is_meant else 0):
             yield f"{story.name}: jobs {before.job_id} and {after.job_id} ran at once"

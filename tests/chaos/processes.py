@@ -58,15 +58,16 @@ class Forks:
             # A mount namespace of its own, so that its /etc/hosts can change and no one else's.
             mount = f'mount --bind {self._hosts} /etc/hosts && exec "$@"'
             words = ["unshare", "--mount", "sh", "-c", mount, "sh", *words]
-        self._server = await asyncio.create_subprocess_exec(
-            *words,
-            cwd=CHECKOUT,
-            env={**os.environ, **self._environment},
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=(self.directory / "forks.log").open("ab"),
-            limit=1 << 20,
-        )
+        with (self.directory / "forks.log").open("ab") as log:
+            self._server = await asyncio.create_subprocess_exec(
+                *words,
+                cwd=CHECKOUT,
+                env={**os.environ, **self._environment},
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                limit=1 << 20,
+            )
         self._reader = asyncio.create_task(self._read(self._server))
         async with asyncio.timeout(120):
             await self._ready.wait()
@@ -80,7 +81,7 @@ class Forks:
         self._server.stdin.close()
         await self._server.wait()
         assert self._reader is not None
-        self._reader.cancel()
+        await self._reader
 
     async def _read(self, server: asyncio.subprocess.Process) -> None:
         assert server.stdout is not None
@@ -172,6 +173,7 @@ class Triggerers:
         for handler in self._handlers:
             handler.cancel()
         await asyncio.gather(*self._handlers, return_exceptions=True)
+        await asyncio.sleep(0.1)  # the transports close one round of the loop later
 
     @property
     def names(self) -> list[str]:
@@ -260,6 +262,7 @@ class Triggerers:
             while line := await reader.readline():
                 self._take(json.loads(line))
         del self._links[name]
+        writer.transport.abort()
         await asyncio.sleep(self.TAKE_OVER_SECONDS)
         for waiting in self._waiting.values():
             waiting.held_by.discard(name)

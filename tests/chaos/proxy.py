@@ -48,19 +48,24 @@ class Proxy:
     swallowed: int = 0
     _links: set[_Link] = field(default_factory=set)
     _open: asyncio.Event = field(default_factory=asyncio.Event)
+    _handlers: set[asyncio.Task[None]] = field(default_factory=set)
     _server: asyncio.Server | None = None
     _asleep: set[asyncio.StreamWriter] = field(default_factory=set)
 
     async def __aenter__(self) -> Self:
         self._open.set()
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
-        self.cut_all()
+        handlers = list(self._handlers)
+        for handler in handlers:
+            handler.cancel()
+        await asyncio.gather(*handlers, return_exceptions=True)
+        await asyncio.sleep(0.1)  # the transports close one round of the loop later
 
     def cut_all(self) -> int:
         """Cut what is open; return how many connections that were."""
@@ -83,6 +88,17 @@ class Proxy:
             for link in list(self._links):
                 link.cut()
         self._open.set()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handler = asyncio.create_task(self._handle(reader, writer))
+        self._handlers.add(handler)
+        handler.add_done_callback(self._handlers.discard)
+
+    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await self._serve(reader, writer)
+        finally:
+            writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.mode is Mode.REFUSE:
@@ -109,8 +125,7 @@ class Proxy:
             )
         finally:
             self._links.discard(link)
-            for each in (writer, back):
-                each.close()
+            back.transport.abort()
 
     async def _pump(
         self, link: _Link, source: asyncio.StreamReader, target: asyncio.StreamWriter

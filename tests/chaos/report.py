@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 COUNTS = ("duplicates", "lost jobs", "false successes", "false failures", "orphans")
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 _BEGIN, _END = "<!-- table: begin -->", "<!-- table: end -->"
-_HEAD = ("scenario", "submissions", "faults", *COUNTS, "s")
+HEAD = ("scenario", "submissions", "faults", *COUNTS, "s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +38,22 @@ class Row:
             f"{self.seconds:.0f}",
         ]
 
+    @classmethod
+    def broken(cls, scenario: str, why: str) -> Row:
+        """A scenario that could not be played to its end proves nothing."""
+        return cls(
+            scenario=scenario,
+            submissions=0,
+            faults=0,
+            tasks=0,
+            seconds=0,
+            findings={"lost jobs": [f"{scenario}: the scenario itself broke: {why}"]},
+        )
+
+    @property
+    def all_findings(self) -> list[str]:
+        return [f"{name}: {each}" for name, found in self.findings.items() for each in found]
+
     @property
     def is_clean(self) -> bool:
         return not any(self.findings.values())
@@ -58,12 +74,19 @@ def total(rows: Sequence[Row]) -> Row:
     )
 
 
+def render_line(cells: Sequence[str]) -> str:
+    """Return one line of the table as it grows on the terminal."""
+    widths = [len(name) for name in HEAD[1:]]
+    numbers = (f"{cell:>{max(width, 5)}}" for cell, width in zip(cells[1:], widths, strict=True))
+    return f"{cells[0]:22}" + "  ".join(numbers)
+
+
 def render_table(rows: Sequence[Row]) -> str:
     """Return a Markdown table, columns aligned for the terminal."""
-    lines = [list(_HEAD), *(row.cells for row in rows)]
+    lines = [list(HEAD), *(row.cells for row in rows)]
     if len(rows) > 1:
         lines.append(total(rows).cells)
-    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
 
     def render(cells: Sequence[str]) -> str:
         first = cells[0].ljust(widths[0])

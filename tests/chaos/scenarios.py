@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from tests.chaos import faults
 from tests.chaos.ledger import Rules
 from tests.chaos.proxy import Mode
+from tests.chaos.real_airflow import airflow_broken
 from tests.chaos.shim import Lie, Shim
 
 if TYPE_CHECKING:
@@ -382,5 +383,6 @@ SCENARIOS: dict[str, Any] = {
     "node-killed": node_killed,
     "requeued": requeued_by_admin,
     "disk-full": disk_full,
+    "airflow-broken": airflow_broken,
     "clock-off": clock_off,
 }

@@ -191,6 +191,8 @@ class _Run:
             if outcome["kind"] != "deferred":
                 return outcome
             answer = await self._wait(outcome["trigger"])
+            if "killed" in answer:
+                return {"kind": "killed"}
             if "event" not in answer:
                 return {"kind": "failed", "error": "TaskDeferralError", "message": str(answer)}
             step = {"method": outcome["method"], "event": answer["event"]}

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tests.chaos.ledger import Rules, Story, Verdict, build_job, judge, parse_ledger
+from tests.chaos.ledger import BEAT_SECONDS, Rules, Story, Verdict, build_job, judge, parse_ledger
 from tests.chaos.processes import Forks, Triggerers
 from tests.chaos.report import Row
 from tests.chaos.scheduler import Plan, Progress, Scheduler
@@ -109,7 +109,9 @@ class Stage:
         if seconds is None:
             seconds = self.rng.choice((0, 0, 0.5, 1, 2, 3))
         command = build_job(
-            str(self.directory / name), seconds=seconds, fails=changes.pop("fails", 0)
+            str(self.directory / name),
+            beats=round(seconds / BEAT_SECONDS),
+            fails=changes.pop("fails", 0),
         )
         operator = {
             "command": command,
@@ -147,6 +149,10 @@ class Stage:
         for task in (await asyncio.wait(tasks))[0]:
             if not task.cancelled():
                 task.result()
+
+    def add(self, plan: Plan, progress: Progress) -> None:
+        """Have a task judged that somebody else ran."""
+        self._running.append((plan, progress))
 
     async def _run(self, plan: Plan, delay: float) -> None:
         progress = Progress()

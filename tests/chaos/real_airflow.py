@@ -1,0 +1,209 @@
+"""
+Scenarios under a real Airflow: scheduler, LocalExecutor, two triggerers, PostgreSQL.
+
+What a try said is not read here, only what became of the task instance: a try that Airflow itself
+failed, because its process was killed, looks like any other in its database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.error import URLError
+from urllib.parse import quote
+
+from docker.lib.airflow_rest import Airflow, RefusedError
+from tests.chaos.cluster import CHECKOUT, uptime
+from tests.chaos.ledger import Attempt
+from tests.chaos.scheduler import Plan, Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from docker.lib.airflow_rest import DagRun
+    from tests.chaos.stage import Stage
+
+_DAG = "chaos_mapped"
+_PORT = "9180"
+# Airflow notices a lost process after so long; its own times are minutes.
+_TIMES = {
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "15",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
+    "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
+    "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "10",
+    "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
+    "AIRFLOW__CORE__PARALLELISM": "12",
+    "PYTHONPATH": str(CHECKOUT),
+}
+_ENDED = ("success", "failed", "upstream_failed", "removed", "skipped")
+
+
+class RealAirflow:
+    """An Airflow of docker/airflow beside the suite's cluster."""
+
+    def __init__(self, directory: Path, cluster: Path) -> None:
+        self.directory = directory
+        self._environment = {
+            **os.environ,
+            "CLUSTER_DIR": str(cluster),
+            "DEMO_DIR": str(directory),
+            "AIRFLOW_PORT": _PORT,
+            "AIRFLOW_DATABASE": "postgresql",
+            "AIRFLOW_TRIGGERERS": "2",
+            "AIRFLOW_DAGS": str(CHECKOUT / "tests" / "chaos" / "dags"),
+            "AIRFLOW_ENVIRONMENT": " ".join(f"{name}={value}" for name, value in _TIMES.items()),
+        }
+
+    async def control(self, *words: str) -> None:
+        """Start, stop or kill one of its services, or all."""
+        process = await asyncio.create_subprocess_exec(
+            str(CHECKOUT / "docker" / "airflow"),
+            *words,
+            env=self._environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await process.communicate()
+        if process.returncode:
+            raise RuntimeError(f"docker/airflow {' '.join(words)}: {said.decode()}")
+
+    async def call(self, ask: Callable[[Airflow], Any], *, seconds: float = 90) -> Any:
+        """Ask its REST interface, again and again while it or its database is away."""
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                return await asyncio.to_thread(
+                    lambda: ask(Airflow(self.directory / "airflow.json"))
+                )
+            except (RefusedError, URLError, OSError) as error:
+                is_ours = isinstance(error, RefusedError) and error.status < 500
+                if is_ours or time.monotonic() > end:
+                    raise
+                await asyncio.sleep(1)
+
+    def task_processes(self) -> list[int]:
+        """The processes below the scheduler: LocalExecutor's workers and their tasks."""
+        try:
+            scheduler = int((self.directory / "run" / "scheduler.pid").read_text())
+        except (OSError, ValueError):
+            return []
+        return _descendants(scheduler)
+
+
+def _descendants(pid: int) -> list[int]:
+    with suppress(OSError, ValueError):
+        children = [
+            int(child)
+            for task in Path(f"/proc/{pid}/task").iterdir()
+            for child in (task / "children").read_text().split()
+        ]
+        return [each for child in children for each in (child, *_descendants(child))]
+    return []
+
+
+async def airflow_broken(stage: Stage) -> None:
+    """Task processes, triggerers, scheduler, API server and database are killed and restarted."""
+    airflow = await _start(stage)
+    try:
+        beats = [stage.rng.choice((0, 1, 2, 4, 6)) for _ in range(stage.options.count(120, 20))]
+        run = await _trigger(stage, airflow, beats)
+        breaking = asyncio.create_task(_break(stage, airflow))
+        end = time.monotonic() + stage.options.seconds(900, 300)
+        # Disturbed for half of the time at most, so that it can come to an end.
+        calm = time.monotonic() + stage.options.seconds(150, 30)
+        while not await _all_ended(airflow, run) and time.monotonic() < end:
+            if time.monotonic() > calm:
+                breaking.cancel()
+            await asyncio.sleep(2)
+        breaking.cancel()
+        await asyncio.wait([breaking])
+        await _take_down(stage, airflow, run)
+    finally:
+        await airflow.control("down")
+
+
+async def _start(stage: Stage) -> RealAirflow:
+    stage.direct()
+    airflow = RealAirflow(Path(f"{stage.cluster.directory}-airflow"), stage.cluster.directory)
+    await airflow.control("up")
+    connection = next(iter(stage.environment().values()))
+    await airflow.call(lambda api: api.set_connection(_as_rest(connection)))
+    await airflow.call(lambda api: api.wait_for_dag(_DAG))
+    return airflow
+
+
+def _as_rest(text: str) -> dict[str, Any]:
+    fields = json.loads(text)
+    return {**fields, "connection_id": "slurm_chaos", "extra": json.dumps(fields["extra"])}
+
+
+async def _trigger(stage: Stage, airflow: RealAirflow, beats: list[int]) -> DagRun:
+    conf = {"ledger": str(stage.directory), "prefix": stage.prefix, "beats": beats}
+    run: DagRun = await airflow.call(lambda api: api.trigger(_DAG, conf))
+    return run
+
+
+async def _instances(airflow: RealAirflow, run: DagRun) -> list[dict[str, Any]]:
+    path = f"/dags/{_DAG}/dagRuns/{quote(run.run_id)}/taskInstances?limit=1000"
+    answer = await airflow.call(lambda api: api.get(path))
+    return [one for one in answer["task_instances"] if one["task_id"] == "job"]
+
+
+async def _all_ended(airflow: RealAirflow, run: DagRun) -> bool:
+    ones = await _instances(airflow, run)
+    return bool(ones) and all(one["map_index"] >= 0 and one["state"] in _ENDED for one in ones)
+
+
+async def _break(stage: Stage, airflow: RealAirflow) -> None:
+    """Break one thing after the other, mostly what is cheap to break."""
+    while True:
+        await asyncio.sleep(stage.rng.uniform(1, 3))
+        what = stage.rng.choices(
+            ("task", "triggerer", "scheduler", "postgresql", "api-server"), (14, 4, 1, 1, 1)
+        )[0]
+        if what == "task":
+            processes = airflow.task_processes()
+            if processes:
+                with suppress(ProcessLookupError):
+                    os.kill(stage.rng.choice(processes), signal.SIGKILL)
+                    stage.faults += 1
+            continue
+        if what == "triggerer":
+            what = stage.rng.choice(("triggerer", "triggerer-2"))
+        await airflow.control(stage.rng.choice(("kill", "stop")), what)
+        stage.faults += 1
+        await asyncio.sleep(stage.rng.uniform(0, 3))
+        await airflow.control("start", what)
+
+
+async def _take_down(stage: Stage, airflow: RealAirflow, run: DagRun) -> None:
+    """Note what became of each task instance."""
+    for one in await _instances(airflow, run):
+        index, state = one["map_index"], one["state"]
+        job_id = None
+        if state == "success":
+            job_id = await _returned_job(airflow, run, index)
+        attempt = Attempt(
+            number=one["try_number"],
+            began=0,
+            ended=uptime(),
+            outcome=state or "none",
+            job_id=job_id,
+        )
+        progress = Progress(attempts=[attempt], final=state if state in _ENDED else None)
+        stage.add(Plan(name=f"{stage.prefix}{index:04}", operator={}), progress)
+
+
+async def _returned_job(airflow: RealAirflow, run: DagRun, index: int) -> str:
+    path = (
+        f"/dags/{_DAG}/dagRuns/{quote(run.run_id)}/taskInstances/job/xcomEntries/return_value"
+        f"?map_index={index}&deserialize=true"
+    )
+    answer = await airflow.call(lambda api: api.get(path))
+    return str(answer["value"]["job_id"])
