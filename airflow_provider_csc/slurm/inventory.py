@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from airflow_provider_csc.slurm.batch import (
     EXIT_FILE,
     JOB_ID_FILE,
+    VERDICT_FILE,
     ExitRecord,
     parse_exit_record,
 )
@@ -28,14 +29,12 @@ from airflow_provider_csc.slurm.output import (
     parse_queue,
 )
 from airflow_provider_csc.slurm.shell import PLACE, SLURM, id_list, sacct, squeue
+from airflow_provider_csc.slurm.submit_commands import IDENTITY_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from airflow_provider_csc.slurm.framing import Frame
-
-IDENTITY_FILE = "identity.json"
-VERDICT_FILE = "verdict"
 
 # A token as bash, find and Python read it alike (POSIX extended regular expressions).
 _CALLED = r"af[0-9a-f]{20}\.[1-9][0-9]*(\.[1-9][0-9]*)?"

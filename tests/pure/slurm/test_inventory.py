@@ -237,6 +237,19 @@ def test_the_elements_of_an_array_are_one_job() -> None:
     assert not job.is_over
 
 
+def test_the_identity_that_a_submission_writes_is_read() -> None:
+    written = TaskIdentity(
+        dag_id="dag",
+        run_id="run",
+        task_id="task",
+        map_index=-1,
+        try_number=2,
+        first_try=1,
+        deployment=OURS,
+    )
+    assert parse_identity(written.to_json()) == IDENTITY
+
+
 @pytest.mark.parametrize(
     "text",
     [
