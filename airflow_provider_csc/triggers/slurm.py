@@ -72,9 +72,20 @@ class _KillableTrigger(BaseTrigger):
 
     async def on_kill(self) -> None:
         """Kill, when a user ended the task; Airflow 3.3 and later call it."""
-        began = time.monotonic()
         if not self._has_to_kill():
             return
+        killing = asyncio.create_task(self._kill_when_ended())
+        while not killing.done():
+            try:
+                await asyncio.shield(killing)
+            except asyncio.CancelledError:
+                # Airflow cancels a trigger once a second until it is gone, also while it kills
+                # (seen in 3.3.2). Only the end of the triggerer cancels the kill itself.
+                if killing.cancelled() or killing.cancelling():
+                    raise
+
+    async def _kill_when_ended(self) -> None:
+        began = time.monotonic()
         if await self._ask_standing() is not Standing.ENDED:
             self.log.warning(
                 "The trigger is stopped, but Airflow does not say that anybody ended the task: "
