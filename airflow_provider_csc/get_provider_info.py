@@ -257,7 +257,7 @@ CONFIG_SECTION: dict[str, object] = {
             "description": (
                 "Name of this Airflow deployment; part of the token by which a job finds its "
                 "task. Set it when two deployments with equal [api] base_url submit as the same "
-                "cluster user."
+                "cluster user; without it the reaper leaves jobs of deleted runs alone."
             ),
             "version_added": "0.1.0",
             "type": "string",

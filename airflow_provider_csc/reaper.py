@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from airflow_provider_csc.deployment import deployment_name
 from airflow_provider_csc.errors import CscError, SlurmError
 from airflow_provider_csc.slurm.batch import check_remote_path
 from airflow_provider_csc.slurm.inventory import (
@@ -138,7 +139,7 @@ def reap(
 
     :raises TransportError: when the site cannot be reached.
     """
-    name = _deployment() if deployment is None else deployment
+    name = deployment_name() if deployment is None else deployment
 
     async def work(client: SlurmClient, work_dir: str) -> ReaperReport:
         inventory = await _list(client, work_dir, limit=0, with_sizes=False)
@@ -179,7 +180,7 @@ def prune(
 
     :raises TransportError: when the site cannot be reached.
     """
-    name = _deployment() if deployment is None else deployment
+    name = deployment_name() if deployment is None else deployment
     keep = Keep(succeeded=keep_days, otherwise=keep_failed_days)
 
     async def work(client: SlurmClient, work_dir: str) -> PruneReport:
@@ -266,14 +267,6 @@ def _show(report: ReaperReport | PruneReport, failures: Mapping[str, str]) -> di
     if report.problem or failures:
         raise SlurmError(report.summary, failures=dict(failures), problem=report.problem)
     return report.to_xcom()
-
-
-def _deployment() -> str:
-    """Return the name of this Airflow as the operators put it into tokens."""
-    from airflow.providers.common.compat.sdk import conf  # noqa: PLC0415
-
-    name: str = conf.get("csc", "deployment", fallback="")
-    return name or conf.get("api", "base_url", fallback="") or ""
 
 
 def _on_site(

@@ -15,6 +15,7 @@ from airflow.providers.common.compat.sdk import (
     conf,
 )
 
+from airflow_provider_csc.deployment import deployment_name
 from airflow_provider_csc.errors import (
     ConfigError,
     CscError,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from airflow_provider_csc.slurm.failures import FailureReason
     from airflow_provider_csc.slurm.policy import Action, PartitionLimits, SlurmRetryPolicy
     from airflow_provider_csc.slurm.submission import Submission
+    from airflow_provider_csc.task_state import TaskName
     from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
 
 
@@ -101,6 +103,7 @@ class SlurmSubmitOperator(BaseOperator):
     :param kill_grace: when the task is killed, or reaches a limit, give the job so long between the
         signal (that of ``options["signal"]``, else SIGTERM) and its cancellation. 0 is scancel's
         own way: SIGTERM, and SIGKILL after the cluster's KillWait.
+    :param cancel_held: cancel a job that is held until somebody releases it, instead of waiting.
     :param on_failure: a `SlurmRetryPolicy`: which failures are followed by another job within this
         try, with more memory, more time or without the failed node. Default: none is.
     """
@@ -148,6 +151,7 @@ class SlurmSubmitOperator(BaseOperator):
         timeout: float | timedelta | None = None,
         queue_timeout: float | timedelta | None = None,
         kill_grace: float | timedelta = 0,
+        cancel_held: bool = False,
         on_failure: SlurmRetryPolicy | None = None,
         **kwargs: Any,
     ) -> None:
@@ -170,6 +174,7 @@ class SlurmSubmitOperator(BaseOperator):
         self.timeout = timeout
         self.queue_timeout = queue_timeout
         self.kill_grace = kill_grace
+        self.cancel_held = cancel_held
         self.on_failure = on_failure
         self._job_id: str | None = None
         self._run_dir: str | None = None
@@ -226,17 +231,19 @@ class SlurmSubmitOperator(BaseOperator):
         return self._conclude(context, result, Attempt.from_payload(event.get("attempt")))
 
     def on_kill(self) -> None:
-        """Cancel the job and wait for Slurm to confirm it."""
-        self._is_killed = True
-        if self._job_id is not None:
-            from airflow_provider_csc.hooks.slurm import SlurmHook, run_sync  # noqa: PLC0415
-            from airflow_provider_csc.triggers.slurm import cancel_and_confirm  # noqa: PLC0415
+        """Cancel the job or stop its submission, unless the worker itself is being stopped."""
+        from airflow_provider_csc.worker_kill import KillOrder, kill_from_worker  # noqa: PLC0415
 
-            settings = SlurmHook(self.slurm_conn_id).get_settings()
-            try:
-                run_sync(cancel_and_confirm(settings, [self._job_id], self.log))
-            except CscError as error:
-                self.log.exception("Job %s may still run: %s", self._job_id, error.message)
+        signal = self.options.get("signal") if isinstance(self.options, Mapping) else None
+        order = KillOrder(
+            conn_id=self.slurm_conn_id,
+            token=self._token,
+            job_id=self._job_id,
+            run_dir=self._run_dir,
+            grace=_seconds(self.kill_grace) or 0.0,
+            signal=str(signal) if signal else None,
+        )
+        self._is_killed = kill_from_worker(order, self.log) or self._is_killed
 
     def _run(self, context: Context, attempt: Attempt) -> dict[str, Any]:
         """Submit one job and wait for it."""
@@ -245,7 +252,7 @@ class SlurmSubmitOperator(BaseOperator):
         except SubmitRejectedError as error:
             if error.details.get("is_temporary"):
                 raise  # A full queue has room later: an ordinary failure, with retries.
-            raise AirflowFailException(error.message) from error
+            raise AirflowFailException(_describe_refusal(error, attempt)) from error
         except ConfigError as error:
             raise AirflowFailException(error.message) from error
         except (TransportError, SiteUnavailableError, SubmitUnknownError) as error:
@@ -301,7 +308,7 @@ class SlurmSubmitOperator(BaseOperator):
 
     def _park(self, context: Context, attempt: Attempt, error: CscError) -> dict[str, Any]:
         """Wait until the site answers; a submission that is uncertain is then looked for first."""
-        trigger = self._build_site_trigger(attempt, error)
+        trigger = self._build_site_trigger(context, attempt, error)
         if self.deferrable:
             self.defer(
                 trigger=trigger,
@@ -401,7 +408,6 @@ class SlurmSubmitOperator(BaseOperator):
 
     def _identify(self, context: Context, attempt: Attempt) -> TaskIdentity:
         ti, started = context["ti"], context["dag_run"].start_date
-        deployment = conf.get("csc", "deployment", fallback="")
         return TaskIdentity(
             dag_id=ti.dag_id,
             run_id=ti.run_id,
@@ -411,7 +417,7 @@ class SlurmSubmitOperator(BaseOperator):
             first_try=first_try_of_generation(
                 try_number=ti.try_number, max_tries=ti.max_tries, retries=self.retries or 0
             ),
-            deployment=deployment or conf.get("api", "base_url", fallback="") or "",
+            deployment=deployment_name(),
             resubmission=attempt.resubmission,
             run_started=started.astimezone(UTC).isoformat() if started else "",
             waits=self.wait_for_completion,
@@ -422,7 +428,6 @@ class SlurmSubmitOperator(BaseOperator):
     ) -> SlurmJobTrigger:
         from airflow_provider_csc.triggers.slurm import SlurmJobTrigger  # noqa: PLC0415
 
-        ti = context["ti"]
         signal = read_arguments(attempt.asked).get("signal")
         return SlurmJobTrigger(
             slurm_conn_id=self.slurm_conn_id,
@@ -438,16 +443,14 @@ class SlurmSubmitOperator(BaseOperator):
             deadline=attempt.deadline,
             kill_grace=_seconds(self.kill_grace) or 0,
             kill_signal=str(signal) if signal else None,
+            cancel_held=self.cancel_held,
             attempt=attempt.to_payload(),
-            task_key={
-                "dag_id": ti.dag_id,
-                "run_id": ti.run_id,
-                "task_id": ti.task_id,
-                "map_index": -1 if ti.map_index is None else ti.map_index,
-            },
+            task_key=_name_task(context),
         )
 
-    def _build_site_trigger(self, attempt: Attempt, error: CscError) -> SlurmSiteTrigger:
+    def _build_site_trigger(
+        self, context: Context, attempt: Attempt, error: CscError
+    ) -> SlurmSiteTrigger:
         from airflow_provider_csc.triggers.slurm import SlurmSiteTrigger  # noqa: PLC0415
 
         return SlurmSiteTrigger(
@@ -455,7 +458,19 @@ class SlurmSubmitOperator(BaseOperator):
             deadline=attempt.deadline,
             reason=error.message,
             poll_interval=self.poll_interval,
+            token=self._token,
+            task_key=_name_task(context),
         )
+
+
+def _name_task(context: Context) -> TaskName:
+    ti = context["ti"]
+    return {
+        "dag_id": ti.dag_id,
+        "run_id": ti.run_id,
+        "task_id": ti.task_id,
+        "map_index": -1 if ti.map_index is None else ti.map_index,
+    }
 
 
 def _seconds(limit: float | timedelta | None) -> float | None:
@@ -471,6 +486,16 @@ def _run_start(context: Context) -> int:
 def _to_value(result: JobResult, attempt: Attempt) -> dict[str, Any]:
     """Return what the task returns."""
     return {**to_xcom(result), "resubmissions": [dict(each) for each in attempt.history]}
+
+
+def _describe_refusal(error: SubmitRejectedError, attempt: Attempt) -> str:
+    if not attempt.history:
+        return error.message
+    last = attempt.history[-1]
+    return (
+        f"{error.message} It was to follow job {last['job_id']}, which ended {last['state']} "
+        f"({last['reason']})."
+    )
 
 
 def _just_submitted(submission: Submission) -> JobResult:

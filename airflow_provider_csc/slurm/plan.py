@@ -16,7 +16,6 @@ from airflow_provider_csc.slurm.batch import (
     render_batch_script,
     render_command,
 )
-from airflow_provider_csc.slurm.submit_commands import SubmitRequest
 from airflow_provider_csc.slurm.identity import build_job_name
 from airflow_provider_csc.slurm.notation import shown
 from airflow_provider_csc.slurm.options import (
@@ -25,6 +24,7 @@ from airflow_provider_csc.slurm.options import (
     parse_options,
 )
 from airflow_provider_csc.slurm.script_options import check_script_options, read_script_options
+from airflow_provider_csc.slurm.submit_commands import SubmitRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -198,6 +198,7 @@ class SlurmJobTrigger(_KillableTrigger):
         missing_seconds: int = 600,
         kill_grace: float = 0.0,
         kill_signal: str | None = None,
+        cancel_held: bool = False,
         attempt: dict[str, Any] | None = None,
         task_key: TaskName | None = None,
     ) -> None:
@@ -216,6 +217,7 @@ class SlurmJobTrigger(_KillableTrigger):
         self.missing_seconds = missing_seconds
         self.kill_grace = kill_grace
         self.kill_signal = kill_signal
+        self.cancel_held = cancel_held
         self.attempt = attempt
         self.task_key = task_key
 
@@ -236,6 +238,7 @@ class SlurmJobTrigger(_KillableTrigger):
             "missing_seconds": self.missing_seconds,
             "kill_grace": self.kill_grace,
             "kill_signal": self.kill_signal,
+            "cancel_held": self.cancel_held,
             "attempt": self.attempt,
             "task_key": self.task_key,
         }
@@ -278,6 +281,7 @@ class SlurmJobTrigger(_KillableTrigger):
             run_timeout=self.run_timeout,
             deadline=self.deadline,
             missing_seconds=self.missing_seconds,
+            cancel_held=self.cancel_held,
         )
 
     def _has_to_kill(self) -> bool:
