@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_csc.errors import ConfigError, SlurmError, UnreadableOutputError
 from airflow_provider_csc.slurm.answers import Answers
+from airflow_provider_csc.slurm.cancel_commands import build_kill, read_problem
 from airflow_provider_csc.slurm.commands import (
     LogRequest,
     PollRequest,
@@ -29,7 +30,6 @@ from airflow_provider_csc.slurm.framing import (
 from airflow_provider_csc.slurm.output import Answer, NoAnswer, parse_log
 from airflow_provider_csc.slurm.partitions import build_show_partition, parse_limits
 from airflow_provider_csc.slurm.result import JobResult, build_result
-from airflow_provider_csc.slurm.submit_commands import build_cancel
 from airflow_provider_csc.slurm.verdict import Evidence
 
 if TYPE_CHECKING:
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
 _COMMAND_SECONDS = 60.0
 _MAX_SCRIPT_BYTES = 4 * 1024 * 1024
-# What scancel says of a job that needs no cancelling any more (slurm_errno.c).
-_GONE = re.compile("Invalid job id|already completing or completed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,14 +187,12 @@ class SlurmClient:
 
         :raises SlurmError: when scancel could not do it.
         """
-        answer = (await self.ask(build_cancel(job_ids)))["scancel"]
-        lines = [line for line in answer.text.splitlines() if not _GONE.search(line)]
-        if answer.status != 0 and (lines or not answer.text):
-            said = "\n".join(lines) or f"it ended with status {answer.status} and said nothing"
+        frames = await self.ask(build_kill(job_ids))
+        if problem := read_problem(frames):
             raise SlurmError(
-                f"scancel could not cancel {', '.join(job_ids)}: {said}",
+                f"scancel could not cancel {', '.join(job_ids)}: {problem}",
                 job_ids=list(job_ids),
-                stderr=answer.text,
+                stderr=frames["scancel"].text,
             )
 
 

@@ -66,7 +66,12 @@ prune() {
 # since a script's own --chdir goes before the directory sbatch is in. In --output Slurm replaces %j
 # and its like, and takes backslashes for escapes that turn off the replacing (tried on 22.05).
 _HELPERS = r"""
-put() { printf '%s' "$3" >"$2.new" && chmod "$1" -- "$2.new" && mv -f -T -- "$2.new" "$2"; }
+put() {
+  local own=$2.$HOSTNAME.$BASHPID
+  printf '%s' "$3" >"$own" && chmod "$1" -- "$own" && mv -f -T -- "$own" "$2" && return
+  rm -f -- "$own"
+  return 1
+}
 enter() { cd -- "$1" && [ -w . ] && pwd; }
 send() {
   umask "$user_umask" && cd -- "$cwd" &&
@@ -330,8 +335,3 @@ def build_give_up(run_dirs: Sequence[str], token: str) -> str:
 def build_show_job(job_id: str) -> str:
     """Ask slurmctld for all it knows of one job; it forgets it MinJobAge after its end."""
     return f"ask job scontrol --oneliner show job {quote(job_id)}\n"
-
-
-def build_cancel(job_ids: Sequence[str]) -> str:
-    """Cancel jobs as scancel(1) does by default: SIGTERM, then SIGKILL after KillWait."""
-    return f"{SLURM}\nask scancel slurm scancel -- {words(job_ids)}\n"

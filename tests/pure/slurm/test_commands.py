@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from airflow_provider_csc.slurm.cancel_commands import build_kill
 from airflow_provider_csc.slurm.commands import (
     LogRequest,
     PollRequest,
@@ -20,7 +21,6 @@ from airflow_provider_csc.slurm.commands import (
 )
 from airflow_provider_csc.slurm.framing import Frame
 from airflow_provider_csc.slurm.output import ACCOUNTING_FORMAT, QUEUE_FORMAT, SEPARATOR, parse_log
-from airflow_provider_csc.slurm.submit_commands import build_cancel
 from tests.pure.slurm.shell import HOSTILE_NAMES, HOSTILE_VALUES, FakeSite, list_files
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def test_filters_in_a_users_environment_hide_no_job(site: FakeSite) -> None:
     """Tried on 22.05: with SQUEUE_PARTITION=gpu, squeue --jobs leaves out a job elsewhere."""
     setup = "export SQUEUE_PARTITION=gpu SQUEUE_NAMES=x SCANCEL_STATE=R SBATCH_ACCOUNT=mine"
     poll(site, setup=setup, queued=("1",))
-    site.ask(build_cancel(["1"]), setup=setup)
+    site.ask(build_kill(["1"]), setup=setup)
     for name in ("squeue", "scancel"):
         for call in site.calls(name):
             assert not [each for each in call.env if each.startswith(("SQUEUE", "SCANCEL"))]
@@ -117,6 +117,33 @@ def test_a_missing_exit_record_is_a_failed_command(site: FakeSite, tmp_path: Pat
 def test_progress_that_cannot_be_written_disturbs_nothing(site: FakeSite) -> None:
     frames = poll(site, acknowledged=(("/no/such/dir", "5"),), queued=("1",))
     assert frames["squeue"] == Frame(0, b"")
+
+
+def test_what_was_noted_before_survives_a_full_disk(site: FakeSite, tmp_path: Path) -> None:
+    poll(site, acknowledged=((str(tmp_path), "10"),))
+    (tmp_path / "log_offsets.new").mkdir()  # Nothing can be written under this name.
+    poll(site, acknowledged=((str(tmp_path), "20"),))
+    assert (tmp_path / "log_offsets").read_text() == "10\n"
+
+
+def test_a_verdict_is_noted_beside_how_far_the_log_was_shown(
+    site: FakeSite, tmp_path: Path
+) -> None:
+    poll(site, acknowledged=((str(tmp_path), "8\n{}"),), verdicts=((str(tmp_path), "FAILED"),))
+    names = {path.name: path.read_text() for path in tmp_path.iterdir() if path.is_file()}
+    assert names["log_offsets"] == "8\n{}\n"
+    assert names["verdict"] == "FAILED\n"
+
+
+def test_the_controller_is_asked_for_each_job_once(site: FakeSite) -> None:
+    site.command("scontrol", "echo JobId=$4")
+    frames = poll(site, detailed=("7_1", "8", "8"))
+    assert frames["scontrol.7_1"] == Frame(0, b"JobId=7_1")
+    assert frames["scontrol.8"] == Frame(0, b"JobId=8")
+    assert [call.args for call in site.calls("scontrol")] == [
+        ["--oneliner", "show", "job", "7_1"],
+        ["--oneliner", "show", "job", "8"],
+    ]
 
 
 # ---- logs ----
@@ -200,7 +227,7 @@ def test_several_logs_are_read_in_one_program(site: FakeSite, tmp_path: Path) ->
 
 @pytest.mark.parametrize("job_id", ["123", "123_4", "123_[1-5]", "-1", "$(touch pwned)", "a b"])
 def test_a_job_id_reaches_scancel_as_one_word(site: FakeSite, job_id: str) -> None:
-    site.ask(build_cancel([job_id, "7"]))
+    site.ask(build_kill([job_id, "7"]))
     assert site.calls("scancel")[0].args == ["--", job_id, "7"]
 
 
