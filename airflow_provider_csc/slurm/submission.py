@@ -122,7 +122,7 @@ def _check_directories(frames: Mapping[str, Frame], *, work_dir: str | None, bas
             field="work_dir",
             value=work_dir,
         )
-    if "existing" in frames:
+    if "existing" in frames or "killed" in frames:
         return
     superseded = frames.get("superseded", _OK)
     if superseded.status != 0:

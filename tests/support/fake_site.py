@@ -88,10 +88,10 @@ class FakeSite:
         return path.read_text().split().count(name) if path.exists() else 0
 
     @contextlib.contextmanager
-    def fault(self, name: str) -> Iterator[None]:
+    def fault(self, name: str, value: str = "") -> Iterator[None]:
         """Switch a fault of `fake_slurm` on for a while."""
         path = self.root / "faults" / name
-        path.touch()
+        path.write_text(value)
         try:
             yield
         finally:
@@ -187,8 +187,8 @@ class FaultyTransport:
         self.plans.append((word, fault))
 
     async def run(self, command: str, *, stdin: bytes, timeout: float) -> CommandResult:
-        def send() -> Awaitable[CommandResult]:
-            return self.inner.run(command, stdin=stdin, timeout=timeout)
+        def send(part: slice = slice(None)) -> Awaitable[CommandResult]:
+            return self.inner.run(command, stdin=stdin[part], timeout=timeout)
 
         for plan in self.plans:
             if plan[0] in stdin.decode():
@@ -228,6 +228,16 @@ def cut_at(size: int) -> Any:
     async def cut(send: Any) -> CommandResult:
         done = await send()
         return CommandResult(exit_status=done.exit_status, stdout=done.stdout[:size], stderr=b"")
+
+    return cut
+
+
+def cut_program_at(size: int) -> Any:
+    """Let only so many bytes of the program arrive, and nothing come back; negative: from its end."""
+
+    async def cut(send: Any) -> CommandResult:
+        await send(slice(size))
+        raise ConnectionLostError("dropped while it was sent")
 
     return cut
 

@@ -77,6 +77,11 @@ sbatch() {
     *) fail "sbatch: error: invalid partition specified: $partition
 sbatch: error: Batch job submission failed: Invalid partition name specified" ;;
   esac
+  if is_faulty sbatch_is_late; then
+    (sleep "$(cat "$site/faults/sbatch_is_late")"; enqueue) </dev/null >/dev/null 2>&1 &
+    fail 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation'
+  fi
+  ! is_faulty sbatch_is_slow || sleep "$(cat "$site/faults/sbatch_is_slow")"
   is_faulty sbatch_times_out_for_nothing || enqueue
   ! is_faulty sbatch_times_out && ! is_faulty sbatch_times_out_for_nothing ||
     fail 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation'
@@ -170,7 +175,7 @@ squeue() {
     format=${option[format]} line=
     while [ -n "$format" ]; do
       case $format in
-        %i*) line+=$id ;;
+        %i* | %F*) line+=$id ;;
         %T*) line+=$state ;;
         %r*) line+=${reason:-None} ;;
         %P*) line+=$partition ;;

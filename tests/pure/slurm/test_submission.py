@@ -193,6 +193,8 @@ def test_a_directory_that_takes_nothing_now_is_worth_waiting_for(step: str, said
 
 def test_a_kill_that_came_first_is_told() -> None:
     assert read(killed=OK) == Killed(run_dir=RUN_DIR, job_id=None)
+    found = read(claim=Frame(1, b"mkdir: File exists"), killed=OK)
+    assert found == Killed(run_dir=RUN_DIR, job_id=None)
     assert read(sbatch=Frame(0, b"123"), killed=OK) == Killed(run_dir=RUN_DIR, job_id="123")
 
 
