@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _MAX_BACKOFF_SECONDS = 300.0
 _MAX_FOLLOW_UPS = 200
 _MAX_FOLLOW_UPS_RUNNING = 16
-_WRITE_SECONDS = 5.0
+_WRITE_SECONDS = 10.0
 # What merely begins an outage, or happens within one, beside what keeps the site away.
 _PASSING = (ConnectionLostError, CommandTimeoutError, UnreadableOutputError)
 # Long enough for every watcher on the loop to pass its lines on before they are acknowledged.
@@ -225,14 +225,15 @@ class SitePoller:
     async def _pause(self, started: float) -> None:
         """Wait until the next round; a newcomer is served at once, but never below the floor."""
         loop = asyncio.get_running_loop()
-        settling = any(watcher.tracker.is_settling for watcher in self._watchers.values())
+        urgent = any(watcher.tracker.is_urgent for watcher in self._watchers.values())
         shortest = min((watcher.interval for watcher in self._watchers.values()), default=0.0)
-        delay = self._floor if settling else max(self._floor, shortest)
+        delay = self._floor if urgent else max(self._floor, shortest)
         if self._failures:
             await self._back_off(started + backoff_seconds(self._failures, delay))
             return
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(started + min(delay, self._seconds_to_deadline())):
+            deadline = loop.time() + self._seconds_to_deadline()
+            async with asyncio.timeout_at(min(started + delay, deadline)):
                 await self._wake.wait()
         await asyncio.sleep(max(started + self._floor - loop.time(), 0))
 

@@ -149,6 +149,11 @@ class JobTracker:
         return any(job.settling_since is not None for job in self._open)
 
     @property
+    def is_urgent(self) -> bool:
+        """Whether its next round should not wait: something ends, or is being cancelled."""
+        return self.is_settling or any(job.limit or self.limit for job in self._open)
+
+    @property
     def is_done(self) -> bool:
         """Whether every job has its result."""
         return not self._open
@@ -171,6 +176,10 @@ class JobTracker:
     @property
     def _open(self) -> list[_Job]:
         return [job for job in self._jobs if job.result is None]
+
+    @property
+    def _waiting(self) -> list[str]:
+        return [job.job_id for job in self._open if job.settling_since is None]
 
     def jobs_to_cancel(self, now: Moment) -> list[str]:
         """
@@ -196,10 +205,11 @@ class JobTracker:
                 job.cancelled_at = now.steady
 
     def seconds_to_deadline(self, now: Moment) -> float | None:
-        """Return in how many seconds the task's time is over, if that is still to come."""
-        if self.spec.deadline is None or self._limits.is_past_deadline(now):
+        """Return in how many seconds something must be done or said because of the deadline."""
+        is_done = self.limit is not None or self._is_overdue_told or not self._waiting
+        if self.spec.deadline is None or is_done:
             return None
-        return self.spec.deadline - now.wall
+        return max(self.spec.deadline - now.wall, 0)
 
     def ask(self) -> PollRequest:
         """Return what a regular round asks: squeue, and the logs of what runs."""
@@ -272,12 +282,12 @@ class JobTracker:
     def park(self, outage: Outage, now: Moment) -> list[Event]:
         """Note that a source gave no answer; each reason is said once, however long it lasts."""
         events: list[Event] = [*self._parking.park(outage)]
-        waiting = [job.job_id for job in self._open if job.settling_since is None]
-        if waiting and self._limits.is_past_deadline(now) and not self._is_overdue_told:
+        is_new = self.limit is None and not self._is_overdue_told
+        if self._waiting and is_new and self._limits.is_past_deadline(now):
             self._is_overdue_told = True
             text = (
-                f"execution_timeout is reached; job {', '.join(waiting)} will be cancelled as soon "
-                "as the site answers, unless it has ended by itself."
+                f"execution_timeout is reached; job {', '.join(self._waiting)} will be cancelled "
+                "as soon as the site answers, unless it has ended by itself."
             )
             events.append(Note(text, logging.WARNING))
         return events

@@ -407,6 +407,83 @@ async def test_the_waits_of_two_pollers_differ() -> None:
     assert len({backoff_seconds(5, 15.0) for _ in range(20)}) > 10
 
 
+async def test_a_deadline_that_passes_in_an_outage_is_told_at_once_and_kept(bench: Bench) -> None:
+    """The next attempt may be minutes away; so the one who waits is told before it."""
+    job = await bench.submit(hold=True)
+    tried = 0
+
+    async def refuse(_send: Any) -> CommandResult:
+        nonlocal tried
+        tried += 1
+        raise ConnectFailedError("nobody is let in")
+
+    for _ in range(3):
+        bench.faulty.plan(POLL, refuse)
+    watching = bench.watch(job, interval=2, deadline=time.time() + 0.5)
+    await until(lambda: any("execution_timeout is reached" in text for text in watching.warnings))
+    assert tried == 1
+    assert bench.site.jobs[job.job_id]["state"] == "PENDING"
+    bench.faulty.plans.clear()
+    await until(watching.task.done)
+    assert watching.states == ["CANCELLED"]
+    assert sum("execution_timeout is reached; job" in text for text in watching.warnings) == 1
+
+
+async def test_a_deadline_does_not_wait_for_a_long_interval(bench: Bench) -> None:
+    job = await bench.submit(hold=True)
+    watching = bench.watch(job, interval=60, deadline=time.time() + 1)
+    await until(watching.task.done)
+    assert watching.states == ["CANCELLED"]
+
+
+async def test_another_reason_within_an_outage_is_told_once(bench: Bench) -> None:
+    async def expired(_send: Any) -> CommandResult:
+        raise ConnectFailedError("Its certificate EXPIRED at /c; renew it.")
+
+    job = await bench.submit(hold=True)
+    for fault in (faults.drop_before, faults.refuse, expired, faults.time_out, expired):
+        bench.faulty.plan(POLL, fault)
+    watching = bench.watch(job)
+    await until(lambda: answers_again(watching))
+    reasons = [text.partition(": ")[2].partition(".")[0] for text in watching.parked]
+    assert reasons[0] == "dropped before it was sent"
+    assert [text for text in watching.parked if "nobody is let in" in text] == watching.parked[1:2]
+    assert [text for text in watching.parked if "renew it" in text] == watching.parked[2:]
+    assert len(watching.parked) == 3
+
+
+async def test_an_end_is_noted_only_when_it_was_taken(bench: Bench) -> None:
+    job = await bench.submit("exit 3")
+    bench.site.change(job.job_id, in_accounting="")
+    verdict = bench.site.home / job.run_dir / "verdict"
+    await until(lambda: bench.site.jobs[job.job_id]["state"] == "FAILED")
+    events = bench.poller.watch(watch_spec(job), interval=0.01)
+    waiting = asyncio.ensure_future(anext(events))
+    await asyncio.sleep(2 * FLOOR)
+    waiting.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await waiting
+    await events.aclose()
+    assert not verdict.exists()
+    bench.site.change(job.job_id, in_accounting="yes")
+    watching = bench.watch(job)
+    await until(watching.task.done)
+    assert verdict.read_text() == "FAILED\n"
+
+
+async def test_an_end_that_could_not_be_noted_is_noted_later(bench: Bench) -> None:
+    """As long as anybody of this site is there to do it."""
+    stays = bench.watch(await bench.submit(hold=True))
+    job = await bench.submit("true")
+    verdict = bench.site.home / job.run_dir / "verdict"
+    bench.faulty.plan("/verdict COMPLETED", faults.drop_before)
+    watching = bench.watch(job)
+    await until(watching.task.done)
+    assert watching.states == ["COMPLETED"]
+    await until(verdict.exists)
+    assert not stays.parked
+
+
 # Coming and going
 
 

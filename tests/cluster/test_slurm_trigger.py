@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -91,6 +93,66 @@ def test_a_triggerer_that_is_killed_loses_no_line_and_doubles_at_most_one_round(
     # Lines that were logged but not yet noted on the cluster are logged again: a poll's worth.
     assert len(shown) - 60 <= len(seen)
     assert shown[len(seen) :] == list(range(shown[len(seen)], 61))
+
+
+TWO_STREAMS = (
+    "for i in $(seq 1 250); do echo out $i; echo err $i >&2; sleep 0.1; done; printf 'out last'"
+)
+
+
+def stream(output: Path, name: str) -> list[str]:
+    lines = output.read_text().split("\n")
+    return [line.removeprefix(f"{name} ") for line in lines if line.startswith(f"{name} ")]
+
+
+def move(trigger: SlurmJobTrigger, output: Path, signals: list[signal.Signals]) -> list[int]:
+    """
+    Run a trigger in one process after the other, each ended at a random instant.
+
+    :return: how many lines had been shown at each end.
+    """
+    seed = int.from_bytes(os.urandom(4))
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    ends = []
+    for number in signals:
+        before = len(output.read_text()) if output.exists() else 0
+        process = start(trigger, output)
+        wait_until(lambda before=before: output.exists() and len(output.read_text()) > before + 20)
+        time.sleep(chance.uniform(0, 2.5))
+        process.send_signal(number)
+        process.wait(20)
+        ends.append(len(stream(output, "out")))
+    start(trigger, output).wait(90)
+    assert '"state": "COMPLETED"' in output.read_text()
+    return ends
+
+
+WHOLE = [str(number) for number in range(1, 251)]
+
+
+def test_over_graceful_moves_both_streams_are_shown_exactly(tmp_path: Path) -> None:
+    trigger = deferred_trigger(command=TWO_STREAMS, options={"error": "err-%j", "output": "out-%j"})
+    output = tmp_path / "log"
+    move(trigger, output, [signal.SIGTERM] * 4)
+    assert stream(output, "out") == [*WHOLE, "last"]
+    assert stream(output, "err") == WHOLE
+
+
+def test_over_sudden_deaths_no_line_is_lost_and_a_round_is_repeated_at_most(tmp_path: Path) -> None:
+    trigger = deferred_trigger(command=TWO_STREAMS, options={"error": "err-%j", "output": "out-%j"})
+    output = tmp_path / "log"
+    ends = move(trigger, output, [signal.SIGKILL] * 4)
+    for name, whole in (("out", [*WHOLE, "last"]), ("err", WHOLE)):
+        shown = stream(output, name)
+        assert list(dict.fromkeys(shown)) == whole
+        numbers = [int(line) for line in shown if line != "last"]
+        steps = [later - earlier for earlier, later in itertools.pairwise(numbers)]
+        # On to the next line, save behind a death: back by what its last round had shown.
+        backwards = [1 - step for step in steps if step != 1]
+        assert len(backwards) <= len(ends)
+        # A round takes half a second, and the question itself some time on a busy machine.
+        assert all(0 < lines <= 25 for lines in backwards)
 
 
 def test_waiting_survives_the_loss_of_its_connection(

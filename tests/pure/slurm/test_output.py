@@ -19,6 +19,7 @@ from airflow_provider_csc.slurm.output import (
     is_submit_verdict,
     is_without_accounting,
     parse_accounting,
+    parse_controller,
     parse_job_id,
     parse_log,
     parse_log_paths,
@@ -481,3 +482,47 @@ def test_log_paths_are_read(text: str, paths: tuple[str | None, str | None]) -> 
 )
 def test_a_part_of_a_log_is_read(frame: Frame, log: object) -> None:
     assert parse_log(frame) == log
+
+
+# ---- scontrol ----
+
+# As 22.05 printed them; what a user chose (name, comment) may look like any field.
+CONTROLLER = (
+    "JobId=3003 JobName=a JobState=RUNNING b UserId=alice(1001) GroupId=alice(1002) MCS_label=N/A "
+    "Priority=4294901755 Nice=0 Account=project_2001234 QOS=normal JobState=FAILED "
+    "Reason=NonZeroExitCode Dependency=(null) Requeue=1 Restarts=2 BatchFlag=1 Reboot=0 "
+    "ExitCode=3:0 RunTime=00:00:00 TimeLimit=1-00:00:00 TimeMin=N/A SubmitTime=1795253326 "
+    "Partition=small NodeList=c1 BatchHost=c1 NumNodes=1 NumCPUs=4 NumTasks=1 CPUs/Task=1 "
+    "WorkDir=/work Comment=a ExitCode=0:0 StdErr=/dev/null StdIn=/dev/null StdOut=/dev/null Power="
+)
+
+
+def test_a_job_of_the_controller_is_read() -> None:
+    found = parse_controller(answer(CONTROLLER.replace("a JobState=RUNNING b", "wrap")))
+    assert isinstance(found, Answer)
+    (row,) = found.rows
+    assert (row.job_id, row.state.name, row.exit_code, row.signal) == ("3003", "FAILED", 3, None)
+    assert (row.restarts, row.time_limit_minutes, row.cpus, row.node_count) == (2, 1440, 4, 1)
+
+
+def test_elements_of_an_array_are_named_as_everywhere_else() -> None:
+    array = "JobId=3005 ArrayJobId=3004 ArrayTaskId=1 JobName=wrap"
+    lines = [CONTROLLER.replace("JobId=3003 JobName=a JobState=RUNNING b", array)] * 2
+    found = parse_controller(answer(*lines))
+    assert isinstance(found, Answer)
+    assert [row.job_id for row in found.rows] == ["3004_1", "3004_1"]
+
+
+def test_a_job_the_controller_does_not_know_is_an_answer_and_silence_is_none() -> None:
+    assert parse_controller(Frame(1, b"slurm_load_jobs error: Invalid job id specified")) == (
+        Answer(())
+    )
+    silent = parse_controller(Frame(1, b"slurm_load_jobs error: Unable to contact"))
+    assert silent == NoAnswer("slurm_load_jobs error: Unable to contact")
+
+
+@pytest.mark.parametrize("size", range(0, len(CONTROLLER), 7))
+def test_a_line_of_the_controller_that_was_cut_says_nothing_wrong(size: int) -> None:
+    found = parse_controller(answer(CONTROLLER[:size]))
+    assert isinstance(found, Answer)
+    assert all(row.exit_code == 3 for row in found.rows)
