@@ -233,7 +233,7 @@ class Previous:
 
     ``age_seconds`` is how long ago it was made, ``no_verdict_age`` how long ago its sbatch ended
     without a verdict, if it did so; both by the cluster's clock. ``noted`` is the state that its
-    task took note of, if it did.
+    task took note of, if it did; ``is_killed`` tells that a kill left its mark.
     """
 
     number: Number
@@ -245,6 +245,7 @@ class Previous:
     no_verdict_age: int | None = None
     recorded: str = ""
     noted: str = ""
+    is_killed: bool = False
 
     @property
     def is_given_up(self) -> bool:
@@ -281,7 +282,8 @@ class Previous:
         One whose sbatch ended without a verdict is only given the time that slurmctld may need to
         read what lies in its socket. A clock that was put back must not make it wait for ever.
         """
-        if self.job_id is not None or self.run_dir is None or self.is_given_up:
+        is_unwanted = self.is_given_up or self.is_killed
+        if self.job_id is not None or self.run_dir is None or is_unwanted:
             return False
         if self.no_verdict_age is not None:
             return abs(self.no_verdict_age) <= _UNREAD_SECONDS
@@ -403,6 +405,7 @@ def _previous(
         no_verdict_age=_age(clock, files.get("no_verdict"), []),
         recorded=job_frame.text if job_frame else "",
         noted=_text(files.get("verdict")),
+        is_killed="cancel" in files,
     )
 
 
@@ -425,7 +428,7 @@ def _pick(queued: Sequence[QueueRow], accounted: Sequence[AccountingRow]) -> str
 def _files_of(number: Number, frames: Mapping[str, Frame]) -> dict[str, Frame]:
     try_number, resubmission = number
     suffix = f".{try_number}" + (f".{resubmission}" if resubmission else "")
-    names = ("dir", "made", "run", "job_id", "exit", "verdict", "no_verdict")
+    names = ("dir", "made", "run", "job_id", "exit", "verdict", "no_verdict", "cancel")
     return {name: frames[name + suffix] for name in names if name + suffix in frames}
 
 

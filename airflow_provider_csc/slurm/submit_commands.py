@@ -279,6 +279,7 @@ for dir in "$base/$key".*; do
   ask "job_id.$suffix" cat -- "$dir/@JOB_ID"
   ask "exit.$suffix" cat -- "$dir/@EXIT"
   ask "verdict.$suffix" cat -- "$dir/@VERDICT"
+  [ ! -e "$dir/@CANCEL" ] || frame "cancel.$suffix" 0 ''
   [ ! -e "$dir/@NO_VERDICT" ] || frame "no_verdict.$suffix" 0 "$(made "$dir/@NO_VERDICT")"
 done
 """

@@ -250,6 +250,8 @@ async def test_a_kill_before_sbatch_leaves_no_job(bench: Bench) -> None:
     with pytest.raises(SubmitKilledError, match="nothing was submitted"):
         await bench.submit(hold=True)
     assert await bench.jobs_of_this_task() == set()
+    # Who killed it may want it again; nothing is waited for then.
+    assert not (await bench.submit(hold=True, try_number=2)).is_adopted
 
 
 async def test_another_task_is_not_taken_for_this_one(bench: Bench) -> None:

@@ -404,6 +404,7 @@ def test_a_young_directory_without_an_id_may_still_be_submitting(
     )
     assert found.may_be_submitting is expected
     assert not replace(found, recorded="given up for x.2").may_be_submitting
+    assert not replace(found, is_killed=True).may_be_submitting
 
 
 def test_everything_a_run_directory_tells_is_read() -> None:
@@ -412,7 +413,9 @@ def test_everything_a_run_directory_tells_is_read() -> None:
         run_at_1=Frame(0, b"2026-11-21T07:00:00+00:00"),
         verdict_at_1=Frame(0, b"UNKNOWN\n"),
         no_verdict_at_1=Frame(0, b"9980"),
+        cancel_at_1=OK,
     ).previous
+    assert found.is_killed
     assert (found.run_started, found.noted) == ("2026-11-21T07:00:00+00:00", "UNKNOWN")
     assert (found.age_seconds, found.no_verdict_age) == (100, 20)
 
