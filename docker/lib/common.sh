@@ -45,6 +45,19 @@ secret() {
   cat "$file"
 }
 
+# clock: words before a command that shift its clock. Not before one that becomes another user and
+# then starts a program (setpriv, sshd): libfaketime's shared memory belongs to the first user.
+clock() {
+  local words
+  words=$(clock_variables)
+  [[ -z $words ]] || say "env $words"
+}
+clock_variables() {
+  [[ $CLUSTER_CLOCK_OFFSET == 0 ]] ||
+    printf 'LD_PRELOAD=%s FAKETIME=%+d FAKETIME_DONT_FAKE_MONOTONIC=1' "$FAKETIME_LIBRARY" "$CLUSTER_CLOCK_OFFSET"
+}
+FAKETIME_LIBRARY=/usr/lib/$(uname -m)-linux-gnu/faketime/libfaketimeMT.so.1
+
 make_layout() {
   make_dir "$CLUSTER_DIR" 0755
   local dir

@@ -24,7 +24,8 @@ SQL
   touch "$STATE/mariadb/created"
 }
 
-mariadb_command() { COMMAND=(mariadbd --defaults-file="$ETC/my.cnf" --user=mysql); }
+# shellcheck disable=SC2207  # a list of words
+mariadb_command() { COMMAND=($(clock) mariadbd --defaults-file="$ETC/my.cnf" --user=mysql); }
 mariadb_ready() { mariadb-admin --no-defaults --socket="$DB_SOCKET" --connect-timeout=2 ping; }
 mariadb_program() { say mariadbd; }
 mariadb_port() { say "$CLUSTER_DB_PORT"; }

@@ -10,7 +10,8 @@ munge_prepare() {
 }
 
 munge_command() {
-  COMMAND=(setpriv --reuid munge --regid munge --clear-groups
+  # shellcheck disable=SC2207  # a list of words
+  COMMAND=(setpriv --reuid munge --regid munge --clear-groups $(clock)
     munged --foreground --force --num-threads=10 --socket="$MUNGE_SOCKET" --key-file="$STATE/munge/key"
     --seed-file="$STATE/munge/seed" --pid-file="$RUN/munge/munged.pid" --log-file="$STATE/munge/munged.log")
 }

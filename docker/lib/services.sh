@@ -56,15 +56,9 @@ spawn() {
   local service=$1
   call "$service" command
   setsid env --ignore-environment --chdir="$CLUSTER_DIR" PATH="$DAEMON_PATH" LANG=C.UTF-8 HOME=/ SLURM_CONF="$SLURM_CONF" \
-    $(clock_environment) "${COMMAND[@]}" </dev/null >>"$(log_file "$service")" 2>&1 9>&- &
+    "${COMMAND[@]}" </dev/null >>"$(log_file "$service")" 2>&1 9>&- &
   say "$!" >"$(pid_file "$service")"
 }
-# clock_environment: words that shift the clock of a program and of all that it starts.
-clock_environment() {
-  [[ ${CLUSTER_CLOCK_OFFSET:-0} == 0 ]] ||
-    printf '%s ' "LD_PRELOAD=$FAKETIME_LIBRARY" "FAKETIME=$(printf '%+d' "$CLUSTER_CLOCK_OFFSET")" DONT_FAKE_MONOTONIC=1
-}
-FAKETIME_LIBRARY=/usr/lib/$(uname -m)-linux-gnu/faketime/libfaketimeMT.so.1
 DAEMON_PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 start_service() {

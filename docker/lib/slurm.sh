@@ -66,7 +66,8 @@ slurmdbd_prepare() {
   slurm_configure
   render slurmdbd.conf | write_file "$ETC/slurmdbd.conf" 0600 slurm:slurm
 }
-slurmdbd_command() { COMMAND=(slurmdbd -D); }
+# shellcheck disable=SC2207  # a list of words
+slurmdbd_command() { COMMAND=($(clock) slurmdbd -D); }
 slurmdbd_ready() { timeout 5 sacctmgr -n -P show cluster; }
 slurmdbd_program() { say slurmdbd; }
 slurmdbd_port() { say "$CLUSTER_DBD_PORT"; }
@@ -76,7 +77,8 @@ slurmctld_prepare() {
   make_dir "$STATE/slurmctld" 0700 slurm:slurm
   slurm_accounts
 }
-slurmctld_command() { COMMAND=(slurmctld -D -f "$SLURM_CONF"); }
+# shellcheck disable=SC2207  # a list of words
+slurmctld_command() { COMMAND=($(clock) slurmctld -D -f "$SLURM_CONF"); }
 slurmctld_ready() { timeout 5 scontrol ping | grep -q 'is UP'; }
 slurmctld_program() { say slurmctld; }
 slurmctld_port() { say "$CLUSTER_CTLD_PORT"; }
@@ -99,7 +101,8 @@ slurmd_prepare() {
   make_dir "$STATE/slurmd" 0755
   make_dir "$STATE/slurmd/$1" 0755
 }
-slurmd_command() { COMMAND=(slurmd -D -N "$1" -f "$SLURM_CONF"); }
+# shellcheck disable=SC2207  # a list of words
+slurmd_command() { COMMAND=($(clock) slurmd -D -N "$1" -f "$SLURM_CONF"); }
 slurmd_program() { say slurmd; }
 slurmd_port() { awk -v node="NodeName=$1" '$1 == node {sub(".* Port=", ""); print $1}' "$SLURM_CONF" 2>/dev/null; }
 

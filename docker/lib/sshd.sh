@@ -64,7 +64,7 @@ sshd_prepare() {
   local pair
   local USER_NAMES CLOCK_ENVIRONMENT
   USER_NAMES=$(user_names | xargs)
-  CLOCK_ENVIRONMENT=$(clock_environment)
+  CLOCK_ENVIRONMENT=$(clock_variables)
   for pair in $CLUSTER_USERS; do make_user "${pair%%:*}" "${pair#*:}"; done
   sshd_keys
   sshd_modules

@@ -25,7 +25,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tests.chaos import report
+from tests.chaos import real_airflow, report
 from tests.chaos.cluster import CHECKOUT, DEFAULT_DIR, Cluster
 from tests.chaos.faults import Names
 from tests.chaos.processes import Forks
@@ -45,7 +45,9 @@ def main() -> int:
     options = Options(
         seed=seed, scale=given.scale, short=given.short, workers=given.workers, kind=given.kind
     )
-    names = given.only or list(SCENARIOS)
+    names = given.only or [
+        name for name, scenario in SCENARIOS.items() if scenario.is_short or not given.short
+    ]
     print(f"seed {seed}; the same again: --seed {seed}", flush=True)
     BUILD.mkdir(parents=True, exist_ok=True)
     lock = (BUILD / ".lock").open("w")
@@ -54,6 +56,7 @@ def main() -> int:
     try:
         rows = asyncio.run(run(cluster, options, names, given.source))
     finally:
+        asyncio.run(real_airflow.end(cluster))
         if not given.keep:
             asyncio.run(cluster.control("wipe"))
     report.write(BUILD, rows, conditions(cluster, options))
@@ -81,7 +84,7 @@ def parse_arguments() -> argparse.Namespace:
 async def run(
     cluster: Cluster, options: Options, names: list[str], source: Path
 ) -> list[report.Row]:
-    rows = []
+    rows: dict[str, report.Row] = {}
     logs = BUILD / "logs"
     shutil.rmtree(logs, ignore_errors=True)
     (logs / "outcomes").mkdir(parents=True)
@@ -94,13 +97,23 @@ async def run(
         }
         print(report.render_line(report.HEAD), flush=True)
         async with Forks(logs, environment, hosts.path) as forks:
-            for name in names:
+
+            async def play(name: str) -> None:
                 row = await perform(name, cluster, options, forks, hosts)
-                rows.append(row)
+                rows[name] = row
                 print(report.render_line(row.cells), flush=True)
                 for finding in row.all_findings:
                     print(f"    {finding}", flush=True)
-    return rows
+
+            # In the short form those that disturb nobody else run beside the others, and suffer
+            # with them; in the full form each is alone, so that its row speaks of it only.
+            alone = [name for name in names if not (options.short and SCENARIOS[name].is_local)]
+            async with asyncio.TaskGroup() as group:
+                for name in set(names).difference(alone):
+                    group.create_task(play(name))
+                for name in alone:
+                    await play(name)
+    return [rows[name] for name in names]
 
 
 async def perform(
@@ -122,7 +135,7 @@ async def perform(
         )
         began = time.monotonic()
         try:
-            await SCENARIOS[name](stage)
+            await SCENARIOS[name].play(stage)
             return await stage.reckon(time.monotonic() - began)
         except Exception:  # noqa: BLE001 - the others are still worth running
             await cluster.control("up")

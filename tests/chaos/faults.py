@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import shutil
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
     from tests.chaos.cluster import Cluster
 
-_TABLE = "inet csc_chaos"
-
 
 def run(*words: str, given: str | None = None) -> str:
     done = subprocess.run(words, input=given, capture_output=True, text=True, check=True)
@@ -30,6 +29,7 @@ class PacketFilter:
 
     def __init__(self, port: int) -> None:
         self._port = port
+        self._table = ("inet", f"csc_chaos_{port}")
 
     def drop(self, percent: int) -> None:
         """Drop this share of them, both ways."""
@@ -38,22 +38,25 @@ class PacketFilter:
         lines = ["type filter hook input priority 0;"]
         lines += [f"tcp {end} {self._port} {chance}counter drop;" for end in ("dport", "sport")]
         chain = " ".join(lines)
-        run("nft", "-f", "-", given=f"table {_TABLE} {{ chain input {{ {chain} }}; }}\n")
+        run(
+            "nft",
+            "-f",
+            "-",
+            given=f"table {' '.join(self._table)} {{ chain input {{ {chain} }}; }}\n",
+        )
 
     @property
     def dropped(self) -> int:
         """Packets dropped since `drop`."""
         listing = subprocess.run(
-            ["nft", "list", "table", *_TABLE.split()], capture_output=True, text=True, check=False
+            ["nft", "list", "table", *self._table], capture_output=True, text=True, check=False
         ).stdout
         return sum(int(count) for count in re.findall(r"packets (\d+)", listing))
 
     def clear(self) -> int:
         """Let everything pass; return how many packets were dropped."""
         dropped = self.dropped
-        subprocess.run(
-            ["nft", "delete", "table", *_TABLE.split()], capture_output=True, check=False
-        )
+        subprocess.run(["nft", "delete", "table", *self._table], capture_output=True, check=False)
         return dropped
 
 
@@ -108,6 +111,12 @@ def fill(directory: Path) -> bool:
 
 def empty(directory: Path) -> None:
     (directory / "filler").unlink(missing_ok=True)
+
+
+def clock_error(runs: Path) -> float:
+    """How far the newest exit record is off the clock of this machine, in seconds."""
+    newest = max(runs.glob("*/exit.json"), key=lambda path: path.stat().st_mtime)
+    return float(abs(json.loads(newest.read_text())["ended"] - newest.stat().st_mtime))
 
 
 def processes_of_node(cluster: Cluster, node: str) -> list[int]:

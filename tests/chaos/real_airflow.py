@@ -19,7 +19,7 @@ from urllib.error import URLError
 from urllib.parse import quote
 
 from docker.lib.airflow_rest import Airflow, RefusedError
-from tests.chaos.cluster import CHECKOUT, uptime
+from tests.chaos.cluster import CHECKOUT, Cluster, uptime
 from tests.chaos.ledger import Attempt
 from tests.chaos.scheduler import Plan, Progress
 
@@ -110,27 +110,66 @@ def _descendants(pid: int) -> list[int]:
 async def airflow_broken(stage: Stage) -> None:
     """Task processes, triggerers, scheduler, API server and database are killed and restarted."""
     airflow = await _start(stage)
-    try:
-        beats = [stage.rng.choice((0, 1, 2, 4, 6)) for _ in range(stage.options.count(120, 20))]
-        run = await _trigger(stage, airflow, beats)
-        breaking = asyncio.create_task(_break(stage, airflow))
-        end = time.monotonic() + stage.options.seconds(900, 300)
-        # Disturbed for half of the time at most, so that it can come to an end.
-        calm = time.monotonic() + stage.options.seconds(150, 30)
-        while not await _all_ended(airflow, run) and time.monotonic() < end:
-            if time.monotonic() > calm:
-                breaking.cancel()
-            await asyncio.sleep(2)
-        breaking.cancel()
-        await asyncio.wait([breaking])
-        await _take_down(stage, airflow, run)
-    finally:
-        await airflow.control("down")
+    beats = [stage.rng.choice((0, 1, 2, 4, 6)) for _ in range(stage.options.count(120, 12))]
+    run = await _trigger(stage, airflow, beats)
+    breaking = asyncio.create_task(_break(stage, airflow))
+    end = time.monotonic() + stage.time_limit
+    # Disturbed for a part of the time only, so that it can come to an end.
+    calm = time.monotonic() + stage.options.seconds(180, 20)
+    while not await _all_ended(airflow, run) and time.monotonic() < end:
+        if time.monotonic() > calm:
+            breaking.cancel()
+        await asyncio.sleep(1)
+    breaking.cancel()
+    await asyncio.wait([breaking])
+    await _take_down(stage, airflow, run)
+
+
+async def airflow_users_kill(stage: Stage) -> None:
+    """Users mark tasks as failed or as succeeded, at any instant, deferred or not."""
+    airflow = await _start(stage)
+    count = stage.options.count(40, 6)
+    run = await _trigger(stage, airflow, [240] * count)
+    clicks = [asyncio.create_task(_click(stage, airflow, run, index)) for index in range(count)]
+    await asyncio.wait(clicks, timeout=stage.time_limit)
+    # From now on Airflow has the time of grace, with what it needs to notice.
+    await asyncio.gather(*clicks)
+
+
+async def _click(stage: Stage, airflow: RealAirflow, run: DagRun, index: int) -> None:
+    """Wait until Airflow has begun the task, and a little longer; then end it."""
+    delay, state = stage.rng.uniform(0, 8), stage.rng.choice(("failed", "success"))
+    while not await _has_begun(airflow, run, index):
+        await asyncio.sleep(0.5)
+    await asyncio.sleep(delay)
+    path = f"/dags/{_DAG}/dagRuns/{quote(run.run_id)}/taskInstances/job/{index}"
+    await airflow.call(lambda api: api.call("PATCH", path, {"new_state": state}))
+    stage.faults += 1
+    plan = Plan(name=f"{stage.prefix}{index:04}", operator={}, expects="killed")
+    stage.add(plan, Progress(kills=[uptime()], final="killed"))
+
+
+async def _has_begun(airflow: RealAirflow, run: DagRun, index: int) -> bool:
+    return any(
+        one["map_index"] == index and one["state"] in ("running", "deferred")
+        for one in await _instances(airflow, run)
+    )
+
+
+async def end(cluster: Cluster) -> None:
+    """Stop it and forget all of it, where it was started."""
+    airflow = _beside(cluster)
+    if airflow.directory.exists():
+        await airflow.control("down", "--purge")
+
+
+def _beside(cluster: Cluster) -> RealAirflow:
+    return RealAirflow(Path(f"{cluster.directory}-airflow"), cluster.directory)
 
 
 async def _start(stage: Stage) -> RealAirflow:
     stage.direct()
-    airflow = RealAirflow(Path(f"{stage.cluster.directory}-airflow"), stage.cluster.directory)
+    airflow = _beside(stage.cluster)
     await airflow.control("up")
     connection = next(iter(stage.environment().values()))
     await airflow.call(lambda api: api.set_connection(_as_rest(connection)))

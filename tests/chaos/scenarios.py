@@ -10,17 +10,18 @@ from __future__ import annotations
 import asyncio
 import signal
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.chaos import faults
 from tests.chaos.ledger import Rules
 from tests.chaos.proxy import Mode
-from tests.chaos.real_airflow import airflow_broken
+from tests.chaos.real_airflow import airflow_broken, airflow_users_kill
 from tests.chaos.shim import Lie, Shim
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
     from typing import Any
 
     from tests.chaos.stage import Stage
@@ -70,7 +71,7 @@ async def sbatch_lies(stage: Stage) -> None:
 
 async def controller_restarted(stage: Stage) -> None:
     """The controller is restarted between accepting a job and answering."""
-    shim = Shim(stage.cluster.shared("shim"))
+    shim = Shim(stage.cluster.shared(f"shim-{stage.name}"))
 
     async def restart() -> None:
         while True:
@@ -85,7 +86,7 @@ async def controller_restarted(stage: Stage) -> None:
 
 
 async def _lies(stage: Stage, count: int, kinds: tuple[Lie, ...]) -> None:
-    shim = Shim(stage.cluster.shared("shim"))
+    shim = Shim(stage.cluster.shared(f"shim-{stage.name}"))
     stage.connection["login_setup"] = shim.login_setup
     plans = [stage.plan(n) for n in range(count)]
     for plan in plans:
@@ -155,8 +156,10 @@ async def killed_by_users(stage: Stage) -> None:
     )
 
 
-def outage(*services: str, full: float = 20, short: float = 6, tasks: int = 16) -> Any:
-    """Return a scenario in which services are stopped while tasks submit, wait and finish."""
+def outage(
+    *services: str, full: float = 20, short: float = 5, tasks: int = 16
+) -> Callable[[Stage], Awaitable[None]]:
+    """Return a scenario: services are stopped while tasks submit, wait and finish."""
 
     async def scenario(stage: Stage) -> None:
         async def stop() -> None:
@@ -172,7 +175,6 @@ def outage(*services: str, full: float = 20, short: float = 6, tasks: int = 16) 
 
         await during(stage, stop(), tasks=tasks, spread=stage.options.seconds(full, short) / 2)
 
-    scenario.__doc__ = f"{' and '.join(services)} stopped while jobs are submitted, run and end."
     return scenario
 
 
@@ -266,8 +268,7 @@ async def black_hole(stage: Stage) -> None:
 
 
 async def _filtered(stage: Stage, *, percent: int, seconds: float) -> None:
-    stage.direct()
-    packets = faults.PacketFilter(stage.cluster.facts["ssh_port"])
+    packets = faults.PacketFilter(stage.proxy.port)
 
     async def drop() -> None:
         await asyncio.sleep(stage.rng.uniform(0.5, 2))
@@ -337,17 +338,16 @@ async def disk_full(stage: Stage) -> None:
 
 
 async def clock_off(stage: Stage) -> None:
-    """The cluster's clock is an hour ahead, then an hour behind."""
-    for offset in ("3600", "-3600"):
-        await _with_clock(stage, offset)
-        await stage.run(
-            [
-                stage.plan(n, kill_worker_after=lambda step: 1.0 if step == 1 else None)
-                for n in range(int(offset) > 0, 2 * stage.options.count(12, 3), 2)
-            ]
-        )
-        stage.faults += 1
-    await _with_clock(stage, "0")
+    """The cluster's clock jumps an hour ahead, two hours back, and home, while jobs run."""
+    numbers = iter(range(10**6))
+    for offset in ("3600", "-3600", "0"):
+        jump = asyncio.create_task(_with_clock(stage, offset))
+        count = stage.options.count(16, 3)
+        # Most are begun by the time it is over, some before and some after.
+        await stage.run([stage.plan(next(numbers)) for _ in range(count)], spread=15)
+        await jump
+        await stage.run([stage.plan(next(numbers)) for _ in range(count)])
+        stage.faults += faults.clock_error(stage.cluster.shared("runs")) > 3000
 
 
 async def _with_clock(stage: Stage, offset: str) -> None:
@@ -359,30 +359,40 @@ async def _with_clock(stage: Stage, offset: str) -> None:
         await stage.cluster.control("start", service, CLUSTER_CLOCK_OFFSET=offset)
 
 
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A way to play it. A local one disturbs nobody but its own tasks."""
+
+    play: Callable[[Stage], Awaitable[None]]
+    is_local: bool = False
+    is_short: bool = True  # has a place in the short form
+
+
 # In the order they run; the clock comes last, because the books remember the future.
-SCENARIOS: dict[str, Any] = {
-    "worker-killed": worker_killed,
-    "connection-cut": connection_cut,
-    "sbatch-lies": sbatch_lies,
-    "controller-restarted": controller_restarted,
-    "twin-workers": twin_workers,
-    "triggerer-killed": triggerer_killed,
-    "retried-and-cleared": retried_and_cleared,
-    "killed-by-users": killed_by_users,
-    "slurmctld-stopped": outage("slurmctld", full=120, short=8),
-    "slurmdbd-stopped": outage("slurmdbd"),
-    "mariadb-stopped": outage("mariadb"),
-    "munge-stopped": outage("munge"),
-    "sshd-stopped": outage("sshd"),
-    "sshd-killed": sshd_killed,
-    "sshd-refuses": sshd_refuses,
-    "sshd-throttles": sshd_throttles,
-    "name-unknown": name_unknown,
-    "packets-lost": packets_lost,
-    "black-hole": black_hole,
-    "node-killed": node_killed,
-    "requeued": requeued_by_admin,
-    "disk-full": disk_full,
-    "airflow-broken": airflow_broken,
-    "clock-off": clock_off,
+SCENARIOS = {
+    "worker-killed": Scenario(worker_killed, is_local=True),
+    "connection-cut": Scenario(connection_cut, is_local=True),
+    "sbatch-lies": Scenario(sbatch_lies, is_local=True),
+    "twin-workers": Scenario(twin_workers, is_local=True),
+    "triggerer-killed": Scenario(triggerer_killed, is_local=True),
+    "retried-and-cleared": Scenario(retried_and_cleared, is_local=True),
+    "requeued": Scenario(requeued_by_admin, is_local=True),
+    "disk-full": Scenario(disk_full, is_local=True),
+    "sshd-refuses": Scenario(sshd_refuses, is_local=True),
+    "name-unknown": Scenario(name_unknown, is_local=True),
+    "packets-lost": Scenario(packets_lost, is_local=True),
+    "black-hole": Scenario(black_hole, is_local=True),
+    "killed-by-users": Scenario(killed_by_users),
+    "controller-restarted": Scenario(controller_restarted),
+    "slurmctld-stopped": Scenario(outage("slurmctld", full=120, short=6)),
+    "slurmdbd-stopped": Scenario(outage("slurmdbd")),
+    "mariadb-stopped": Scenario(outage("mariadb")),
+    "munge-stopped": Scenario(outage("munge")),
+    "sshd-stopped": Scenario(outage("sshd")),
+    "sshd-killed": Scenario(sshd_killed),
+    "sshd-throttles": Scenario(sshd_throttles),
+    "node-killed": Scenario(node_killed),
+    "airflow-broken": Scenario(airflow_broken, is_short=False),
+    "airflow-users-kill": Scenario(airflow_users_kill, is_short=False),
+    "clock-off": Scenario(clock_off, is_short=False),
 }
