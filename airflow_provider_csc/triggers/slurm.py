@@ -60,6 +60,7 @@ class _KillableTrigger(BaseTrigger):
     task_key: TaskName | None = None
     _settings: SiteSettings | None = None
     _waiting: asyncio.Task[Any] | None = None
+    _killing: asyncio.Task[None] | None = None
 
     async def _wait_for(self, work: Coroutine[Any, Any, Value]) -> Value:
         waiting = self._waiting = asyncio.create_task(work)
@@ -74,15 +75,8 @@ class _KillableTrigger(BaseTrigger):
         """Kill, when a user ended the task; Airflow 3.3 and later call it."""
         if not self._has_to_kill():
             return
-        killing = asyncio.create_task(self._kill_when_ended())
-        while not killing.done():
-            try:
-                await asyncio.shield(killing)
-            except asyncio.CancelledError:
-                # Airflow cancels a trigger once a second until it is gone, also while it kills
-                # (seen in 3.3.2). Only the end of the triggerer cancels the kill itself.
-                if killing.cancelled() or killing.cancelling():
-                    raise
+        self._killing = asyncio.create_task(self._kill_when_ended())
+        await _outlast(self._killing)
 
     async def _kill_when_ended(self) -> None:
         began = time.monotonic()
@@ -98,6 +92,8 @@ class _KillableTrigger(BaseTrigger):
 
     async def cleanup(self) -> None:
         """Stop waiting. It releases what is held here and touches nothing on the site."""
+        if self._killing is not None:
+            await _outlast(self._killing)
         if self._waiting is not None:
             self._waiting.cancel()
             await asyncio.gather(self._waiting, return_exceptions=True)
@@ -137,6 +133,21 @@ class _KillableTrigger(BaseTrigger):
 
     async def _kill(self, settings: SiteSettings, patience: float) -> None:
         raise NotImplementedError
+
+
+async def _outlast(killing: asyncio.Task[None]) -> None:
+    """
+    Wait for a kill, however often this is cancelled meanwhile.
+
+    Airflow cancels a trigger once a second until it is gone, also while it kills (seen in 3.3.2).
+    Only the end of the triggerer cancels the kill itself.
+    """
+    while not killing.done():
+        try:
+            await asyncio.shield(killing)
+        except asyncio.CancelledError:
+            if killing.cancelled() or killing.cancelling():
+                raise
 
 
 def _name_of(trigger: BaseTrigger) -> TaskName | None:
