@@ -49,5 +49,6 @@ def recall_changes(context: Context) -> dict[str, str]:
         _log.debug("The task state store gave nothing: %s", error)
         return {}
     changed = known.get("changes") if isinstance(known, dict) else None
-    pairs = [str(each).partition("=") for each in (changed if isinstance(changed, list) else [])]
+    texts = [str(each) for each in changed] if isinstance(changed, list) else []
+    pairs = [each.partition("=") for each in texts if "=" in each]
     return {name: value for name, _, value in pairs}

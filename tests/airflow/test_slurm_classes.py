@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,9 +15,10 @@ from airflow_provider_csc.errors import ConfigError, JobFailedError
 from airflow_provider_csc.links.slurm import build_url
 from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
 from airflow_provider_csc.sensors.slurm import SlurmJobSensor
+from airflow_provider_csc.slurm.attempt import Attempt
 from airflow_provider_csc.slurm.result import JobResult
 from airflow_provider_csc.slurm.submission import Submission
-from airflow_provider_csc.triggers.slurm import SlurmJobTrigger
+from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
 from tests.support.task import build_context
 
 if TYPE_CHECKING:
@@ -55,14 +56,19 @@ def test_all_fields_a_user_may_want_to_template_are_templated() -> None:
     arguments = set(inspect.signature(SlurmSubmitOperator).parameters)
     not_templated = {
         *("kwargs", "deferrable", "poll_interval", "wait_for_completion", "stream_logs"),
-        *("log_limit_bytes", "timeout", "queue_timeout"),
+        *("log_limit_bytes", "timeout", "queue_timeout", "kill_grace", "cancel_held", "on_failure"),
     }
 
     assert set(SlurmSubmitOperator.template_fields) == arguments - not_templated
 
 
 def test_every_argument_is_documented() -> None:
-    for documented in (SlurmSubmitOperator, SlurmJobSensor, SlurmJobTrigger):
+    for documented in (
+        SlurmSubmitOperator,
+        SlurmJobSensor,
+        SlurmJobTrigger,
+        SlurmSiteTrigger,
+    ):
         names = set(inspect.signature(documented).parameters) - {"kwargs"}
         assert {
             name for name in names if f":param {name}:" not in (documented.__doc__ or "")
@@ -195,8 +201,30 @@ def test_the_stored_form_of_a_trigger_is_that_of_the_first_release() -> None:
             "run_timeout": None,
             "deadline": None,
             "missing_seconds": 600,
+            # From here on what came later.
+            "kill_grace": 0.0,
+            "kill_signal": None,
+            "cancel_held": False,
+            "attempt": None,
+            "task_key": None,
         },
     )
+
+
+def test_the_trigger_that_waits_for_a_site_survives_being_stored() -> None:
+    arguments = {
+        "slurm_conn_id": "c",
+        "deadline": 5.5,
+        "reason": "it is away",
+        "poll_interval": 2.0,
+        "base_dir": "~/runs",
+        "token": "af0.1",
+        "since": 1.5,
+        "task_key": {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1},
+    }
+    stored = SlurmSiteTrigger(**json.loads(json.dumps(arguments))).serialize()
+    assert stored == ("airflow_provider_csc.triggers.slurm.SlurmSiteTrigger", arguments)
+    assert set(arguments) == set(inspect.signature(SlurmSiteTrigger).parameters)
 
 
 def test_the_trigger_gets_the_tasks_limits_in_seconds() -> None:
@@ -204,17 +232,19 @@ def test_the_trigger_gets_the_tasks_limits_in_seconds() -> None:
         command="true",
         timeout=timedelta(minutes=1),
         queue_timeout=30,
-        execution_timeout=timedelta(hours=1),
+        kill_grace=timedelta(seconds=20),
     )
 
     trigger = task._build_trigger(
-        Submission(job_id="1", run_dir="/r/t", stdout_path="/r/t/o", stderr_path="/r/t/e")
+        build_context(task, map_index=4),
+        Submission(job_id="1", run_dir="/r/t", stdout_path="/r/t/o", stderr_path="/r/t/e"),
+        Attempt(deadline=1.5, asked=("--signal=B:USR1@60",)),
     )
 
-    assert (trigger.run_timeout, trigger.queue_timeout) == (60.0, 30)
-    assert trigger.deadline is not None
-    left = trigger.deadline - datetime.now(UTC).timestamp()
-    assert 3500 < left <= 3600
+    assert (trigger.run_timeout, trigger.queue_timeout, trigger.deadline) == (60.0, 30, 1.5)
+    assert (trigger.kill_grace, trigger.kill_signal) == (20.0, "B:USR1@60")
+    assert trigger.task_key is not None
+    assert trigger.task_key["map_index"] == 4
 
 
 def test_a_completed_job_is_returned_as_a_plain_dict() -> None:
@@ -262,7 +292,8 @@ def test_a_failed_job_keeps_its_data_across_processes() -> None:
     assert (str(again), again.job_id, again.exit_code) == ("it failed", "7", 3)
 
 
-def test_a_kill_before_the_job_has_an_id_is_remembered() -> None:
+def test_a_kill_before_the_job_has_an_id_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_SLURM_DEFAULT", "slurm://somebody@localhost")
     task = operator(command="true")
 
     task.on_kill()

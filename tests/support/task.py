@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import TaskDeferred
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from airflow.triggers.base import BaseTrigger
 
 
@@ -43,13 +46,26 @@ def build_context(operator: Any, **changes: Any) -> dict[str, Any]:
 
 
 def run_task(operator: Any, context: dict[str, Any] | None = None) -> Any:
-    """Execute; where it defers, run the trigger from its stored form, and resume."""
+    """Execute; whenever it defers, run the trigger from its stored form, and resume."""
     context = context or build_context(operator)
-    try:
-        return operator.execute(context)
-    except TaskDeferred as deferred:
-        event = asyncio.run(first_event(stored(deferred.trigger)))
-        return getattr(operator, deferred.method_name)(context, event=event)
+    return resume(operator, context, lambda: operator.execute(context))
+
+
+def resume(operator: Any, context: dict[str, Any], step: Callable[[], Any]) -> Any:
+    """Take a step of a task, and those that follow until it returns or raises."""
+    while True:
+        try:
+            return step()
+        except TaskDeferred as deferred:
+            step = after(operator, context, deferred)
+
+
+def after(operator: Any, context: dict[str, Any], deferred: TaskDeferred) -> Callable[[], Any]:
+    """Run a trigger to its event; return the step that follows, with what the database kept."""
+    event = json.loads(json.dumps(asyncio.run(first_event(stored(deferred.trigger)))))
+    kept = json.loads(json.dumps(deferred.kwargs or {}))
+    method = getattr(operator, deferred.method_name)
+    return functools.partial(method, context, event=event, **kept)
 
 
 def stored(trigger: BaseTrigger) -> BaseTrigger:

@@ -1,0 +1,408 @@
+"""The operator and its site: what parks, what fails, what is submitted again within a try."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowTaskTimeout,
+    TaskDeferred,
+)
+
+from airflow_provider_csc.client import SlurmClient
+from airflow_provider_csc.errors import (
+    ConnectFailedError,
+    JobFailedError,
+    JobNodeFailureError,
+    SubmitRejectedError,
+)
+from airflow_provider_csc.hooks import slurm as hook_module
+from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
+from airflow_provider_csc.slurm.attempt import Attempt
+from airflow_provider_csc.slurm.policy import SlurmRetryPolicy
+from airflow_provider_csc.slurm.result import JobResult
+from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
+from tests.support import fake_site as faults
+from tests.support.fake_site import FakeSite, FaultyTransport, LocalTransport, fake_site
+from tests.support.task import build_context
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SUBMIT = "\nsubmit\n"
+UP = {"status": "up"}
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A fake site behind ``slurm_default``."""
+    connection = {"conn_type": "slurm", "host": "fake", "login": "somebody"}
+    monkeypatch.setenv("AIRFLOW_CONN_SLURM_DEFAULT", json.dumps(connection))
+    with fake_site() as fake:
+        site = Site(fake)
+        monkeypatch.setattr(hook_module, "_open", site.open)
+        yield site
+
+
+class Site:
+    """It, and the faults that are planned for its connection."""
+
+    def __init__(self, fake: FakeSite) -> None:
+        self.fake = fake
+        self.plans: deque[tuple[str, Any]] = deque()
+
+    def open(self, _settings: object) -> SlurmClient:
+        return SlurmClient(FaultyTransport(LocalTransport(self.fake), self.plans))
+
+    def lose(self, fault: Any, times: int = 1) -> None:
+        self.plans.extend([(SUBMIT, fault)] * times)
+
+    @property
+    def live(self) -> list[str]:
+        return [each for each, job in self.fake.jobs.items() if job["state"] == "PENDING"]
+
+
+def operator(**arguments: Any) -> SlurmSubmitOperator:
+    given = {"task_id": "job", "command": "true", "deferrable": True, "options": {"hold": True}}
+    return SlurmSubmitOperator(**given | arguments)
+
+
+def deferred_by(step: Callable[[], Any]) -> TaskDeferred:
+    with pytest.raises(TaskDeferred) as caught:
+        step()
+    return caught.value
+
+
+def kept(deferred: TaskDeferred) -> dict[str, Any]:
+    """What the database keeps for the method that goes on."""
+    kwargs: dict[str, Any] = json.loads(json.dumps(deferred.kwargs or {}))
+    return kwargs
+
+
+def parked(task: SlurmSubmitOperator, context: Any) -> TaskDeferred:
+    deferred = deferred_by(lambda: task.execute(context))
+    assert isinstance(deferred.trigger, SlurmSiteTrigger)
+    return deferred
+
+
+def submitted(step: Callable[[], Any]) -> SlurmJobTrigger:
+    trigger = deferred_by(step).trigger
+    assert isinstance(trigger, SlurmJobTrigger)
+    return trigger
+
+
+def ended(trigger: SlurmJobTrigger, **fields: Any) -> dict[str, Any]:
+    """The event of a trigger whose job ended."""
+    (job_id,) = trigger.job_ids
+    result = JobResult(**{"job_id": job_id, "run_dir": trigger.run_dir} | fields)
+    event: dict[str, Any] = json.loads(
+        json.dumps({"results": [result.to_payload()], "attempt": trigger.attempt})
+    )
+    return event
+
+
+# ---- parking ----
+
+
+def test_a_site_that_is_away_parks_the_task_and_is_asked_again(site: Site) -> None:
+    task = operator()
+    context = build_context(task)
+    site.lose(faults.refuse)
+
+    deferred = parked(task, context)
+    trigger = submitted(lambda: task.execute_again(context, UP, **kept(deferred)))
+
+    assert "nobody is let in" in str(deferred.trigger.serialize()[1]["reason"])
+    assert deferred.method_name == "execute_again"
+    assert site.live == trigger.job_ids == [context["ti"].xcoms["job_id"]]
+    assert trigger.attempt is not None
+    assert trigger.attempt["is_resumed"]
+
+
+def test_a_site_that_is_away_for_long_parks_the_task_again(site: Site) -> None:
+    task = operator()
+    context = build_context(task)
+    site.lose(faults.refuse, times=3)
+
+    deferred = parked(task, context)
+    for _ in range(2):
+        step = kept(deferred)
+        deferred = deferred_by(lambda step=step: task.execute_again(context, UP, **step))
+        assert isinstance(deferred.trigger, SlurmSiteTrigger)
+    trigger = submitted(lambda: task.execute_again(context, UP, **kept(deferred)))
+
+    assert site.live == trigger.job_ids
+
+
+def test_who_resumes_looks_for_what_the_site_may_have_taken(site: Site) -> None:
+    task = operator()
+    context = build_context(task)
+    site.lose(faults.refuse)
+    deferred = parked(task, context)
+    first = submitted(lambda: task.execute(context))
+
+    trigger = submitted(lambda: operator().execute_again(context, UP, **kept(deferred)))
+
+    assert trigger.job_ids == first.job_ids == site.live
+
+
+def test_a_full_disk_parks_the_task(site: Site) -> None:
+    base = site.fake.home / "airflow-runs"
+    base.mkdir(mode=0o755)
+    site.fake.give(base)
+    task = operator(command="true # " + "x" * 9000)
+    context = build_context(task)
+
+    def full(_settings: object) -> SlurmClient:
+        return SlurmClient(
+            LocalTransport(site.fake),
+            login_setup="mkdir() { echo 'No space left on device' >&2; return 1; }",
+        )
+
+    whole = hook_module._open
+    try:
+        hook_module._open = full
+        deferred = parked(task, context)
+    finally:
+        hook_module._open = whole
+    assert "No space left" in str(deferred.trigger.serialize()[1]["reason"])
+    assert site.live == []
+
+
+def test_the_deadline_goes_along_and_ends_the_wait(site: Site) -> None:
+    task = operator(execution_timeout=timedelta(seconds=100))
+    context = build_context(task)
+    site.lose(faults.refuse)
+    deferred = parked(task, context)
+    deadline = deferred.trigger.serialize()[1]["deadline"]
+    assert 90 < deadline - time.time() <= 100
+
+    again = operator(execution_timeout=timedelta(seconds=100))
+    with pytest.raises(AirflowTaskTimeout, match="execution_timeout"):
+        again.execute_again(context, {"status": "deadline"}, **kept(deferred))
+    # on_kill, which Airflow calls next, stops the submission by its token.
+    assert again._token is not None
+    assert again._token == deferred.trigger.serialize()[1]["token"]
+
+    trigger = submitted(lambda: task.execute_again(context, UP, **kept(deferred)))
+    assert trigger.deadline == deadline
+
+
+def test_an_error_that_no_waiting_can_mend_parks_nothing(site: Site) -> None:
+    async def changed(_send: Any) -> Any:
+        raise ConnectFailedError("the host key has CHANGED", is_lasting=True)
+
+    site.lose(changed)
+    with pytest.raises(ConnectFailedError, match="CHANGED"):
+        operator().execute(build_context(operator()))
+
+
+def test_a_refused_request_is_not_retried(site: Site) -> None:
+    task = operator(options={"partition": "nope"})
+    with pytest.raises(AirflowFailException, match="nope"):
+        task.execute(build_context(task))
+
+
+def test_a_queue_that_is_full_is_an_ordinary_failure(site: Site) -> None:
+    said = "sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed"
+    (site.fake.root / "bin" / "sbatch").write_text(f"#!/bin/sh\necho '{said}' >&2; exit 1\n")
+    task = operator()
+    with pytest.raises(SubmitRejectedError):
+        task.execute(build_context(task))
+
+
+# ---- one job for one try ----
+
+
+def test_the_same_try_executed_twice_is_one_job(site: Site) -> None:
+    task = operator()
+    context = build_context(task)
+    first, second = (submitted(lambda: operator().execute(context)) for _ in range(2))
+    assert first.job_ids == second.job_ids == site.live
+
+
+def test_a_retry_adopts_and_a_cleared_task_does_not(site: Site) -> None:
+    task = operator(retries=1)
+    first = build_context(task, run_id="r", max_tries=1)
+    lost = submitted(lambda: task.execute(first))
+    retry = build_context(task, run_id="r", try_number=2, max_tries=1) | {
+        "dag_run": first["dag_run"]
+    }
+    assert submitted(lambda: task.execute(retry)).job_ids == lost.job_ids
+    cleared = build_context(task, run_id="r", try_number=2, max_tries=3) | {
+        "dag_run": first["dag_run"]
+    }
+    new = submitted(lambda: task.execute(cleared))
+    assert new.job_ids != lost.job_ids
+    assert site.live == new.job_ids
+
+
+def test_the_run_directory_says_whose_it_is(site: Site) -> None:
+    task = operator(wait_for_completion=False)
+    context = build_context(task, map_index=3)
+    result = task.execute(context)
+    known = json.loads((Path(result["run_dir"]) / "identity.json").read_text())
+    ti = context["ti"]
+    assert (known["dag_id"], known["run_id"], known["task_id"]) == ("test_dag", ti.run_id, "job")
+    assert (known["map_index"], known["try_number"], known["waits"]) == (3, 1, False)
+    assert known["run_started"] == context["dag_run"].start_date.isoformat()
+
+
+# ---- submitting again, because a policy says so ----
+
+NODE_FAIL = {"state": "NODE_FAIL", "nodes": "c2"}
+POLICY = SlurmRetryPolicy(infrastructure=1, out_of_memory=1)
+
+
+def test_a_policy_submits_again_within_the_try(site: Site) -> None:
+    task = operator(on_failure=POLICY)
+    context = build_context(task)
+    first = submitted(lambda: task.execute(context))
+    site.fake.change(first.job_ids[0], state="NODE_FAIL")
+
+    second = submitted(lambda: task.execute_complete(context, ended(first, **NODE_FAIL)))
+
+    assert site.live == second.job_ids
+    assert second.run_dir == f"{first.run_dir}.1"
+    attempt = Attempt.from_payload(second.attempt)
+    assert attempt.resubmission == 1
+    assert "--exclude=c2" in attempt.asked
+
+    result = task.execute_complete(context, ended(second, state="COMPLETED"))
+    (past,) = result["resubmissions"]
+    assert (past["job_id"], past["state"]) == (first.job_ids[0], "NODE_FAIL")
+    json.dumps(result)
+
+
+def test_a_policy_that_is_spent_fails_the_try(site: Site) -> None:
+    task = operator(on_failure=POLICY)
+    context = build_context(task)
+    trigger = submitted(lambda: task.execute(context))
+    site.fake.change(trigger.job_ids[0], state="NODE_FAIL")
+    again = submitted(lambda: task.execute_complete(context, ended(trigger, **NODE_FAIL)))
+    site.fake.change(again.job_ids[0], state="NODE_FAIL")
+    with pytest.raises(JobNodeFailureError):
+        task.execute_complete(context, ended(again, **NODE_FAIL))
+    assert len(site.fake.jobs) == 2
+
+
+def test_without_a_policy_nothing_is_submitted_again(site: Site) -> None:
+    task = operator()
+    context = build_context(task)
+    trigger = submitted(lambda: task.execute(context))
+    with pytest.raises(JobNodeFailureError):
+        task.execute_complete(context, ended(trigger, **NODE_FAIL))
+    assert len(site.fake.jobs) == 1
+
+
+def test_a_try_that_is_executed_again_follows_the_chain_it_had_made(site: Site) -> None:
+    task = operator(on_failure=POLICY)
+    context = build_context(task)
+    first = submitted(lambda: task.execute(context))
+    site.fake.change(first.job_ids[0], state="NODE_FAIL")
+    second = submitted(lambda: task.execute_complete(context, ended(first, **NODE_FAIL)))
+
+    again = operator(on_failure=POLICY)
+    same = submitted(lambda: again.execute(context))
+    follows = submitted(lambda: again.execute_complete(context, ended(same, **NODE_FAIL)))
+
+    assert (same.job_ids, follows.job_ids) == (first.job_ids, second.job_ids)
+    assert len(site.fake.jobs) == 2
+
+
+def test_a_retry_adopts_the_job_that_a_policy_had_submitted(site: Site) -> None:
+    task = operator(on_failure=POLICY, retries=1)
+    context = build_context(task, run_id="r", max_tries=1)
+    first = submitted(lambda: task.execute(context))
+    site.fake.change(first.job_ids[0], state="NODE_FAIL")
+    second = submitted(lambda: task.execute_complete(context, ended(first, **NODE_FAIL)))
+
+    retry = build_context(task, run_id="r", try_number=2, max_tries=1) | {
+        "dag_run": context["dag_run"]
+    }
+    assert submitted(lambda: task.execute(retry)).job_ids == second.job_ids
+
+
+def test_a_resubmission_is_parked_as_any_other(site: Site) -> None:
+    task = operator(on_failure=POLICY)
+    context = build_context(task)
+    first = submitted(lambda: task.execute(context))
+    site.fake.change(first.job_ids[0], state="NODE_FAIL")
+    site.lose(faults.refuse)
+
+    deferred = deferred_by(lambda: task.execute_complete(context, ended(first, **NODE_FAIL)))
+    second = submitted(lambda: task.execute_again(context, UP, **kept(deferred)))
+
+    assert second.run_dir == f"{first.run_dir}.1"
+    assert "--exclude=c2" in Attempt.from_payload(second.attempt).asked
+    result = task.execute_complete(context, ended(second, state="COMPLETED"))
+    assert len(result["resubmissions"]) == 1
+
+
+# ---- the task state store, where Airflow has one ----
+
+
+class Store(dict[str, Any]):
+    """What is needed of Airflow 3.3's task state store."""
+
+    def set(self, key: str, value: Any) -> None:
+        self[key] = json.loads(json.dumps(value))
+
+
+class BrokenStore:
+    """One behind which the API server is away."""
+
+    def set(self, _key: str, _value: Any) -> None:
+        raise ConnectionError("no API server")
+
+    def get(self, _key: str) -> Any:
+        raise ConnectionError("no API server")
+
+
+MEMORY = {"state": "OUT_OF_MEMORY", "nodes": "c1"}
+
+
+def test_what_a_policy_learned_is_used_by_the_next_try(site: Site) -> None:
+    task = operator(on_failure=POLICY, retries=1, options={"hold": True, "mem": "100M"})
+    store = Store()
+    context = build_context(task, run_id="r", max_tries=1) | {"task_state_store": store}
+    first = submitted(lambda: task.execute(context))
+    assert store["slurm"]["job_id"] == first.job_ids[0]
+    site.fake.change(first.job_ids[0], state="OUT_OF_MEMORY")
+    second = submitted(lambda: task.execute_complete(context, ended(first, **MEMORY)))
+    site.fake.change(second.job_ids[0], state="FAILED")
+    with pytest.raises(JobFailedError):
+        task.execute_complete(context, ended(second, state="FAILED", exit_code=1))
+
+    retry = build_context(task, run_id="r", try_number=2, max_tries=1) | {
+        "task_state_store": store,
+        "dag_run": context["dag_run"],
+    }
+    third = submitted(lambda: task.execute(retry))
+
+    assert "--mem=150M" in Attempt.from_payload(second.attempt).asked
+    assert "--mem=150M" in Attempt.from_payload(third.attempt).asked
+    assert third.job_ids not in (first.job_ids, second.job_ids)
+
+
+@pytest.mark.parametrize("try_number", [1, 2])
+def test_a_broken_store_changes_nothing(site: Site, try_number: int) -> None:
+    task = operator(on_failure=POLICY, retries=1)
+    context = build_context(task, try_number=try_number, max_tries=1)
+    trigger = submitted(lambda: task.execute(context | {"task_state_store": BrokenStore()}))
+    assert trigger.job_ids == site.live
+
+
+@pytest.mark.parametrize("known", [None, "text", {}, {"changes": "x"}, {"changes": [1, "a"]}])
+def test_a_store_that_holds_something_else_changes_nothing(site: Site, known: Any) -> None:
+    task = operator(on_failure=POLICY, retries=1)
+    context = build_context(task, try_number=2, max_tries=1)
+    store = Store(slurm=known)
+    assert submitted(lambda: task.execute(context | {"task_state_store": store})).job_ids
