@@ -58,7 +58,7 @@ class _KillableTrigger(BaseTrigger):
 
     slurm_conn_id: str
     task_key: TaskName | None = None
-    _settings: SiteSettings | None = None
+    _settings: asyncio.Task[SiteSettings] | None = None
     _waiting: asyncio.Task[Any] | None = None
     _killing: asyncio.Task[None] | None = None
 
@@ -86,7 +86,7 @@ class _KillableTrigger(BaseTrigger):
                 "nothing is cancelled. Should its job become an orphan, the reaper finds it."
             )
             return
-        settings = self._settings or await SlurmHook(self.slurm_conn_id).aget_settings()
+        settings = await self._get_settings()
         limit = conf.getint("triggerer", "on_kill_timeout", fallback=30) - _SPARE_SECONDS
         await self._kill(settings, max(limit - (time.monotonic() - began), 1.0))
 
@@ -97,6 +97,17 @@ class _KillableTrigger(BaseTrigger):
         if self._waiting is not None:
             self._waiting.cancel()
             await asyncio.gather(self._waiting, return_exceptions=True)
+
+    async def _get_settings(self) -> SiteSettings:
+        """
+        Return the site, asked for once and never given up.
+
+        Airflow 3.1 ends the triggerer with "Response read out of order" when a trigger is cancelled
+        while it asks for its connection.
+        """
+        if self._settings is None:
+            self._settings = asyncio.create_task(SlurmHook(self.slurm_conn_id).aget_settings())
+        return await asyncio.shield(self._settings)
 
     async def _ask_standing(self) -> Standing:
         """
@@ -256,10 +267,12 @@ class SlurmJobTrigger(_KillableTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield ``{"results": [...], "attempt": ...}``; results in the order of ``job_ids``."""
-        self._settings = await SlurmHook(self.slurm_conn_id).aget_settings()
-        results = await self._wait_for(self.wait(self._settings, self.log))
+        results = await self._wait_for(self._follow())
         payloads = [result.to_payload() for result in results]
         yield TriggerEvent({"results": payloads, "attempt": self.attempt})
+
+    async def _follow(self) -> list[JobResult]:
+        return await self.wait(await self._get_settings(), self.log)
 
     async def wait(self, settings: SiteSettings, log: TaskLog) -> list[JobResult]:
         """Follow the jobs to their end; also what the operator does when it is not deferred."""
@@ -368,8 +381,10 @@ class SlurmSiteTrigger(_KillableTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield ``{"status": "up"}`` or ``{"status": "deadline"}``."""
-        self._settings = await SlurmHook(self.slurm_conn_id).aget_settings()
-        yield TriggerEvent(await self._wait_for(self.wait(self._settings, self.log)))
+        yield TriggerEvent(await self._wait_for(self._follow()))
+
+    async def _follow(self) -> dict[str, str]:
+        return await self.wait(await self._get_settings(), self.log)
 
     async def wait(self, settings: SiteSettings, log: TaskLog) -> dict[str, str]:
         """Wait for the site; also what the operator does when it is not deferred."""

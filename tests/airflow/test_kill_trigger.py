@@ -50,6 +50,9 @@ class Kills(SlurmJobTrigger):
     async def run(self) -> Any:
         yield await self._wait_for(asyncio.Event().wait())
 
+    async def _get_settings(self) -> Any:
+        return None
+
     async def _kill(self, settings: object, patience: float) -> None:
         if self.is_slow:
             await asyncio.sleep(0.3)
@@ -58,9 +61,7 @@ class Kills(SlurmJobTrigger):
 
 @pytest.fixture
 def trigger() -> Kills:
-    trigger = Kills()
-    trigger._settings = object()  # type: ignore[assignment] # only handed on
-    return trigger
+    return Kills()
 
 
 @pytest.fixture(params=[True, False], ids=["with on_kill", "without"])
