@@ -230,15 +230,11 @@ def test_the_same_try_executed_twice_is_one_job(site: Site) -> None:
 
 def test_a_retry_adopts_and_a_cleared_task_does_not(site: Site) -> None:
     task = operator(retries=1)
-    first = build_context(task, run_id="r", max_tries=1)
+    first = build_context(task, run_id="adopted", max_tries=1)
     lost = submitted(lambda: task.execute(first))
-    retry = build_context(task, run_id="r", try_number=2, max_tries=1) | {
-        "dag_run": first["dag_run"]
-    }
+    retry = build_context(task, run_id="adopted", try_number=2, max_tries=1)
     assert submitted(lambda: task.execute(retry)).job_ids == lost.job_ids
-    cleared = build_context(task, run_id="r", try_number=2, max_tries=3) | {
-        "dag_run": first["dag_run"]
-    }
+    cleared = build_context(task, run_id="adopted", try_number=2, max_tries=3)
     new = submitted(lambda: task.execute(cleared))
     assert new.job_ids != lost.job_ids
     assert site.live == new.job_ids
@@ -319,14 +315,12 @@ def test_a_try_that_is_executed_again_follows_the_chain_it_had_made(site: Site) 
 
 def test_a_retry_adopts_the_job_that_a_policy_had_submitted(site: Site) -> None:
     task = operator(on_failure=POLICY, retries=1)
-    context = build_context(task, run_id="r", max_tries=1)
+    context = build_context(task, run_id="chain", max_tries=1)
     first = submitted(lambda: task.execute(context))
     site.fake.change(first.job_ids[0], state="NODE_FAIL")
     second = submitted(lambda: task.execute_complete(context, ended(first, **NODE_FAIL)))
 
-    retry = build_context(task, run_id="r", try_number=2, max_tries=1) | {
-        "dag_run": context["dag_run"]
-    }
+    retry = build_context(task, run_id="chain", try_number=2, max_tries=1)
     assert submitted(lambda: task.execute(retry)).job_ids == second.job_ids
 
 
@@ -372,7 +366,7 @@ MEMORY = {"state": "OUT_OF_MEMORY", "nodes": "c1"}
 def test_what_a_policy_learned_is_used_by_the_next_try(site: Site) -> None:
     task = operator(on_failure=POLICY, retries=1, options={"hold": True, "mem": "100M"})
     store = Store()
-    context = build_context(task, run_id="r", max_tries=1) | {"task_state_store": store}
+    context = build_context(task, run_id="learned", max_tries=1) | {"task_state_store": store}
     first = submitted(lambda: task.execute(context))
     assert store["slurm"]["job_id"] == first.job_ids[0]
     site.fake.change(first.job_ids[0], state="OUT_OF_MEMORY")
@@ -381,10 +375,8 @@ def test_what_a_policy_learned_is_used_by_the_next_try(site: Site) -> None:
     with pytest.raises(JobFailedError):
         task.execute_complete(context, ended(second, state="FAILED", exit_code=1))
 
-    retry = build_context(task, run_id="r", try_number=2, max_tries=1) | {
-        "task_state_store": store,
-        "dag_run": context["dag_run"],
-    }
+    retry = build_context(task, run_id="learned", try_number=2, max_tries=1)
+    retry["task_state_store"] = store
     third = submitted(lambda: task.execute(retry))
 
     assert "--mem=150M" in Attempt.from_payload(second.attempt).asked

@@ -7,7 +7,8 @@ import shlex
 import subprocess
 import time
 from datetime import datetime
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
@@ -16,7 +17,11 @@ from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow_provider_csc.errors import JobFailedError
 from airflow_provider_csc.hooks.slurm import SlurmHook
 from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
-from tests.support.task import build_context, run_task
+from airflow_provider_csc.triggers.slurm import SlurmSiteTrigger
+from tests.support.task import after, build_context, resume, run_task
+
+if TYPE_CHECKING:
+    from tests.cluster.conftest import SlurmConnection
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("slurm_connection")]
 
@@ -74,6 +79,7 @@ def test_a_job_that_succeeds_returns_all_documented_fields(deferrable: bool) -> 
         *("job_id", "name", "cluster", "state", "exit_code", "signal", "reason", "partition"),
         *("nodes", "submit_time", "start_time", "end_time", "elapsed_seconds"),
         *("cpu_efficiency", "max_rss_bytes", "run_dir", "stdout_path", "stderr_path"),
+        "resubmissions",
     }
     assert context["ti"].xcoms["job_id"] == result["job_id"]
     assert (result["state"], result["exit_code"], result["signal"]) == ("COMPLETED", 0, None)
@@ -93,7 +99,10 @@ def test_the_run_directory_is_private_and_small() -> None:
 
     mode, *files = listing.splitlines()
     assert mode == "700 directory"
-    assert set(files) == {"batch.sh", "exit.json", "job_id", "log_offsets", "script", "stdout.log"}
+    assert set(files) == {
+        *("batch.sh", "exit.json", "identity.json", "job_id", "log_offsets", "script"),
+        *("stdout.log", "verdict"),
+    }
 
 
 @pytest.mark.parametrize(
@@ -397,3 +406,60 @@ def test_a_cleared_task_cancels_what_still_runs_and_submits_anew() -> None:
     assert new["job_id"] != old["job_id"]
     assert final_state(old["job_id"]) == "CANCELLED"
     SlurmHook().cancel([new["job_id"]])
+
+
+def parked(task: SlurmSubmitOperator, context: dict[str, Any]) -> TaskDeferred:
+    with pytest.raises(TaskDeferred) as deferred:
+        task.execute(context)
+    assert isinstance(deferred.value.trigger, SlurmSiteTrigger)
+    return deferred.value
+
+
+def test_a_task_waits_for_a_site_that_takes_no_connections(
+    slurm_connection: SlurmConnection, task_log: list[str]
+) -> None:
+    slurm_connection.set(port=1)
+    task = operator(command="true")
+    context = build_context(task)
+    deferred = parked(task, context)
+    slurm_connection.set()
+
+    result = resume(task, context, after(task, context, deferred))
+
+    assert result["state"] == "COMPLETED"
+    assert any("Waiting since" in line and "port 1" in line for line in task_log)
+    assert any("can take jobs again" in line for line in task_log)
+
+
+def test_a_task_waits_for_room_in_its_work_directory(slurm_connection: SlurmConnection) -> None:
+    place = Path(f"/tmp/csc-full-{uuid4()}")
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k,mode=777", "tmpfs", place], check=True)
+    try:
+        slurm_connection.set(work_dir=f"{place}/runs")
+        task = operator(command="true # " + "x" * 5000)
+        context = build_context(task)
+        deferred = parked(task, context)
+        assert list(place.iterdir()) == []
+        subprocess.run(["mount", "-o", "remount,size=10m", place], check=True)
+
+        result = resume(task, context, after(task, context, deferred))
+
+        assert result["state"] == "COMPLETED"
+        assert result["run_dir"].startswith(f"{place}/runs/")
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
+        place.rmdir()
+
+
+def test_a_job_whose_run_directory_was_deleted_is_found_by_its_name() -> None:
+    task = operator(command="sleep 30", wait_for_completion=False, retries=1)
+    first = build_context(task, run_id=f"deleted-{uuid4()}", max_tries=1)
+    lost = run_task(task, first)
+    as_alice(f"rm -r {lost['run_dir']}")
+
+    again = build_context(task, run_id=first["ti"].run_id, try_number=2, max_tries=1)
+    found = run_task(task, again)
+
+    assert found["job_id"] == lost["job_id"]
+    SlurmHook().cancel([lost["job_id"]])

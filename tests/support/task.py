@@ -38,11 +38,18 @@ class FakeDagRun:
     start_date: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
+_RUNS: dict[str, FakeDagRun] = {}
+
+
 def build_context(operator: Any, **changes: Any) -> dict[str, Any]:
-    """A context for one try; a run id of its own, so that no two tests share a token."""
+    """
+    A context for one try; a run id of its own, so that no two tests share a token.
+
+    With a run id that was named before it is a try of the same DAG run.
+    """
     run_id = changes.pop("run_id", f"test__{datetime.now(UTC).isoformat()}__{id(operator)}")
     ti = FakeTaskInstance(task_id=operator.task_id, run_id=run_id, **changes)
-    return {"ti": ti, "dag_run": FakeDagRun()}
+    return {"ti": ti, "dag_run": _RUNS.setdefault(run_id, FakeDagRun())}
 
 
 def run_task(operator: Any, context: dict[str, Any] | None = None) -> Any:
