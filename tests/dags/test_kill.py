@@ -41,6 +41,15 @@ PATH=~/.csc-slow:$PATH
 """
 
 
+ENVIRONMENT = {
+    # For how long Airflow leaves a dead triggerer its triggers.
+    "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
+    "AIRFLOW__CORE__PARALLELISM": "16",
+    # This checkout, not an installed package.
+    "PYTHONPATH": CHECKOUT,
+}
+
+
 @dataclass
 class Victim:
     """One run whose task is killed, and what was seen of its job."""
@@ -113,10 +122,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "AIRFLOW_VENV": sys.prefix,
         "AIRFLOW_POLL_FLOOR": "1",
         "AIRFLOW_DAGS": str(Path(__file__).parent / "kill_dags"),
-        "AIRFLOW__CORE__PARALLELISM": "16",
-        # For how long Airflow leaves a dead triggerer its triggers.
-        "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "AIRFLOW_ENVIRONMENT": " ".join(f"{name}={value}" for name, value in ENVIRONMENT.items()),
     }
 
 
@@ -326,3 +332,37 @@ def test_the_log_says_that_slurm_confirmed_it(waits: str, story: Story) -> None:
     victim = story.victims[f"{waits}: mark failed"]
 
     assert [line for line in victim.log if f"Cancelled job {victim.job_id}" in line], victim.log
+
+
+@pytest.mark.skipif(IS_OLD, reason="workers are the same on every Airflow")
+def test_no_job_comes_of_a_submission_whose_task_is_killed(
+    airflow: Airflow, site: SlurmHook
+) -> None:
+    airflow.wait_for_dag("kill_submitting")
+    run = airflow.trigger("kill_submitting")
+    wait_for_slow_sbatch(site, is_there=True)
+    clicked_at = time.time()
+
+    mark("failed")(run)
+    wait_for_slow_sbatch(site, is_there=False)
+    end = clicked_at + LIMIT_SECONDS
+    while (live := jobs_named(site, "kill_submitting", "PENDING,RUNNING")) and time.time() < end:
+        time.sleep(0.3)
+
+    print(f"\n{'submitting: mark failed':32} {time.time() - clicked_at:.1f} s after the click")
+    assert not live
+    time.sleep(3)
+    assert not jobs_named(site, "kill_submitting", "PENDING,RUNNING,COMPLETED")
+
+
+def jobs_named(site: SlurmHook, name: str, states: str) -> list[str]:
+    command = f"squeue --me --noheader --states={states} --format=%j"
+    return [line for line in site.run(command).text.splitlines() if line.startswith(name)]
+
+
+def wait_for_slow_sbatch(site: SlurmHook, *, is_there: bool) -> None:
+    end = time.monotonic() + START_SECONDS
+    find = "ps -u $(id -u) -o args= | grep -c '[.]csc-slow/sbatch'"
+    while (site.run(find).text != "0") is not is_there:
+        assert time.monotonic() < end
+        time.sleep(0.3)
