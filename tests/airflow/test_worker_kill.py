@@ -1,0 +1,99 @@
+"""A worker's SIGTERM: a kill when somebody ended the task, and nothing when it is merely stopped."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout
+
+from airflow_provider_csc import worker_kill
+from airflow_provider_csc.task_state import Standing, TaskName
+from airflow_provider_csc.worker_kill import KillOrder, kill_from_worker
+
+TASK = TaskName(dag_id="d", run_id="r", task_id="t", map_index=-1)
+ORDER = KillOrder(conn_id="slurm_default", job_id="1")
+LOG = logging.getLogger("test")
+
+
+@pytest.fixture
+def killed(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    orders: list[object] = []
+
+    async def note(self: worker_kill._WorkerKill, _settings: object) -> None:
+        orders.append(self.order)
+
+    monkeypatch.setenv("AIRFLOW_CONN_SLURM_DEFAULT", "slurm://somewhere")
+    monkeypatch.setattr(worker_kill._WorkerKill, "_kill", note)
+    monkeypatch.setattr(worker_kill, "_current_task", lambda: TASK)
+    return orders
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, standing: Standing) -> None:
+    monkeypatch.setattr(worker_kill, "ask_standing", lambda _task, *, live: standing)
+
+
+def test_a_click_kills(monkeypatch: pytest.MonkeyPatch, killed: list[object]) -> None:
+    answer(monkeypatch, Standing.ENDED)
+
+    assert kill_from_worker(ORDER, LOG)
+    assert killed == [ORDER]
+
+
+def test_a_worker_that_is_stopped_leaves_the_job_alone(
+    monkeypatch: pytest.MonkeyPatch, killed: list[object]
+) -> None:
+    answer(monkeypatch, Standing.LIVE)
+
+    assert not kill_from_worker(ORDER, LOG)
+    assert killed == []
+
+
+def test_an_airflow_that_does_not_answer_leaves_the_job_alone(
+    monkeypatch: pytest.MonkeyPatch, killed: list[object]
+) -> None:
+    answer(monkeypatch, Standing.UNKNOWN)
+
+    kill_from_worker(ORDER, LOG)
+
+    assert killed == []
+
+
+def expire() -> None:
+    raise AirflowTaskTimeout
+
+
+def test_execution_timeout_kills_a_task_that_counts_as_running(
+    monkeypatch: pytest.MonkeyPatch, killed: list[object]
+) -> None:
+    answer(monkeypatch, Standing.LIVE)
+
+    try:
+        expire()
+    except AirflowTaskTimeout:
+        assert kill_from_worker(ORDER, LOG)
+
+    assert killed == [ORDER]
+
+
+def test_a_lock_that_the_main_thread_holds_does_not_stop_both(
+    monkeypatch: pytest.MonkeyPatch, killed: list[object]
+) -> None:
+    lock = threading.Lock()
+
+    def ask(_task: TaskName, *, live: str) -> Standing:
+        with lock:
+            return Standing.ENDED
+
+    monkeypatch.setattr(worker_kill, "ask_standing", ask)
+    monkeypatch.setattr(worker_kill, "_LOCKED_SECONDS", 0.2)
+
+    with lock:
+        assert kill_from_worker(ORDER, LOG)
+        assert killed == []
+    end = time.monotonic() + 10
+    while not killed:
+        assert time.monotonic() < end
+        time.sleep(0.01)
