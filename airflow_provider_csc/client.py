@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_csc.errors import ConfigError, SlurmError, UnreadableOutputError
 from airflow_provider_csc.slurm.answers import Answers
-from airflow_provider_csc.slurm.cancel_commands import build_kill, read_problem
+from airflow_provider_csc.slurm.cancel_commands import build_kill, build_notice, read_problem
 from airflow_provider_csc.slurm.commands import (
     LogRequest,
     PollRequest,
@@ -35,6 +35,7 @@ from airflow_provider_csc.slurm.verdict import Evidence
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from airflow_provider_csc.slurm.cancel_commands import Notice
     from airflow_provider_csc.slurm.policy import PartitionLimits
     from airflow_provider_csc.transport.base import Transport
 
@@ -181,13 +182,19 @@ class SlurmClient:
         """Run a shell command on the log-in node; a short one, as the site's rules demand."""
         return (await self.ask(f"ask run eval {quote(command)}", timeout=timeout))["run"]
 
-    async def cancel(self, job_ids: Sequence[str]) -> None:
+    async def cancel(
+        self, job_ids: Sequence[str], *, notice: Notice | None = None, run_dirs: Sequence[str] = ()
+    ) -> None:
         """
         Cancel jobs; one that has ended already is no error.
 
+        With a notice, those that run only get its signal; the mark in their run directories makes
+        them end when its time is over.
+
         :raises SlurmError: when scancel could not do it.
         """
-        frames = await self.ask(build_kill(job_ids))
+        program = build_notice(job_ids, notice, run_dirs) if notice else build_kill(job_ids)
+        frames = await self.ask(program)
         if problem := read_problem(frames):
             raise SlurmError(
                 f"scancel could not cancel {', '.join(job_ids)}: {problem}",

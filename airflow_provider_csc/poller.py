@@ -34,9 +34,19 @@ from airflow_provider_csc.slurm.tracking import JobTracker, WatchSpec
 from airflow_provider_csc.transport.ssh import SshTransport
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Coroutine,
+        Iterable,
+        Sequence,
+    )
 
     from airflow_provider_csc.transport.base import SiteSettings
+
+_log = logging.getLogger(__name__)
 
 _MAX_BACKOFF_SECONDS = 300.0
 _MAX_FOLLOW_UPS = 200
@@ -49,10 +59,25 @@ _DELIVERY_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """An Airflow connection, by its id, and how to read it; read anew, it may say otherwise."""
+
+    conn_id: str
+    read: Callable[[], Awaitable[SiteSettings]] = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The connection was changed during an outage: watch on with the poller of these settings."""
+
+    settings: SiteSettings
+
+
+@dataclass(frozen=True, slots=True)
 class _Batch:
     """Events for one watcher, and how far its logs are shown once it has taken them."""
 
-    events: list[Event]
+    events: Sequence[Event | Moved]
     offsets: str
 
 
@@ -60,6 +85,7 @@ class _Batch:
 class _Watcher:
     tracker: JobTracker
     interval: float
+    source: Source | None = None
     batches: asyncio.Queue[_Batch | BaseException] = field(default_factory=asyncio.Queue)
     ended: Ended | None = None
 
@@ -88,9 +114,15 @@ class SitePoller:
     """Asks one site about all watched jobs, once per interval, over one connection."""
 
     def __init__(
-        self, client: SlurmClient, *, floor: float, on_idle: Callable[[], None] = lambda: None
+        self,
+        client: SlurmClient,
+        *,
+        floor: float,
+        on_idle: Callable[[], None] = lambda: None,
+        settings: SiteSettings | None = None,
     ) -> None:
         self._client = client
+        self._settings = settings
         self._floor = floor
         self._on_idle = on_idle
         self._names = (f"w{number}" for number in itertools.count())
@@ -108,15 +140,18 @@ class SitePoller:
         """The client whose connection the watchers share."""
         return self._client
 
-    async def watch(self, spec: WatchSpec, *, interval: float) -> AsyncGenerator[Event, None]:
+    async def watch(
+        self, spec: WatchSpec, *, interval: float, source: Source | None = None
+    ) -> AsyncGenerator[Event | Moved, None]:
         """
-        Yield what happens to some jobs; the last event is `Ended`.
+        Yield what happens to some jobs; the last event is `Ended`, or `Moved`.
 
         ``interval`` (seconds) is how often at the least; the site's floor and the shortest interval
-        of all watchers decide. Leaving the iterator early affects nothing but this watcher.
+        of all watchers decide. ``source`` is read anew in an outage, for the connection may be what
+        a person mends then. Leaving the iterator early affects nothing but this watcher.
         """
         name = next(self._names)
-        watcher = _Watcher(JobTracker(name, spec), interval)
+        watcher = _Watcher(JobTracker(name, spec), interval, source)
         self._watchers[name] = watcher
         if self._outage is not None:
             # The next attempt may be minutes away.
@@ -129,7 +164,7 @@ class SitePoller:
             await self._detach(name, watcher)
 
     @staticmethod
-    async def _take(watcher: _Watcher) -> AsyncIterator[Event]:
+    async def _take(watcher: _Watcher) -> AsyncIterator[Event | Moved]:
         while True:
             batch = await watcher.batches.get()
             if isinstance(batch, BaseException):
@@ -269,6 +304,22 @@ class SitePoller:
             for watcher in watchers:
                 watcher.tracker.logs.doubt_memo()
             self._park(self._outage)
+            await self._reload()
+
+    async def _reload(self) -> None:
+        """Send the watchers of a connection that was changed meanwhile to the poller of that."""
+        for source in {one.source for one in self._watchers.values() if one.source}:
+            try:
+                # Airflow 3.1 reads its next answer wrongly when one is given up.
+                settings = await asyncio.shield(asyncio.ensure_future(source.read()))
+            except Exception:  # noqa: BLE001 - the outage is told already, and goes on
+                _log.debug("Connection %s cannot be read.", source.conn_id, exc_info=True)
+                continue
+            if settings != self._settings:
+                for watcher in self._watchers.values():
+                    if watcher.source == source:
+                        moved = _Batch([Moved(settings)], watcher.tracker.logs.offsets)
+                        watcher.batches.put_nowait(moved)
 
     def _park(self, outage: Outage) -> None:
         for watcher in self._watchers.values():
@@ -299,11 +350,14 @@ class SitePoller:
 
     async def _cancel(self, watchers: list[_Watcher]) -> None:
         for watcher in watchers:
-            now = _now()
-            if job_ids := watcher.tracker.jobs_to_cancel(now):
+            now, tracker = _now(), watcher.tracker
+            if job_ids := tracker.jobs_to_cancel(now):
+                run_dirs = [tracker.spec.run_dir] if tracker.spec.run_dir else []
                 try:
-                    await self._client.cancel(job_ids)
-                    watcher.tracker.note_cancelled(now)
+                    await self._client.cancel(
+                        job_ids, notice=tracker.cancel_notice, run_dirs=run_dirs
+                    )
+                    tracker.note_cancelled(now)
                 except SlurmError as error:
                     watcher.deliver([Note(error.message, logging.WARNING)])
 
@@ -355,6 +409,8 @@ def poller_for(settings: SiteSettings) -> SitePoller:
             if on_loop.get(settings) is poller:
                 del on_loop[settings]
 
-        poller = SitePoller(client, floor=settings.poll_interval_floor, on_idle=forget)
+        poller = SitePoller(
+            client, floor=settings.poll_interval_floor, on_idle=forget, settings=settings
+        )
         on_loop[settings] = poller
     return on_loop[settings]

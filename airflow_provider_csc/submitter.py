@@ -62,6 +62,7 @@ _RESOLVE_DELAYS = (1, 2, 4, 8, 15, 15, 15)
 # A connection may be lost again while the same submission is repeated; that ends some time.
 _MAX_SUBMITS = 3
 _DAY = 86_400
+_NAMED_RESUBMISSIONS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,12 +192,16 @@ class Submitter:
         )
 
     async def _look_up(self) -> LookUp:
-        tries = range(1, self.identity.try_number)
-        tokens = [build_token(self.identity.key, (number, 0)) for number in tries]
-        tokens += [
-            build_token(self.identity.key, (self.identity.try_number, number))
-            for number in range(self.identity.resubmission + 1)
+        present, resubmission = self.identity.number
+        # How many jobs a policy made of an earlier try is not known where their directories are
+        # gone; those that squeue knows are found in any case.
+        numbers = [
+            (number, again)
+            for number in range(1, present)
+            for again in range(_NAMED_RESUBMISSIONS + 1)
         ]
+        numbers += [(present, again) for again in range(resubmission + 1)]
+        tokens = [build_token(self.identity.key, number) for number in numbers]
         program = build_look_up(
             base_dir=self.request.base_dir,
             key=self.identity.key,

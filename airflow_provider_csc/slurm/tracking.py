@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from airflow_provider_csc.slurm.batch import parse_exit_record
+from airflow_provider_csc.slurm.cancel_commands import Notice, read_notice
 from airflow_provider_csc.slurm.commands import PollRequest
 from airflow_provider_csc.slurm.endings import complete_result, describe_forgotten
 from airflow_provider_csc.slurm.events import Ended, Event, LogLines, Moment, Note
@@ -59,7 +60,9 @@ class WatchSpec:
     With a run directory, its exit record is evidence, and how far the logs were shown is noted
     there. ``missing_seconds`` is how long all who keep books must deny a job before it is given up
     as UNKNOWN. The limits are in seconds, ``deadline`` since 1970 by this machine's clock.
-    ``cancel_held`` ends a job that waits for somebody to release it.
+    ``cancel_held`` ends a job that waits for somebody to release it. ``kill_grace`` (seconds) is
+    what a job gets between the signal of ``kill_signal`` (its ``--signal`` option) and its
+    cancellation.
     """
 
     job_ids: tuple[str, ...]
@@ -73,6 +76,8 @@ class WatchSpec:
     run_timeout: float | None = None
     deadline: float | None = None
     cancel_held: bool = False
+    kill_grace: float = 0.0
+    kill_signal: str | None = None
 
     @property
     def log_paths(self) -> tuple[str, ...]:
@@ -101,6 +106,7 @@ class _Job:
     forgotten_since: float | None = None
     limit: str | None = None
     cancelled_at: float | None = None
+    cancel_again: float = 0.0
     result: JobResult | None = None
 
     @property
@@ -194,15 +200,22 @@ class JobTracker:
             if (self.limit or job.limit)
             and job.is_live
             and not job.is_ending
-            and (job.cancelled_at is None or now.steady - job.cancelled_at > _CANCEL_AGAIN_SECONDS)
+            and (job.cancelled_at is None or now.steady - job.cancelled_at > job.cancel_again)
         ]
+
+    @property
+    def cancel_notice(self) -> Notice | None:
+        """What `jobs_to_cancel` are told first; None where they are cancelled at once."""
+        is_first = all(job.cancelled_at is None for job in self._open)
+        return read_notice(self.spec.kill_grace, self.spec.kill_signal) if is_first else None
 
     def note_cancelled(self, now: Moment) -> None:
         """Note that scancel took on what `jobs_to_cancel` returned for this moment."""
-        to_cancel = self.jobs_to_cancel(now)
+        to_cancel, notice = self.jobs_to_cancel(now), self.cancel_notice
         for job in self._open:
             if job.job_id in to_cancel:
                 job.cancelled_at = now.steady
+                job.cancel_again = notice.seconds if notice else _CANCEL_AGAIN_SECONDS
 
     def seconds_to_deadline(self, now: Moment) -> float | None:
         """Return in how many seconds something must be done or said because of the deadline."""

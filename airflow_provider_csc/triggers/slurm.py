@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from contextlib import aclosing
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Sequence
 
     from airflow_provider_csc.client import SlurmClient
+    from airflow_provider_csc.poller import Moved
     from airflow_provider_csc.slurm.result import JobResult
     from airflow_provider_csc.slurm.tracking import WatchSpec
     from airflow_provider_csc.transport.base import SiteSettings
@@ -44,6 +46,8 @@ _HAS_ON_KILL = hasattr(BaseTrigger, "on_kill")
 # What is left of [triggerer] on_kill_timeout for saying what became of a kill.
 _SPARE_SECONDS = 3
 _STATE_SECONDS = 5.0
+# Between attempts to read the connection (seconds).
+_READ_PAUSES = (5.0, 15.0, 60.0)
 _STATE_ATTEMPTS = 2
 
 
@@ -58,7 +62,7 @@ class _KillableTrigger(BaseTrigger):
 
     slurm_conn_id: str
     task_key: TaskName | None = None
-    _settings: asyncio.Task[SiteSettings] | None = None
+    _settings: asyncio.Future[SiteSettings] | None = None
     _waiting: asyncio.Task[Any] | None = None
     _killing: asyncio.Task[None] | None = None
 
@@ -272,23 +276,57 @@ class SlurmJobTrigger(_KillableTrigger):
         yield TriggerEvent({"results": payloads, "attempt": self.attempt})
 
     async def _follow(self) -> list[JobResult]:
-        return await self.wait(await self._get_settings(), self.log)
+        return await self.wait(await self._read_settings(), self.log)
+
+    async def _read_settings(self) -> SiteSettings:
+        """Read the connection; one that cannot be read just now must not lose a job of ours."""
+        pauses = itertools.chain(_READ_PAUSES, itertools.repeat(_READ_PAUSES[-1]))
+        while True:
+            try:
+                return await self._get_settings()
+            except Exception as error:
+                if self.run_dir is None:
+                    raise
+                self._settings = None
+                self.log.warning(
+                    "The connection cannot be read (%s). The task waits until it can; job %s is "
+                    "not affected.", error, ", ".join(self.job_ids),
+                )  # fmt: skip
+            await asyncio.sleep(next(pauses))
 
     async def wait(self, settings: SiteSettings, log: TaskLog) -> list[JobResult]:
         """Follow the jobs to their end; also what the operator does when it is not deferred."""
-        from airflow_provider_csc.poller import poller_for
+        from airflow_provider_csc.poller import Moved
+
+        while True:
+            outcome = await self._watch(settings, log)
+            if not isinstance(outcome, Moved):
+                return outcome
+            log.info("Connection %s was changed; going on with it.", self.slurm_conn_id)
+            settings = outcome.settings
+            self._settings = asyncio.get_running_loop().create_future()
+            self._settings.set_result(settings)
+
+    async def _watch(self, settings: SiteSettings, log: TaskLog) -> list[JobResult] | Moved:
+        from airflow_provider_csc.poller import Moved, Source, poller_for
         from airflow_provider_csc.slurm.events import Ended, LogLines  # noqa: PLC0415
 
-        events = poller_for(settings).watch(self._watch_spec(), interval=self.poll_interval)
+        source = Source(self.slurm_conn_id, SlurmHook(self.slurm_conn_id).aget_settings)
+        events = poller_for(settings).watch(
+            self._watch_spec(), interval=self.poll_interval, source=source
+        )
         async with aclosing(events):
             async for event in events:
-                if isinstance(event, Ended):
-                    return event.results
-                if isinstance(event, LogLines):
-                    for line in event.lines:
-                        log.info("%s", line)
-                else:
-                    log.log(event.level, "%s", event.text)
+                match event:
+                    case Ended():
+                        return event.results
+                    case Moved():
+                        return event
+                    case LogLines():
+                        for line in event.lines:
+                            log.info("%s", line)
+                    case _:
+                        log.log(event.level, "%s", event.text)
         raise RuntimeError("the poller stopped before the jobs had ended")
 
     def _watch_spec(self) -> WatchSpec:
@@ -306,6 +344,8 @@ class SlurmJobTrigger(_KillableTrigger):
             deadline=self.deadline,
             missing_seconds=self.missing_seconds,
             cancel_held=self.cancel_held,
+            kill_grace=self.kill_grace,
+            kill_signal=self.kill_signal,
         )
 
     def _has_to_kill(self) -> bool:

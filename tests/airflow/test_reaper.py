@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from airflow_provider_csc import reaper
+from airflow_provider_csc.deployment import deployment_name
 from airflow_provider_csc.errors import SlurmError
 from airflow_provider_csc.reaper import (
     PruneReport,
@@ -115,9 +116,9 @@ def test_the_deployment_is_what_the_operators_put_into_tokens(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example.org")
-    assert reaper._deployment() == "https://airflow.example.org"
+    assert deployment_name() == "https://airflow.example.org"
     monkeypatch.setenv("AIRFLOW__CSC__DEPLOYMENT", "production")
-    assert reaper._deployment() == "production"
+    assert deployment_name() == "production"
 
 
 # ---- cancelling and removing ----

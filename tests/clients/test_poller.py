@@ -19,7 +19,7 @@ import pytest_asyncio
 
 from airflow_provider_csc.client import SlurmClient
 from airflow_provider_csc.errors import ConfigError, ConnectFailedError
-from airflow_provider_csc.poller import SitePoller, backoff_seconds, poller_for
+from airflow_provider_csc.poller import Moved, SitePoller, Source, backoff_seconds, poller_for
 from airflow_provider_csc.slurm.identity import TaskIdentity
 from airflow_provider_csc.slurm.plan import JobSpec, build_request, read_source
 from airflow_provider_csc.slurm.tracking import Ended, Event, LogLines, Note, WatchSpec
@@ -50,7 +50,7 @@ _NUMBERS = itertools.count(1)
 class Watching:
     """One who waits, as a trigger does: in a task of its own."""
 
-    events: list[Event] = field(default_factory=list)
+    events: list[Event | Moved] = field(default_factory=list)
     task: asyncio.Task[None] = field(init=False)
 
     @property
@@ -125,14 +125,23 @@ class Bench:
             report=lambda _: None,
         ).submit()
 
-    def watch(self, *jobs: Submission, interval: float = 0.01, **changes: Any) -> Watching:
+    def watch(
+        self,
+        *jobs: Submission,
+        interval: float = 0.01,
+        source: Source | None = None,
+        **changes: Any,
+    ) -> Watching:
         watching = Watching()
 
         async def follow() -> None:
-            events = self.poller.watch(watch_spec(*jobs, **changes), interval=interval)
+            spec = watch_spec(*jobs, **changes)
+            events = self.poller.watch(spec, interval=interval, source=source)
             async with contextlib.aclosing(events):
                 async for event in events:
                     watching.events.append(event)
+                    if isinstance(event, Moved):
+                        return
 
         watching.task = asyncio.ensure_future(follow())
         self.watching.append(watching)
@@ -674,6 +683,39 @@ async def test_a_watcher_killed_while_it_is_written_down_waits_for_that(bench: B
 
 
 # When something is badly wrong
+
+
+async def test_a_connection_that_was_changed_in_an_outage_is_taken_up(bench: Bench) -> None:
+    job = await bench.submit(hold=True)
+    was, now = settings_of(1), settings_of(2)
+    reads: list[str] = []
+
+    async def read() -> SiteSettings:
+        reads.append("")
+        return was if len(reads) < 3 else now
+
+    bench.poller = SitePoller(SlurmClient(bench.faulty), floor=FLOOR, settings=was)
+    sources = (Source("one", read), Source("one", read))
+    both = [bench.watch(job, source=source) for source in sources]
+    await until(lambda: all(watching.notes for watching in both))
+    for _ in range(4):
+        bench.faulty.plan(POLL, faults.refuse)
+    await until(lambda: all(watching.task.done() for watching in both))
+    assert [watching.events[-1] for watching in both] == [Moved(now), Moved(now)]
+    assert len(reads) == 3  # once for both, once for each attempt
+
+
+async def test_a_connection_that_cannot_be_read_changes_nothing(bench: Bench) -> None:
+    job = await bench.submit(hold=True)
+
+    async def read() -> SiteSettings:
+        raise RuntimeError("no such connection")
+
+    watching = bench.watch(job, source=Source("gone", read))
+    await until(lambda: watching.notes)
+    bench.faulty.plan(POLL, faults.refuse)
+    await until(lambda: answers_again(watching))
+    assert not watching.task.done()
 
 
 async def test_an_unexpected_error_reaches_everyone(bench: Bench) -> None:
