@@ -42,6 +42,9 @@ GIVEN_UP = "given up for"
 # Seen on 22.05: slurmdbd stores " as `, and what is not in its database's character set as ?.
 _STORED_AS_IT_IS = re.compile(r"[\w .:/+=@%#(){}<>|;&*!?~^-]+", re.ASCII)
 
+# Linux takes no longer argument than 128 KiB (execve(2), MAX_ARG_STRLEN).
+_MAX_ARGUMENT = 100_000
+
 # What the submission itself made of the base directory is removed again when nothing comes of it;
 # what was there before stays, for it may have a group and modes that a new one would not have.
 _PRUNE = r"""
@@ -291,11 +294,12 @@ def build_look_up(*, base_dir: str, key: str, names: Sequence[str], since: int) 
 
     ``since`` (seconds since 1970) bounds sacct's search, which a site's database pays for. Names
     that slurmdbd would not have stored as they are, or that sacct reads as a notation of its own
-    (quotes, brackets), cannot be searched for; then it is asked for all the user's jobs since, and
-    the reader picks out the right ones.
+    (quotes, brackets), cannot be searched for, nor can more than fit one argument; then it is asked
+    for all the user's jobs since, and the reader picks out the right ones.
     """
+    listed = ",".join(names)
     searchable = all(_STORED_AS_IT_IS.fullmatch(name) for name in names)
-    by_name = f"--name={quote(','.join(names))}" if searchable else ""
+    by_name = f"--name={quote(listed)}" if searchable and len(listed) < _MAX_ARGUMENT else ""
     look = _fill(_HELPERS + _LOOK_UP)
     return f"""{PLACE}{SLURM}
 key={quote(key)}

@@ -523,14 +523,17 @@ async def test_set_up_lines_that_end_the_shell_are_said_so(
             await bench.submit(is_fresh=is_fresh)
 
 
+def make_old(run_dir: Path, seconds: float) -> None:
+    moment = time.time() - seconds
+    for path in (*run_dir.iterdir(), run_dir):
+        os.utime(path, (moment, moment))
+
+
 def aged(bench: FaultyBench, seconds: float) -> Any:
     """Let the run directory look so much older before a look at it."""
 
     async def look(send: Any) -> Any:
-        moment = time.time() - seconds
-        run_dir = bench.base_dir / bench.identity().token
-        for path in (*run_dir.iterdir(), run_dir):
-            os.utime(path, (moment, moment))
+        make_old(bench.base_dir / bench.identity().token, seconds)
         return await send()
 
     return look
@@ -668,10 +671,11 @@ async def test_a_job_that_a_controller_forgot_keeps_nobody_waiting(
     assert faulty_bench.site.calls("scancel") == 0
 
 
+@pytest.mark.parametrize("resubmission", [0, 1, 5])
 async def test_a_job_that_left_the_queue_and_lost_its_directory_is_found_in_accounting(
-    faulty_bench: FaultyBench,
+    faulty_bench: FaultyBench, resubmission: int
 ) -> None:
-    first = await faulty_bench.submit("true")
+    first = await faulty_bench.submit("true", resubmission=resubmission)
     await faulty_bench.until(first.job_id, "COMPLETED")
     shutil.rmtree(first.run_dir)
     faulty_bench.site.change(first.job_id, in_queue="")
@@ -789,3 +793,57 @@ async def test_a_kill_while_sbatch_is_at_work_cancels_what_comes_of_it(
         with pytest.raises(SubmitKilledError, match="was cancelled"):
             await submitting
     assert [job["state"] for job in faulty_bench.site.jobs.values()] == ["CANCELLED"]
+
+
+# Where Slurm itself starts the job that came second
+
+
+@pytest.mark.parametrize(
+    "site", [pytest.param("cluster", marks=pytest.mark.cluster)], indirect=True
+)
+@pytest.mark.parametrize("try_number", [1, 2])
+async def test_a_job_thought_lost_that_starts_after_all_runs_nothing(
+    bench: Bench, try_number: int
+) -> None:
+    """Taken over by the same try, or given up by the next."""
+    command = f"echo ran >>{bench.scratch}/ran"
+    lost = await bench.submit(command, hold=True, is_fresh=True)
+    run_dir = Path(lost.run_dir)
+    (run_dir / "job_id").unlink()
+    await bench.client.run(f"scontrol update JobId={lost.job_id} JobName=hidden")
+    make_old(run_dir, 3600)
+
+    found = await bench.submit(command, try_number=try_number)
+    await bench.until(found.job_id, "COMPLETED")
+    await bench.client.run(f"scontrol release {lost.job_id}")
+    await bench.until(lost.job_id, "CANCELLED", "FAILED")
+
+    assert found.job_id != lost.job_id
+    assert (bench.scratch / "ran").read_text().split() == ["ran"]
+    assert f"job {lost.job_id} does nothing" in (run_dir / "stdout.log").read_text()
+    assert '"exit_code": 0' in (Path(found.run_dir) / "exit.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "site", [pytest.param("cluster", marks=pytest.mark.cluster)], indirect=True
+)
+async def test_of_a_lost_job_that_starts_first_and_its_repetition_the_first_stands(
+    bench: Bench,
+) -> None:
+    """It has written its id down itself, so the second gives way."""
+    command = f"echo ran >>{bench.scratch}/ran; sleep 2"
+    lost = await bench.submit(command, hold=True, is_fresh=True)
+    run_dir = Path(lost.run_dir)
+    (run_dir / "job_id").unlink()
+    await bench.client.run(f"scontrol update JobId={lost.job_id} JobName=hidden")
+    await bench.client.run(f"scontrol release {lost.job_id}")
+    await bench.until(lost.job_id, "RUNNING", "COMPLETED")
+    async with asyncio.timeout(10):
+        while not (run_dir / "job_id").exists():
+            await asyncio.sleep(0.1)
+
+    found = await bench.submit(command)
+
+    assert found.job_id == lost.job_id
+    await bench.until(lost.job_id, "COMPLETED")
+    assert (bench.scratch / "ran").read_text().split() == ["ran"]

@@ -312,6 +312,11 @@ def test_slurm_is_asked_by_user_and_by_name(site: FakeSite) -> None:
     assert since.startswith("--starttime=2023-11-1")
 
 
+def test_more_names_than_an_argument_holds_are_not_asked_for(site: FakeSite) -> None:
+    site.ask(look_up("~", *(f"{'x' * 200}.{KEY}.{number}" for number in range(1, 900))))
+    assert not [arg for arg in site.calls("sacct")[0].args if arg.startswith("--name")]
+
+
 @pytest.mark.parametrize("label", ["it's", 'a"b', "a`b", "[1-3]"])
 def test_a_name_that_sacct_would_misread_is_not_asked_for(site: FakeSite, label: str) -> None:
     """Tried on 22.05: a job named a'b is not found by --name=a'b."""
