@@ -629,3 +629,16 @@ def test_one_job_is_shown(site: FakeSite) -> None:
     site.command("scontrol", "echo JobId=5")
     assert site.ask(build_show_job("5"))["job"] == Frame(0, b"JobId=5")
     assert site.calls("scontrol")[0].args == ["--oneliner", "show", "job", "5"]
+
+
+def test_a_home_with_blanks_is_one_place(site: FakeSite, tmp_path: Path) -> None:
+    home = tmp_path / "my home $(touch pwned)"
+    home.mkdir()
+    env = {"HOME": str(home)}
+    frames = site.ask(build_submit(request("~/my runs", work_dir="~")), env=env)
+    run_dir = home / "my runs" / TOKEN
+    assert frames["run_dir"].text == str(run_dir)
+    assert site.calls("sbatch")[0].cwd == str(home)
+    found = site.ask(look_up("~/my runs", "x.af0.1"), env=env)
+    assert found["job_id.1"] == Frame(0, b"4711")
+    assert list_files(site.home) == set()
