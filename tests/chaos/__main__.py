@@ -42,9 +42,7 @@ def main() -> int:
         report.update_page(BUILD / "table.md")
         return 0
     seed = given.seed if given.seed is not None else random.randrange(10**6)
-    options = Options(
-        seed=seed, scale=given.scale, short=given.short, workers=given.workers, kind=given.kind
-    )
+    options = Options(seed=seed, scale=given.scale, short=given.short, kind=given.kind)
     names = given.only or [
         name for name, scenario in SCENARIOS.items() if scenario.is_short or not given.short
     ]
@@ -54,7 +52,7 @@ def main() -> int:
     fcntl.flock(lock, fcntl.LOCK_EX)  # a second run waits for the first
     cluster = Cluster.start(given.directory)
     try:
-        rows = asyncio.run(run(cluster, options, names, given.source))
+        rows = asyncio.run(run(cluster, options, names, given))
     finally:
         asyncio.run(real_airflow.end(cluster))
         if not given.keep:
@@ -82,7 +80,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 async def run(
-    cluster: Cluster, options: Options, names: list[str], source: Path
+    cluster: Cluster, options: Options, names: list[str], given: argparse.Namespace
 ) -> list[report.Row]:
     rows: dict[str, report.Row] = {}
     logs = BUILD / "logs"
@@ -93,10 +91,10 @@ async def run(
         environment = {
             "AIRFLOW_HOME": home,
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "PYTHONPATH": os.pathsep.join([str(source), str(CHECKOUT)]),
+            "PYTHONPATH": os.pathsep.join([str(given.source), str(CHECKOUT)]),
         }
         print(report.render_line(report.HEAD), flush=True)
-        async with Forks(logs, environment, hosts.path) as forks:
+        async with Forks(logs, environment, hosts.path, workers=given.workers) as forks:
 
             async def play(name: str) -> None:
                 row = await perform(name, cluster, options, forks, hosts)
@@ -137,9 +135,10 @@ async def perform(
         try:
             await SCENARIOS[name].play(stage)
             return await stage.reckon(time.monotonic() - began)
-        except Exception:  # noqa: BLE001 - the others are still worth running
+        except Exception as error:  # noqa: BLE001 - the others are still worth running
             await cluster.control("up")
-            return report.Row.broken(name, traceback.format_exc())
+            traceback.print_exc()
+            return report.Row.broken(name, repr(error))
         finally:
             await stage.close()
 

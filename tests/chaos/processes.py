@@ -42,8 +42,11 @@ class Fork:
 class Forks:
     """The fork server and its children."""
 
-    def __init__(self, directory: Path, environment: dict[str, str], hosts: Path | None) -> None:
+    def __init__(
+        self, directory: Path, environment: dict[str, str], hosts: Path | None, *, workers: int
+    ) -> None:
         self.directory = directory
+        self.slots = asyncio.Semaphore(workers)
         self._environment = environment
         self._hosts = hosts
         self._numbers = itertools.count(1)
@@ -145,7 +148,7 @@ class Triggerers:
     # Airflow's is triggerer_health_check_threshold, 30 s: too long for thousands of kills.
     TAKE_OVER_SECONDS = 0.5
 
-    def __init__(self, forks: Forks, environment: Callable[[], dict[str, str]]) -> None:
+    def __init__(self, name: str, forks: Forks, environment: Callable[[], dict[str, str]]) -> None:
         self._forks = forks
         self._environment = environment
         self._numbers = itertools.count(1)
@@ -155,7 +158,7 @@ class Triggerers:
         self._server: asyncio.Server | None = None
         self._handlers: set[asyncio.Task[None]] = set()
         self._arrived: asyncio.Queue[str] = asyncio.Queue()
-        self._socket = forks.directory / "triggers.socket"
+        self._socket = forks.directory / f"{name}.socket"
 
     async def __aenter__(self) -> Self:
         self._socket.unlink(missing_ok=True)
@@ -185,7 +188,7 @@ class Triggerers:
             {
                 "role": "triggerer",
                 "socket": str(self._socket),
-                "log": "triggerer.log",
+                "log": f"{self._socket.stem}-triggerer.log",
                 "environment": self._environment(),
             }
         )

@@ -47,7 +47,7 @@ class Row:
             faults=0,
             tasks=0,
             seconds=0,
-            findings={"lost jobs": [f"{scenario}: the scenario itself broke: {why}"]},
+            findings={"lost jobs": [f"the scenario itself broke: {why}"]},
         )
 
     @property

@@ -58,19 +58,20 @@ def work(order: dict[str, Any], directory: Path) -> None:
     context["dag_run"] = FakeDagRun(start_date=started)
     # As Airflow's task runner does: a user's kill arrives as SIGTERM.
     signal.signal(signal.SIGTERM, lambda *_: operator.on_kill())
-    outcome = run_step(operator, context, order["method"], order.get("event"))
+    outcome = run_step(operator, context, order)
     new = directory / "outcomes" / f"{order['id']}.new"
     new.write_text(json.dumps(outcome))
     new.rename(new.parent / f"{order['id']}.json")
 
 
-def run_step(operator: Any, context: Any, method: str, event: Any) -> dict[str, Any]:
+def run_step(operator: Any, context: Any, order: dict[str, Any]) -> dict[str, Any]:
+    method = order["method"]
     print(f"--- try {context['ti'].try_number} {method}", flush=True)
     try:
         if method == "execute":
             result = operator.execute(context)
         else:
-            result = getattr(operator, method)(context, event=event)
+            result = getattr(operator, method)(context, event=order["event"], **order["kwargs"])
     except TaskDeferred as deferred:
         path, kwargs = deferred.trigger.serialize()
         return {

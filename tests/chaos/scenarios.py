@@ -163,7 +163,7 @@ def outage(
 
     async def scenario(stage: Stage) -> None:
         async def stop() -> None:
-            await asyncio.sleep(stage.rng.uniform(0.5, 3))
+            await stage.under_way(after=(0, 2))
             for service in services:
                 await stage.cluster.control("stop", service)
             stage.faults += stage.unfinished > 0
@@ -210,7 +210,7 @@ async def sshd_refuses(stage: Stage) -> None:
     """Sshd refuses, then accepts and never answers, then is well again."""
 
     async def refuse() -> None:
-        await asyncio.sleep(stage.rng.uniform(0.5, 2))
+        await stage.under_way(after=(0, 2))
         for mode in (Mode.REFUSE, Mode.SILENT):
             before = stage.proxy.turned_away
             stage.proxy.mode = mode
@@ -245,7 +245,7 @@ async def name_unknown(stage: Stage) -> None:
     stage.connection["host"] = stage.names.HOST
 
     async def forget() -> None:
-        await asyncio.sleep(stage.rng.uniform(0.5, 2))
+        await stage.under_way(after=(0, 2))
         stage.names.forget()
         stage.proxy.cut_all()
         try:
@@ -271,7 +271,7 @@ async def _filtered(stage: Stage, *, percent: int, seconds: float) -> None:
     packets = faults.PacketFilter(stage.proxy.port)
 
     async def drop() -> None:
-        await asyncio.sleep(stage.rng.uniform(0.5, 2))
+        await stage.under_way(after=(0, 2))
         packets.drop(percent)
         try:
             await asyncio.sleep(seconds)
@@ -286,7 +286,7 @@ async def node_killed(stage: Stage) -> None:
     stage.rules = Rules(jobs_may_die=True)
 
     async def kill() -> None:
-        await asyncio.sleep(stage.rng.uniform(3, 5))
+        await stage.under_way(after=(3, 5))
         stage.faults += await faults.kill_node(stage.cluster, "c1")
         await asyncio.sleep(15)
         await stage.cluster.control("start", "slurmd-c1")
@@ -299,22 +299,19 @@ async def requeued_by_admin(stage: Stage) -> None:
     """An administrator requeues jobs that run; the same job begins again."""
 
     async def requeue() -> None:
-        while True:
-            await asyncio.sleep(stage.rng.uniform(0.5, 2))
+        for _ in range(stage.options.count(20, 4)):
+            await stage.under_way(after=(0.5, 2))
             live = await stage.cluster.live_jobs(stage.prefix)
             if live:
                 job_id = stage.rng.choice(sorted(live))
                 # Slurm says nothing when it did it, and complains otherwise.
                 stage.faults += await stage.cluster.succeeds("scontrol", "requeue", job_id)
 
-    requeues = asyncio.create_task(requeue())
-    stop = asyncio.get_running_loop().call_later(stage.options.seconds(30, 6), requeues.cancel)
-    await stage.run(
-        [stage.plan(n, seconds=3) for n in range(stage.options.count(20, 4))],
-        spread=stage.options.seconds(20, 3),
-    )
-    stop.cancel()
-    requeues.cancel()
+    async with meanwhile(requeue()):
+        await stage.run(
+            [stage.plan(n, seconds=3) for n in range(stage.options.count(20, 4))],
+            spread=stage.options.seconds(20, 3),
+        )
 
 
 async def disk_full(stage: Stage) -> None:

@@ -57,13 +57,11 @@ class Scheduler:
         forks: Forks,
         triggerers: Triggerers,
         environment: Callable[[], dict[str, str]],
-        *,
-        workers: int,
     ) -> None:
         self.forks = forks
         self.triggerers = triggerers
         self.environment = environment
-        self.slots = asyncio.Semaphore(workers)
+        self.is_under_way = asyncio.Event()
         self.began = time.time()
 
     async def run(self, plan: Plan, progress: Progress) -> None:
@@ -91,6 +89,7 @@ class Scheduler:
             "map_index": -1,
             "run_started": self.began,
         }
+        self.is_under_way.set()
         return await self.forks.start(
             {
                 "role": "worker",
@@ -195,7 +194,8 @@ class _Run:
                 return {"kind": "killed"}
             if "event" not in answer:
                 return {"kind": "failed", "error": "TaskDeferralError", "message": str(answer)}
-            step = {"method": outcome["method"], "event": answer["event"]}
+            step = {name: outcome[name] for name in ("method", "kwargs")}
+            step["event"] = answer["event"]
 
     async def _wait(self, stored: list[Any]) -> dict[str, Any]:
         def keep(waiting: Waiting) -> None:
@@ -209,7 +209,7 @@ class _Run:
     async def _work(self, step: dict[str, Any]) -> dict[str, Any]:
         """Run one step in a worker, or in two at once."""
         self._steps += 1
-        async with self._scheduler.slots:
+        async with self._scheduler.forks.slots:
             begin = self._scheduler.start
             fork = self._worker = await begin(self._plan, self.try_number, self.max_tries, step)
             twin = None

@@ -33,7 +33,6 @@ class Options:
     seed: int
     scale: float
     short: bool
-    workers: int = 12
     kind: str = "slurm"
 
     def count(self, full: int, short: int) -> int:
@@ -127,10 +126,10 @@ class Stage:
     async def open(self) -> None:
         """Start a triggerer, with the connection as it is now."""
         if self._triggerers is None:
-            self._triggerers = await Triggerers(self.forks, self.environment).__aenter__()
-            self._scheduler = Scheduler(
-                self.forks, self._triggerers, self.environment, workers=self.options.workers
-            )
+            self._triggerers = await Triggerers(
+                self.name, self.forks, self.environment
+            ).__aenter__()
+            self._scheduler = Scheduler(self.forks, self._triggerers, self.environment)
 
     async def close(self) -> None:
         """End what `open` started."""
@@ -160,6 +159,13 @@ class Stage:
         await asyncio.sleep(delay)
         assert self._scheduler is not None
         await self._scheduler.run(plan, progress)
+
+    async def under_way(self, *, after: tuple[float, float]) -> None:
+        """Wait until the first worker has begun, and a random time more."""
+        while self._scheduler is None:
+            await asyncio.sleep(0.05)
+        await self._scheduler.is_under_way.wait()
+        await asyncio.sleep(self.rng.uniform(*after))
 
     @property
     def unfinished(self) -> int:

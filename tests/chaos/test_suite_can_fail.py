@@ -31,14 +31,12 @@ async def perform(scenario: Callable[[Stage], Awaitable[None]], directory: Path)
     (directory / "outcomes").mkdir()
     environment = {"AIRFLOW_HOME": str(directory), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
     async with (
-        Forks(directory, environment, None) as forks,
+        Forks(directory, environment, None, workers=8) as forks,
         Proxy(target=cluster.facts["ssh_port"]) as proxy,
     ):
         stage = Stage(
             name=scenario.__name__.replace("_", "-"),
-            options=Options(
-                seed=random.randrange(10**6), scale=0.5, short=True, workers=8, kind="naive"
-            ),
+            options=Options(seed=random.randrange(10**6), scale=0.5, short=True, kind="naive"),
             cluster=cluster,
             forks=forks,
             names=Names(directory / "hosts"),
