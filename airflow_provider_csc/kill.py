@@ -99,6 +99,7 @@ async def kill_submission(
     base_dir: str,
     token: str,
     log: KillLog,
+    identity: str = "",
     grace: float = 0.0,
     client: SlurmClient | None = None,
     patience: float = PATIENCE_SECONDS,
@@ -108,10 +109,12 @@ async def kill_submission(
 
     What goes wrong is logged and reported, never raised.
     ``base_dir`` is the connection's work directory (absolute or below ``~``), ``token`` names the
-    submission. The mark it leaves is looked at by the submission before and after ``sbatch``.
+    submission; ``identity`` says whose it is (JSON), so that a later DAG run of the same id knows
+    that this is not its own. The mark it leaves is looked at by the submission before and after
+    ``sbatch``.
     """
     async with _client_of(settings, client) as known:
-        return await _Kill(known, log, patience).submission(base_dir, token, grace)
+        return await _Kill(known, log, patience).submission(base_dir, token, identity, grace)
 
 
 @asynccontextmanager
@@ -159,12 +162,16 @@ class _Kill:
         live = await self._confirm(job_ids, self._began + grace if notice else None)
         return self._tell(KillReport(job_ids=job_ids, live=live, problem=self._problem))
 
-    async def submission(self, base_dir: str, token: str, grace: float) -> KillReport:
+    async def submission(
+        self, base_dir: str, token: str, identity: str, grace: float
+    ) -> KillReport:
         found: tuple[str, ...] = ()
 
         async def stop() -> None:
             nonlocal found
-            program = build_cancel_submission(base_dir=base_dir, token=token, grace=grace)
+            program = build_cancel_submission(
+                base_dir=base_dir, token=token, identity=identity, grace=grace
+            )
             frames = await self._client.ask(program, timeout=_COMMAND_SECONDS)
             found = read_cancelled_submission(frames)
             _raise_problem(read_problem(frames))

@@ -178,6 +178,11 @@ class SitePoller:
                 yield event
             watcher.tracker.logs.confirm(batch.offsets)
 
+    async def release(self) -> None:
+        """Close the connection where nobody watches; for those who asked over it themselves."""
+        if not self._watchers:
+            await self._stop()
+
     def _start(self) -> None:
         self._wake.set()
         if self._task is None or self._task.done():

@@ -19,7 +19,7 @@ from airflow_provider_csc.slurm.site_commands import build_site_probe, read_site
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from airflow_provider_csc.client import SlurmClient
+    from airflow_provider_csc.poller import SitePoller
     from airflow_provider_csc.transport.base import SiteSettings
 
 
@@ -33,8 +33,8 @@ class _Waiter:
 class SiteWatch:
     """Asks one site, with growing pauses, until it answers everybody who waits."""
 
-    def __init__(self, client: Callable[[], SlurmClient]) -> None:
-        self._client = client
+    def __init__(self, poller: Callable[[], SitePoller]) -> None:
+        self._poller = poller
         self._waiters: list[_Waiter] = []
         self._task: asyncio.Task[None] | None = None
         self.problem = ""
@@ -52,8 +52,14 @@ class SiteWatch:
             await waiter.answer
         finally:
             self._waiters.remove(waiter)
-            if not self._waiters and self._task is not None:
-                self._task.cancel()
+            if not self._waiters:
+                await self._stop()
+
+    async def _stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        await self._poller().release()
 
     async def _run(self) -> None:
         from airflow_provider_csc.poller import backoff_seconds
@@ -74,7 +80,7 @@ class SiteWatch:
     async def _ask(self, waiters: Sequence[_Waiter]) -> None:
         base_dirs = sorted({waiter.base_dir for waiter in waiters})
         try:
-            frames = await self._client().ask(build_site_probe(base_dirs))
+            frames = await self._poller().client.ask(build_site_probe(base_dirs))
         except CscError as error:
             self.problem = error.message
             return
@@ -97,5 +103,5 @@ def watch_for(settings: SiteSettings) -> SiteWatch:
     on_loop = _watches.setdefault(asyncio.get_running_loop(), {})
     if settings not in on_loop:
         # Asked for anew each time: a poller that nobody used any more was forgotten.
-        on_loop[settings] = SiteWatch(lambda: poller_for(settings).client)
+        on_loop[settings] = SiteWatch(lambda: poller_for(settings))
     return on_loop[settings]

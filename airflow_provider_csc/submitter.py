@@ -24,8 +24,8 @@ from airflow_provider_csc.errors import (
     TransportError,
     UnreadableOutputError,
 )
-from airflow_provider_csc.slurm.batch import LOG_FILE
 from airflow_provider_csc.slurm.identity import build_job_name, build_token
+from airflow_provider_csc.slurm.run_dir import LOG_FILE
 from airflow_provider_csc.slurm.submission import (
     Claimed,
     Decision,
@@ -58,7 +58,8 @@ if TYPE_CHECKING:
     from airflow_provider_csc.slurm.result import JobResult
 
 _SUBMIT_SECONDS = 180.0  # sbatch itself retries a busy controller for a while
-_RESOLVE_DELAYS = (1, 2, 4, 8, 15, 15, 15)
+RESOLVE_DELAYS = (1, 2, 4, 8, 15, 15, 15)
+BRIEF_DELAYS = (1, 2)
 # A connection may be lost again while the same submission is repeated; that ends some time.
 _MAX_SUBMITS = 3
 _DAY = 86_400
@@ -83,7 +84,7 @@ class Submitter:
     since: int
     report: Callable[[str], None]
     is_fresh: bool = False
-    delays: Sequence[float] = _RESOLVE_DELAYS
+    delays: Sequence[float] = RESOLVE_DELAYS
 
     async def submit(self) -> Submission:
         """

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 
 class TaskName(TypedDict):
@@ -33,20 +33,26 @@ class Standing(Enum):
 
 
 def read_standing(
-    states: Mapping[str, Mapping[str, str | None]], task: TaskName, *, live: str
+    states: Mapping[str, Mapping[str, str | None]], task: TaskName, *, live: Collection[str]
 ) -> Standing:
     """
     Return how a task stands, from ``{run_id: {task: state}}`` as Airflow answers.
 
-    ``live`` is its state while nobody has ended it. A task that is not there was deleted.
+    ``live`` are its states while nobody has ended it. A task that is not there was deleted.
     """
     index = task["map_index"]
     name = task["task_id"] if index < 0 else f"{task['task_id']}_{index}"
     state = states.get(task["run_id"], {}).get(name)
-    return Standing.LIVE if state == live else Standing.ENDED
+    return Standing.LIVE if state in live else Standing.ENDED
 
 
-def ask_standing(task: TaskName, *, live: str) -> Standing:
+# Where a worker's process is told to stop and its job is still wanted: it is being stopped itself,
+# or Airflow missed its heartbeats and has the next try take over.
+WANTED_OF_WORKER = frozenset({"running", "up_for_retry", "scheduled", "queued"})
+WANTED_OF_TRIGGER = frozenset({"deferred"})
+
+
+def ask_standing(task: TaskName, *, live: Collection[str]) -> Standing:
     """
     Ask Airflow's supervisor how a task stands; UNKNOWN where it does not say.
 

@@ -9,6 +9,7 @@ should it be kept waiting, the handler returns and lets the main thread release 
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import threading
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowTaskTimeout
 
-from airflow_provider_csc.task_state import Standing, TaskName, ask_standing
+from airflow_provider_csc.task_state import WANTED_OF_WORKER, Standing, TaskName, ask_standing
 
 if TYPE_CHECKING:
     from airflow_provider_csc.kill import KillLog
@@ -35,6 +36,7 @@ class KillOrder:
 
     conn_id: str
     token: str | None = None
+    identity: str = ""
     job_id: str | None = None
     run_dir: str | None = None
     grace: float = 0.0
@@ -87,8 +89,11 @@ class _WorkerKill:
             from airflow_provider_csc.hooks.slurm import SlurmHook  # noqa: PLC0415
 
             task = self.task
-            self.standing = ask_standing(task, live="running") if task else Standing.ENDED
+            self.standing = ask_standing(task, live=WANTED_OF_WORKER) if task else Standing.ENDED
             settings = SlurmHook(self.order.conn_id).get_settings()
+        except Exception as error:  # noqa: BLE001 - in a thread nobody would hear of it
+            self.log.log(logging.ERROR, "The job cannot be cancelled from here: %s", error)
+            return
         finally:
             self.is_under_way.set()
         match self.standing:
@@ -123,6 +128,7 @@ class _WorkerKill:
                 settings,
                 base_dir=settings.work_dir,
                 token=order.token,
+                identity=order.identity,
                 log=self.log,
                 grace=order.grace,
             )

@@ -135,13 +135,21 @@ class SlurmHook(BaseHook):
         since: int,
         report: Callable[[str], None],
         is_fresh: bool = False,
+        is_resumed: bool = False,
     ) -> Submission:
         """
         Submit a job exactly once for this task instance; see `Submitter`.
 
+        ``is_resumed`` is for a submission that has waited already: where its fate is still open, it
+        is soon left alone again.
+
         :raises ConfigError: for a request that cannot be; nothing was submitted.
         """
-        from airflow_provider_csc.submitter import Submitter  # noqa: PLC0415
+        from airflow_provider_csc.submitter import (  # noqa: PLC0415
+            BRIEF_DELAYS,
+            RESOLVE_DELAYS,
+            Submitter,
+        )
 
         settings = self.get_settings()
 
@@ -155,6 +163,7 @@ class SlurmHook(BaseHook):
                 since=since,
                 report=report,
                 is_fresh=is_fresh,
+                delays=BRIEF_DELAYS if is_resumed else RESOLVE_DELAYS,
             ).submit()
 
         return self._with_client(work, settings)

@@ -55,6 +55,10 @@ if TYPE_CHECKING:
     from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
 
 
+# How long an uncertain submission is left alone before it is looked at again.
+_SETTLE_SECONDS = 30
+
+
 class SlurmSubmitOperator(BaseOperator):
     """
     Submit one job to a Slurm cluster, wait for it in the triggerer, and return what became of it.
@@ -178,7 +182,8 @@ class SlurmSubmitOperator(BaseOperator):
         self.on_failure = on_failure
         self._job_id: str | None = None
         self._run_dir: str | None = None
-        self._token: str | None = None
+        self._identity: TaskIdentity | None = None
+        self._signal: str | None = None
         self._is_killed = False
         # What no template can change is checked while the DAG is parsed.
         check_source(JobSpec(command=command, script=script, remote_script=remote_script))
@@ -234,31 +239,20 @@ class SlurmSubmitOperator(BaseOperator):
         """Cancel the job or stop its submission, unless the worker itself is being stopped."""
         from airflow_provider_csc.worker_kill import KillOrder, kill_from_worker  # noqa: PLC0415
 
-        signal = self.options.get("signal") if isinstance(self.options, Mapping) else None
         order = KillOrder(
             conn_id=self.slurm_conn_id,
-            token=self._token,
+            token=self._identity.token if self._identity else None,
+            identity=self._identity.to_json() if self._identity else "",
             job_id=self._job_id,
             run_dir=self._run_dir,
             grace=_seconds(self.kill_grace) or 0.0,
-            signal=str(signal) if signal else None,
+            signal=self._signal,
         )
         self._is_killed = kill_from_worker(order, self.log) or self._is_killed
 
     def _run(self, context: Context, attempt: Attempt) -> dict[str, Any]:
         """Submit one job and wait for it."""
-        try:
-            submission = self._submit(context, attempt)
-        except SubmitRejectedError as error:
-            if error.details.get("is_temporary"):
-                raise  # A full queue has room later: an ordinary failure, with retries.
-            raise AirflowFailException(_describe_refusal(error, attempt)) from error
-        except ConfigError as error:
-            raise AirflowFailException(error.message) from error
-        except (TransportError, SiteUnavailableError, SubmitUnknownError) as error:
-            if error.details.get("is_lasting"):
-                raise
-            return self._park(context, attempt, error)
+        submission = self._submit_patiently(context, attempt)
         context["ti"].xcom_push(key="job_id", value=submission.job_id)
         if not self.wait_for_completion:
             return _to_value(_just_submitted(submission), attempt)
@@ -271,6 +265,23 @@ class SlurmSubmitOperator(BaseOperator):
         settings = SlurmHook(self.slurm_conn_id).get_settings()
         (result,) = run_sync(trigger.wait(settings, self.log))
         return self._conclude(context, result, present)
+
+    def _submit_patiently(self, context: Context, attempt: Attempt) -> Submission:
+        """Submit, when the site answers; what is uncertain is then looked for first."""
+        while True:
+            try:
+                return self._submit(context, attempt)
+            except SubmitRejectedError as error:
+                if error.details.get("is_temporary"):
+                    raise  # A full queue has room later: an ordinary failure, with retries.
+                raise AirflowFailException(_describe_refusal(error, attempt)) from error
+            except ConfigError as error:
+                raise AirflowFailException(error.message) from error
+            except (TransportError, SiteUnavailableError, SubmitUnknownError) as error:
+                if error.details.get("is_lasting"):
+                    raise
+                self._wait_for_site(context, attempt, error)
+            attempt = replace(attempt, is_resumed=True)
 
     def _learned(self, context: Context) -> dict[str, str]:
         changes = recall_changes(context) if self.on_failure else {}
@@ -287,15 +298,17 @@ class SlurmSubmitOperator(BaseOperator):
         hook = SlurmHook(self.slurm_conn_id)
         settings = hook.get_settings()
         identity = self._identify(context, attempt)
-        self._token = identity.token
+        self._identity = identity
         submission = hook.submit(
             spec,
             identity,
             since=_run_start(context),
             report=self.log.info,
             is_fresh=identity.number == (1, 0) and not attempt.is_resumed,
+            is_resumed=attempt.is_resumed,
         )
         self._job_id, self._run_dir = submission.job_id, submission.run_dir
+        self._signal = _signal_of(submission.asked)
         self.log.info("Job %s; its files: %s", submission.job_id, submission.run_dir)
         SlurmJobLink().persist(
             context, web_interface=settings.web_interface, run_dir=submission.run_dir
@@ -306,8 +319,7 @@ class SlurmSubmitOperator(BaseOperator):
             self.on_kill()
         return submission
 
-    def _park(self, context: Context, attempt: Attempt, error: CscError) -> dict[str, Any]:
-        """Wait until the site answers; a submission that is uncertain is then looked for first."""
+    def _wait_for_site(self, context: Context, attempt: Attempt, error: CscError) -> None:
         trigger = self._build_site_trigger(context, attempt, error)
         if self.deferrable:
             self.defer(
@@ -318,13 +330,12 @@ class SlurmSubmitOperator(BaseOperator):
         from airflow_provider_csc.hooks.slurm import SlurmHook, run_sync  # noqa: PLC0415
 
         settings = SlurmHook(self.slurm_conn_id).get_settings()
-        event = run_sync(trigger.wait(settings, self.log))
-        return self.execute_again(context, event, attempt.to_payload())
+        self._check_waited(context, run_sync(trigger.wait(settings, self.log)), attempt)
 
     def _check_waited(self, context: Context, event: dict[str, Any], attempt: Attempt) -> None:
         if event["status"] == "deadline":
             # Airflow calls on_kill then, which sees to it that no job comes of the submission.
-            self._token = self._identify(context, attempt).token
+            self._identity = self._identify(context, attempt)
             raise AirflowTaskTimeout(
                 "execution_timeout is reached while the site gave no answer; see above for why. "
                 "A job of this task that it may have taken is cancelled, or adopted by a retry."
@@ -428,7 +439,6 @@ class SlurmSubmitOperator(BaseOperator):
     ) -> SlurmJobTrigger:
         from airflow_provider_csc.triggers.slurm import SlurmJobTrigger  # noqa: PLC0415
 
-        signal = read_arguments(attempt.asked).get("signal")
         return SlurmJobTrigger(
             slurm_conn_id=self.slurm_conn_id,
             job_ids=[submission.job_id],
@@ -442,7 +452,7 @@ class SlurmSubmitOperator(BaseOperator):
             run_timeout=_seconds(self.timeout),
             deadline=attempt.deadline,
             kill_grace=_seconds(self.kill_grace) or 0,
-            kill_signal=str(signal) if signal else None,
+            kill_signal=_signal_of(attempt.asked),
             cancel_held=self.cancel_held,
             attempt=attempt.to_payload(),
             task_key=_name_task(context),
@@ -458,8 +468,13 @@ class SlurmSubmitOperator(BaseOperator):
             deadline=attempt.deadline,
             reason=error.message,
             poll_interval=self.poll_interval,
-            token=self._token,
+            token=self._identity.token if self._identity else None,
+            identity=self._identity.to_json() if self._identity else None,
             task_key=_name_task(context),
+            # The site may be well, and only the fate of a submission is open.
+            not_before=time.time() + _SETTLE_SECONDS
+            if isinstance(error, (SubmitUnknownError, SiteUnavailableError))
+            else None,
         )
 
 
@@ -481,6 +496,12 @@ def _run_start(context: Context) -> int:
     """Return when the DAG run began: no job of this generation can be older."""
     started = context["dag_run"].start_date
     return int(started.timestamp() if started else time.time())
+
+
+def _signal_of(asked: Sequence[str]) -> str | None:
+    """Return the job's ``--signal`` option."""
+    signal = read_arguments(asked).get("signal")
+    return signal if isinstance(signal, str) else None
 
 
 def _to_value(result: JobResult, attempt: Attempt) -> dict[str, Any]:

@@ -15,18 +15,10 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_csc.errors import ConfigError
 from airflow_provider_csc.slurm.framing import quote, words
+from airflow_provider_csc.slurm.run_dir import fill_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-SCRIPT_FILE = "script"
-BATCH_FILE = "batch.sh"
-JOB_ID_FILE = "job_id"
-EXIT_FILE = "exit.json"
-LOG_FILE = "stdout.log"
-PROGRESS_FILE = "log_offsets"
-CANCEL_FILE = "cancel"
-VERDICT_FILE = "verdict"
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MAX_SCRIPT_BYTES = 4 * 1024 * 1024  # slurm.conf(5), max_script_size: 4 MiB by default
@@ -41,19 +33,20 @@ _HEAD = """\
 csc_run_dir=$1
 # A submission that was thought lost may have been made again: the job whose id stands first runs.
 csc_id=${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}
-csc_first=$csc_run_dir/{job_id_file}
+csc_first=$csc_run_dir/@JOB_ID
 if [ ! -e "$csc_first" ] && printf '%s\\n' "$csc_id" >"$csc_first.$csc_id"; then
   ln -T -- "$csc_first.$csc_id" "$csc_first" 2>/dev/null
 fi
 rm -f -- "$csc_first.$csc_id"
 read -r csc_first 2>/dev/null <"$csc_first" || csc_first=$csc_id
-if [ "${{csc_first%%;*}}" != "$csc_id" ]; then
-  printf 'airflow-provider-csc: job %s of this submission came first; job %s does nothing.\\n' \\
-    "$csc_first" "$csc_id" >&2
+[ ! -e "$csc_run_dir"/@CANCEL ] || csc_first='none: it was killed'
+if [ -n "$csc_first" ] && [ "${{csc_first%%;*}}" != "$csc_id" ]; then
+  printf 'airflow-provider-csc: job %s does nothing; the job of this submission is %s.\\n' \\
+    "$csc_id" "$csc_first" >&2
   scancel "$SLURM_JOB_ID"
   exit 1
 fi
-rm -f -- "$csc_run_dir"/{exit_file}
+rm -f -- "$csc_run_dir"/@EXIT
 csc_started=$(date +%s)
 csc_child=
 csc_starting=
@@ -65,7 +58,7 @@ size_of() {{
   if [ -f "/proc/$$/fd/$1" ]; then stat -L -c %s -- "/proc/$$/fd/$1" 2>/dev/null; fi || printf -1
 }}
 finish() {{
-  local record=$csc_run_dir/{exit_file} stdout_bytes stderr_bytes
+  local record=$csc_run_dir/@EXIT stdout_bytes stderr_bytes
   trap '' "${{csc_signals[@]}}"
   trap - EXIT
   [ -z "$csc_ender" ] || kill -s KILL "$csc_ender" 2>/dev/null
@@ -94,8 +87,8 @@ hand_on() {{
 # meanwhile, this ends the job. `read` waits without a process of its own that would outlive it.
 end_in_time() {{
   local grace=0
-  [ -z "$csc_ender" ] && [ -e "$csc_run_dir"/{cancel_file} ] || return
-  read -r grace <"$csc_run_dir"/{cancel_file}
+  [ -z "$csc_ender" ] && [ -e "$csc_run_dir"/@CANCEL ] || return
+  read -r grace <"$csc_run_dir"/@CANCEL
   {{
     trap '' "${{csc_signals[@]}}"
     read -r -t "$grace" <> <(:)
@@ -141,7 +134,7 @@ start() {{
 # interrupted.
 _TAIL = """
 csc_starting=1
-start "$csc_run_dir"/{script_file} <&0 &
+start "$csc_run_dir"/@SCRIPT <&0 &
 csc_child=$!
 [ -z "$csc_late" ] || hand_on "$csc_late"
 csc_interrupted=1
@@ -165,13 +158,8 @@ class Environment:
 
 def render_batch_script(*, directives: Sequence[str], environment: Environment) -> str:
     """Return the text of the batch script, which gets its run directory as only argument."""
-    head = _HEAD.format(
-        directives="\n".join(directives),
-        job_id_file=JOB_ID_FILE,
-        exit_file=EXIT_FILE,
-        cancel_file=CANCEL_FILE,
-    )
-    return head + _render_environment(environment) + _TAIL.format(script_file=SCRIPT_FILE)
+    head = fill_names(_HEAD).format(directives="\n".join(directives))
+    return head + _render_environment(environment) + fill_names(_TAIL).format()
 
 
 def _render_environment(environment: Environment) -> str:

@@ -14,8 +14,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from airflow_provider_csc.slurm.batch import CANCEL_FILE, JOB_ID_FILE
 from airflow_provider_csc.slurm.framing import assignments, quote, words
+from airflow_provider_csc.slurm.run_dir import fill_names
 from airflow_provider_csc.slurm.shell import PLACE, SLURM
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _SIGNAL = re.compile(r"(?P<batch>[BR]*:)?(?P<name>[^@:]+)(@.*)?")
 _MARK = """
 mark_cancel() {
   umask 077
-  printf '%s\\n' "$2" | timeout --kill-after=1 3 tee -- "$1/CANCEL" >/dev/null
+  printf '%s\\n' "$2" | timeout --kill-after=1 3 tee -- "$1/@CANCEL" >/dev/null
 }
 """
 
@@ -47,7 +47,9 @@ cancel_submission() {
   ask base mkdir -p -- "$base"
   [ -d "$run_dir" ] || ask claim mkdir -- "$run_dir"
   ask mark mark_cancel "$run_dir" "$grace"
-  id=$(grep -E -o '^[0-9]+' -- "$run_dir/JOB_ID" 2>/dev/null | head -n 1)
+  [ -z "$identity" ] || [ -e "$run_dir/@IDENTITY" ] ||
+    printf '%s' "$identity" >"$run_dir/@IDENTITY"
+  id=$(grep -E -o '^[0-9]+' -- "$run_dir/@JOB_ID" 2>/dev/null | head -n 1)
   [ -z "$id" ] || ids+=("$id")
   ask squeue named
   while read -r id name; do
@@ -57,10 +59,6 @@ cancel_submission() {
   [ "${#ids[@]}" -eq 0 ] || ask scancel slurm scancel -- "${ids[@]}"
 }
 """
-
-
-def _fill(text: str) -> str:
-    return text.replace("/CANCEL", f"/{CANCEL_FILE}").replace("/JOB_ID", f"/{JOB_ID_FILE}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +99,7 @@ def build_notice(job_ids: Sequence[str], notice: Notice, run_dirs: Sequence[str]
     """
     ids = words(job_ids)
     reach = "--batch" if notice.to_batch_only else "--full"
-    lines = [SLURM, _fill(_MARK)]
+    lines = [SLURM, fill_names(_MARK)]
     lines += [
         f"ask mark{number} mark_cancel {quote(run_dir)} {notice.seconds:.0f}"
         for number, run_dir in enumerate(run_dirs)
@@ -113,15 +111,25 @@ def build_notice(job_ids: Sequence[str], notice: Notice, run_dirs: Sequence[str]
     return "\n".join(lines) + "\n"
 
 
-def build_cancel_submission(*, base_dir: str, token: str, grace: float = 0) -> str:
+def build_cancel_submission(
+    *, base_dir: str, token: str, identity: str = "", grace: float = 0
+) -> str:
     """
     Keep a submission from being made, or cancel what it has become.
 
     It makes the run directory where there is none, writes the mark that the submission looks at,
     and cancels the job that is recorded there or that squeue knows by the token in its name.
     """
-    values = assignments({"base_dir": base_dir, "token": token, "grace": f"{grace:.0f}"})
-    return f"{values}\n{PLACE}{SLURM}{_fill(_MARK)}{_fill(_SUBMISSION)}\ncancel_submission\n"
+    values = assignments(
+        {
+            "base_dir": base_dir,
+            "token": token,
+            "identity": identity,
+            "grace": f"{grace:.0f}",
+        }
+    )
+    functions = fill_names(f"{PLACE}{SLURM}{_MARK}{_SUBMISSION}")
+    return f"{values}\n{functions}\ncancel_submission\n"
 
 
 def read_cancelled_submission(frames: Mapping[str, Frame]) -> tuple[str, ...]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from airflow_provider_csc.slurm.batch import EXIT_FILE, PROGRESS_FILE, VERDICT_FILE
 from airflow_provider_csc.slurm.framing import quote
+from airflow_provider_csc.slurm.run_dir import EXIT_FILE, PROGRESS_FILE, VERDICT_FILE
 from airflow_provider_csc.slurm.shell import PLACE, SLURM, id_list, join_path, sacct, squeue
 
 if TYPE_CHECKING:

@@ -12,13 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from airflow_provider_csc.slurm.batch import (
-    EXIT_FILE,
-    JOB_ID_FILE,
-    VERDICT_FILE,
-    ExitRecord,
-    parse_exit_record,
-)
+from airflow_provider_csc.slurm.batch import ExitRecord, parse_exit_record
 from airflow_provider_csc.slurm.framing import assignments, quote
 from airflow_provider_csc.slurm.output import (
     Answer,
@@ -28,8 +22,13 @@ from airflow_provider_csc.slurm.output import (
     parse_job_id,
     parse_queue,
 )
+from airflow_provider_csc.slurm.run_dir import (
+    EXIT_FILE,
+    IDENTITY_FILE,
+    JOB_ID_FILE,
+    VERDICT_FILE,
+)
 from airflow_provider_csc.slurm.shell import PLACE, SLURM, id_list, sacct, squeue
-from airflow_provider_csc.slurm.submit_commands import IDENTITY_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

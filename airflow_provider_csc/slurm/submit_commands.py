@@ -15,27 +15,13 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from airflow_provider_csc.slurm.batch import (
-    BATCH_FILE,
-    EXIT_FILE,
-    JOB_ID_FILE,
-    LOG_FILE,
-    SCRIPT_FILE,
-)
 from airflow_provider_csc.slurm.framing import assignments, quote, words
+from airflow_provider_csc.slurm.run_dir import fill_names
 from airflow_provider_csc.slurm.shell import PLACE, SLURM, sacct, squeue
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Who submitted: JSON, see `identity.TaskIdentity.to_json`.
-IDENTITY_FILE = "identity.json"
-# A kill that came before the job had an id.
-CANCEL_FILE = "cancel"
-# The remote step is over, and sbatch did not say whether Slurm took the job.
-NO_VERDICT_FILE = "no_verdict"
-# The end a task took note of.
-VERDICT_FILE = "verdict"
 # What stands in place of a job's id once a later submission has given up a claim.
 GIVEN_UP = "given up for"
 
@@ -185,21 +171,6 @@ claim() {
 """
 
 
-def _fill(text: str) -> str:
-    names = {
-        "SCRIPT": SCRIPT_FILE,
-        "BATCH": BATCH_FILE,
-        "JOB_ID": JOB_ID_FILE,
-        "LOG": LOG_FILE,
-        "IDENTITY": IDENTITY_FILE,
-        "CANCEL": CANCEL_FILE,
-        "NO_VERDICT": NO_VERDICT_FILE,
-        "VERDICT": VERDICT_FILE,
-        "EXIT": EXIT_FILE,
-    }
-    return re.sub(r"/@([A-Z_]+)", lambda found: f"/{names[found[1]]}", text)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmitRequest:
     """
@@ -246,7 +217,7 @@ def build_submit(request: SubmitRequest, *, takes_over: bool = False) -> str:
             "batch": request.batch,
         }
     )
-    functions = _fill(f"{PLACE}{SLURM}{_PRUNE}{_HELPERS}{_SUBMIT}")
+    functions = fill_names(f"{PLACE}{SLURM}{_PRUNE}{_HELPERS}{_SUBMIT}")
     return f"{values}\noptions=({words(request.options)})\n{functions}\nsubmit\n"
 
 
@@ -267,7 +238,7 @@ def build_discard(run_dir: str, new_base: str = "") -> str:
     ``new_base`` is the topmost of the directories above it that the submission had made.
     """
     values = assignments({"run_dir": run_dir, "new_base": new_base})
-    return f"{values}\n{_PRUNE}{_fill(_DISCARD)}"
+    return f"{values}\n{_PRUNE}{fill_names(_DISCARD)}"
 
 
 _LOOK_UP = r"""
@@ -300,7 +271,7 @@ def build_look_up(*, base_dir: str, key: str, names: Sequence[str], since: int) 
     listed = ",".join(names)
     searchable = all(_STORED_AS_IT_IS.fullmatch(name) for name in names)
     by_name = f"--name={quote(listed)}" if searchable and len(listed) < _MAX_ARGUMENT else ""
-    look = _fill(_HELPERS + _LOOK_UP)
+    look = fill_names(_HELPERS + _LOOK_UP)
     return f"""{PLACE}{SLURM}
 key={quote(key)}
 base=$(place {quote(base_dir)})
@@ -328,7 +299,7 @@ def build_give_up(run_dirs: Sequence[str], token: str) -> str:
 
     A claim that has got an id by now is not given up; the answer is that id.
     """
-    lines = [SLURM, _fill(_HELPERS + _GIVE_UP)]
+    lines = [SLURM, fill_names(_HELPERS + _GIVE_UP)]
     for number, run_dir in enumerate(run_dirs):
         lines += [
             f"run_dir={quote(run_dir)}",

@@ -17,7 +17,7 @@ from asgiref.sync import sync_to_async
 from airflow_provider_csc.hooks.slurm import SlurmHook
 from airflow_provider_csc.kill import kill_jobs, kill_submission
 from airflow_provider_csc.site_watch import watch_for
-from airflow_provider_csc.task_state import Standing, TaskName, ask_standing
+from airflow_provider_csc.task_state import WANTED_OF_TRIGGER, Standing, TaskName, ask_standing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Sequence
@@ -126,7 +126,7 @@ class _KillableTrigger(BaseTrigger):
         standing = Standing.UNKNOWN
         for _ in range(_STATE_ATTEMPTS):
             # Shielded, because Airflow 3.1 reads its next answer wrongly when one is given up.
-            asked = asyncio.ensure_future(sync_to_async(ask_standing)(task, live="deferred"))
+            asked = asyncio.ensure_future(sync_to_async(ask_standing)(task, live=WANTED_OF_TRIGGER))
             try:
                 standing = await asyncio.wait_for(asyncio.shield(asked), _STATE_SECONDS)
             except TimeoutError:
@@ -203,6 +203,7 @@ class SlurmJobTrigger(_KillableTrigger):
     :param missing_seconds: how long squeue and sacct must both deny a job before it is UNKNOWN.
     :param kill_grace: seconds between the signal and the cancellation when the task is killed.
     :param kill_signal: the ``--signal`` option of the job, as sbatch takes it.
+    :param cancel_held: cancel a job that is held until somebody releases it.
     :param attempt: what the operator wants back with the event.
     :param task_key: dag_id, run_id, task_id and map_index of the task that waits.
     """
@@ -380,11 +381,13 @@ class SlurmSiteTrigger(_KillableTrigger):
     :param poll_interval: seconds between the first two attempts; later pauses are longer.
     :param base_dir: the directory that must take files; default: the connection's work directory.
     :param token: names the submission, which a user's kill stops.
+    :param identity: whose it is (JSON), for the mark that a kill leaves.
     :param since: when the wait began (seconds since 1970); default: now.
     :param task_key: dag_id, run_id, task_id and map_index of the task that waits.
+    :param not_before: do not fire earlier than this (seconds since 1970, Airflow's clock).
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one argument for each thing that is stored
         self,
         *,
         slurm_conn_id: str,
@@ -395,9 +398,13 @@ class SlurmSiteTrigger(_KillableTrigger):
         token: str | None = None,
         since: float | None = None,
         task_key: TaskName | None = None,
+        not_before: float | None = None,
+        identity: str | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # untyped in Airflow
         self.slurm_conn_id = slurm_conn_id
+        self.not_before = not_before
+        self.identity = identity
         self.deadline = deadline
         self.reason = reason
         self.poll_interval = poll_interval
@@ -417,6 +424,8 @@ class SlurmSiteTrigger(_KillableTrigger):
             "token": self.token,
             "since": self.since,
             "task_key": self.task_key,
+            "not_before": self.not_before,
+            "identity": self.identity,
         }
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -434,6 +443,7 @@ class SlurmSiteTrigger(_KillableTrigger):
         left = None if self.deadline is None else max(self.deadline - time.time(), 0)
         try:
             async with asyncio.timeout(left):
+                await asyncio.sleep(max((self.not_before or 0) - time.time(), 0))
                 await watch.wait(base_dir, interval=self.poll_interval)
         except TimeoutError:
             last = f" Last: {watch.problem}" if watch.problem else ""
@@ -468,6 +478,7 @@ class SlurmSiteTrigger(_KillableTrigger):
                 settings,
                 base_dir=self.base_dir or settings.work_dir,
                 token=self.token,
+                identity=self.identity or "",
                 log=self.log,
                 client=self._open_client(settings),
                 patience=patience,

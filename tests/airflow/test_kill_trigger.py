@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_csc.task_state import Standing, TaskName, read_standing
+from airflow_provider_csc.task_state import WANTED_OF_TRIGGER, Standing, TaskName, read_standing
 from airflow_provider_csc.triggers import slurm as triggers
 from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
 
@@ -36,7 +36,7 @@ MAPPED = TaskName(dag_id="d", run_id="r", task_id="t", map_index=3)
 def test_a_task_stands_as_its_state_says(
     states: dict[str, dict[str, str | None]], task: TaskName, standing: Standing
 ) -> None:
-    assert read_standing(states, task, live="deferred") is standing
+    assert read_standing(states, task, live=WANTED_OF_TRIGGER) is standing
 
 
 class Kills(SlurmJobTrigger):

@@ -221,6 +221,8 @@ def test_the_trigger_that_waits_for_a_site_survives_being_stored() -> None:
         "token": "af0.1",
         "since": 1.5,
         "task_key": {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1},
+        "not_before": 2.5,
+        "identity": "{}",
     }
     stored = SlurmSiteTrigger(**json.loads(json.dumps(arguments))).serialize()
     assert stored == ("airflow_provider_csc.triggers.slurm.SlurmSiteTrigger", arguments)

@@ -188,8 +188,8 @@ def test_the_deadline_goes_along_and_ends_the_wait(site: Site) -> None:
     with pytest.raises(AirflowTaskTimeout, match="execution_timeout"):
         again.execute_again(context, {"status": "deadline"}, **kept(deferred))
     # on_kill, which Airflow calls next, stops the submission by its token.
-    assert again._token is not None
-    assert again._token == deferred.trigger.serialize()[1]["token"]
+    assert again._identity is not None
+    assert again._identity.token == deferred.trigger.serialize()[1]["token"]
 
     trigger = submitted(lambda: task.execute_again(context, UP, **kept(deferred)))
     assert trigger.deadline == deadline

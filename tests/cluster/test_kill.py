@@ -13,7 +13,7 @@ import pytest
 
 from airflow_provider_csc.hooks.slurm import SlurmHook
 from airflow_provider_csc.kill import kill_jobs, kill_submission
-from airflow_provider_csc.slurm.cancel_commands import CANCEL_FILE
+from airflow_provider_csc.slurm.run_dir import CANCEL_FILE
 from airflow_provider_csc.triggers.slurm import SlurmSiteTrigger
 from tests.support.task import stored
 

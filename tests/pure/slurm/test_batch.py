@@ -387,8 +387,8 @@ def test_a_job_is_cancelled_by_itself_when_its_grace_is_over(
 
 def test_where_a_node_may_not_cancel_the_script_is_killed(starter: Starter, tmp_path: Path) -> None:
     job = starter.start(STUBBORN, inherited=commands(tmp_path, "exit 1"))
-    (job.run_dir / "cancel").write_text("0.2\n")
     job.wait_for("ready")
+    (job.run_dir / "cancel").write_text("0.2\n")
     job.process.send_signal(signal.SIGTERM)
     assert job.wait() == 128 + signal.SIGKILL
     assert job.record is not None
@@ -419,6 +419,44 @@ def test_a_grace_delays_no_job_that_ends_by_itself(starter: Starter, tmp_path: P
     assert left.stdout == b""
     time.sleep(1.2)
     assert not (tmp_path / "called").exists()
+
+
+# ---- of one submission one job runs ----
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("job_id", "4710\n"),
+        ("job_id", "4710;federated\n"),
+        ("job_id", "given up for af0.2\n"),
+        ("cancel", "0\n"),
+    ],
+)
+def test_a_job_that_is_not_the_one_runs_nothing(
+    starter: Starter, tmp_path: Path, file: str, text: str
+) -> None:
+    run_dir = starter.home.parent / "jobs" / "af0.1"
+    run_dir.mkdir(parents=True)
+    (run_dir / file).write_text(text)
+    job = starter.start(
+        "#!/bin/bash\ntouch ran\n", inherited=commands(tmp_path, f'echo "$@" >{tmp_path}/called')
+    )
+    assert job.wait() == 1
+    assert "job 4711 does nothing" in job.log
+    assert (tmp_path / "called").read_text() == "4711\n"
+    assert not (run_dir / "ran").exists()
+    assert job.record is None
+
+
+@pytest.mark.parametrize("text", ["4711\n", "4711;roihu\nmore\n", "\n", ""])
+def test_a_job_that_is_the_one_or_that_no_id_speaks_against_runs(
+    starter: Starter, text: str
+) -> None:
+    run_dir = starter.home.parent / "jobs" / "af0.1"
+    run_dir.mkdir(parents=True)
+    (run_dir / "job_id").write_text(text)
+    assert starter.start("#!/bin/bash\nexit 0\n").wait() == 0
 
 
 # ---- its environment ----

@@ -10,9 +10,10 @@ if [ ! -e "$csc_first" ] && printf '%s\n' "$csc_id" >"$csc_first.$csc_id"; then
 fi
 rm -f -- "$csc_first.$csc_id"
 read -r csc_first 2>/dev/null <"$csc_first" || csc_first=$csc_id
-if [ "${csc_first%%;*}" != "$csc_id" ]; then
-  printf 'airflow-provider-csc: job %s of this submission came first; job %s does nothing.\n' \
-    "$csc_first" "$csc_id" >&2
+[ ! -e "$csc_run_dir"/cancel ] || csc_first='none: it was killed'
+if [ -n "$csc_first" ] && [ "${csc_first%%;*}" != "$csc_id" ]; then
+  printf 'airflow-provider-csc: job %s does nothing; the job of this submission is %s.\n' \
+    "$csc_id" "$csc_first" >&2
   scancel "$SLURM_JOB_ID"
   exit 1
 fi

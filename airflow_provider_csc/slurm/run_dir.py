@@ -1,0 +1,46 @@
+"""
+The files of a run directory, ``<work_dir of the connection>/<token>/``, each of them small.
+
+They are what a task, a later try of it and a reaper know of a job when Airflow has lost everything.
+"""
+
+from __future__ import annotations
+
+import re
+
+# Who submitted: JSON, see `identity.TaskIdentity.to_json`.
+IDENTITY_FILE = "identity.json"
+# The user's script, unmodified, and what Slurm runs around it.
+SCRIPT_FILE = "script"
+BATCH_FILE = "batch.sh"
+# The id of the one job of this submission, in the first line; then what scontrol said of it.
+JOB_ID_FILE = "job_id"
+# The remote step is over, and sbatch did not say whether Slurm took the job.
+NO_VERDICT_FILE = "no_verdict"
+# A kill, with the seconds of grace: before there is a job, nothing is submitted any more.
+CANCEL_FILE = "cancel"
+LOG_FILE = "stdout.log"
+# How far the logs were shown, and by what the job is known again.
+PROGRESS_FILE = "log_offsets"
+# What the job itself wrote as its very last act.
+EXIT_FILE = "exit.json"
+# The end its task took note of.
+VERDICT_FILE = "verdict"
+
+_NAMES = {
+    "IDENTITY": IDENTITY_FILE,
+    "SCRIPT": SCRIPT_FILE,
+    "BATCH": BATCH_FILE,
+    "JOB_ID": JOB_ID_FILE,
+    "NO_VERDICT": NO_VERDICT_FILE,
+    "CANCEL": CANCEL_FILE,
+    "LOG": LOG_FILE,
+    "PROGRESS": PROGRESS_FILE,
+    "EXIT": EXIT_FILE,
+    "VERDICT": VERDICT_FILE,
+}
+
+
+def fill_names(program: str) -> str:
+    """Replace ``/@JOB_ID`` and its like in the text of a shell program by the files' names."""
+    return re.sub(r"/@([A-Z_]+)", lambda found: f"/{_NAMES[found[1]]}", program)
