@@ -42,7 +42,9 @@ def main() -> int:
         report.update_page(BUILD / "table.md")
         return 0
     seed = given.seed if given.seed is not None else random.randrange(10**6)
-    options = Options(seed=seed, scale=given.scale, short=given.short, kind=given.kind)
+    options = Options(
+        seed=seed, scale=given.scale, short=given.short, kind=given.kind, source=given.source
+    )
     names = given.only or [
         name for name, scenario in SCENARIOS.items() if scenario.is_short or not given.short
     ]

@@ -13,9 +13,9 @@ import os
 import signal
 import time
 from contextlib import suppress
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.error import URLError
 from urllib.parse import quote
 
 from docker.lib.airflow_rest import Airflow, RefusedError
@@ -39,7 +39,6 @@ _TIMES = {
     "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "10",
     "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
     "AIRFLOW__CORE__PARALLELISM": "12",
-    "PYTHONPATH": str(CHECKOUT),
 }
 _ENDED = ("success", "failed", "upstream_failed", "removed", "skipped")
 
@@ -47,8 +46,9 @@ _ENDED = ("success", "failed", "upstream_failed", "removed", "skipped")
 class RealAirflow:
     """An Airflow of docker/airflow beside the suite's cluster."""
 
-    def __init__(self, directory: Path, cluster: Path) -> None:
+    def __init__(self, directory: Path, cluster: Path, source: Path = CHECKOUT) -> None:
         self.directory = directory
+        extra = {**_TIMES, "PYTHONPATH": f"{source}:{CHECKOUT}"}
         self._environment = {
             **os.environ,
             "CLUSTER_DIR": str(cluster),
@@ -57,7 +57,7 @@ class RealAirflow:
             "AIRFLOW_DATABASE": "postgresql",
             "AIRFLOW_TRIGGERERS": "2",
             "AIRFLOW_DAGS": str(CHECKOUT / "tests" / "chaos" / "dags"),
-            "AIRFLOW_ENVIRONMENT": " ".join(f"{name}={value}" for name, value in _TIMES.items()),
+            "AIRFLOW_ENVIRONMENT": " ".join(f"{name}={value}" for name, value in extra.items()),
         }
 
     async def control(self, *words: str) -> None:
@@ -81,11 +81,13 @@ class RealAirflow:
                 return await asyncio.to_thread(
                     lambda: ask(Airflow(self.directory / "airflow.json"))
                 )
-            except (RefusedError, URLError, OSError) as error:
-                is_ours = isinstance(error, RefusedError) and error.status < 500
-                if is_ours or time.monotonic() > end:
+            except RefusedError as error:
+                if error.status < HTTPStatus.INTERNAL_SERVER_ERROR or time.monotonic() > end:
                     raise
-                await asyncio.sleep(1)
+            except OSError:
+                if time.monotonic() > end:
+                    raise
+            await asyncio.sleep(1)
 
     def task_processes(self) -> list[int]:
         """The processes below the scheduler: LocalExecutor's workers and their tasks."""
@@ -113,7 +115,7 @@ async def airflow_broken(stage: Stage) -> None:
     beats = [stage.rng.choice((0, 1, 2, 4, 6)) for _ in range(stage.options.count(120, 12))]
     run = await _trigger(stage, airflow, beats)
     breaking = asyncio.create_task(_break(stage, airflow))
-    end = time.monotonic() + stage.time_limit
+    end = time.monotonic() + 900
     # Disturbed for a part of the time only, so that it can come to an end.
     calm = time.monotonic() + stage.options.seconds(180, 20)
     while not await _all_ended(airflow, run) and time.monotonic() < end:
@@ -159,17 +161,17 @@ async def _has_begun(airflow: RealAirflow, run: DagRun, index: int) -> bool:
 async def end(cluster: Cluster) -> None:
     """Stop it and forget all of it, where it was started."""
     airflow = _beside(cluster)
-    if airflow.directory.exists():
+    if (airflow.directory / "airflow.json").exists():
         await airflow.control("down", "--purge")
 
 
-def _beside(cluster: Cluster) -> RealAirflow:
-    return RealAirflow(Path(f"{cluster.directory}-airflow"), cluster.directory)
+def _beside(cluster: Cluster, source: Path = CHECKOUT) -> RealAirflow:
+    return RealAirflow(Path(f"{cluster.directory}-airflow"), cluster.directory, source)
 
 
 async def _start(stage: Stage) -> RealAirflow:
     stage.direct()
-    airflow = _beside(stage.cluster)
+    airflow = _beside(stage.cluster, stage.options.source)
     await airflow.control("up")
     connection = next(iter(stage.environment().values()))
     await airflow.call(lambda api: api.set_connection(_as_rest(connection)))

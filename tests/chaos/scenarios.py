@@ -19,6 +19,7 @@ from tests.chaos.ledger import Rules
 from tests.chaos.proxy import Mode
 from tests.chaos.real_airflow import airflow_broken, airflow_users_kill
 from tests.chaos.shim import Lie, Shim
+from tests.chaos.stage import DOOMED_NODE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -287,12 +288,14 @@ async def node_killed(stage: Stage) -> None:
 
     async def kill() -> None:
         await stage.under_way(after=(3, 5))
-        stage.faults += await faults.kill_node(stage.cluster, "c1")
+        stage.faults += await faults.kill_node(stage.cluster, DOOMED_NODE)
         await asyncio.sleep(15)
-        await stage.cluster.control("start", "slurmd-c1")
+        await stage.cluster.control("start", f"slurmd-{DOOMED_NODE}")
 
     sbatch = {"no-requeue": True} if stage.options.short else {}
-    await during(stage, kill(), tasks=40, spread=2, seconds=4, sbatch={**sbatch, "nodelist": "c1"})
+    await during(
+        stage, kill(), tasks=40, spread=2, seconds=4, sbatch={**sbatch, "nodelist": DOOMED_NODE}
+    )
 
 
 async def requeued_by_admin(stage: Stage) -> None:
@@ -383,12 +386,12 @@ SCENARIOS = {
     "controller-restarted": Scenario(controller_restarted),
     "slurmctld-stopped": Scenario(outage("slurmctld", full=120, short=6)),
     "slurmdbd-stopped": Scenario(outage("slurmdbd")),
-    "mariadb-stopped": Scenario(outage("mariadb")),
-    "munge-stopped": Scenario(outage("munge")),
+    "mariadb-stopped": Scenario(outage("mariadb"), is_short=False),
+    "munge-stopped": Scenario(outage("munge"), is_short=False),
     "sshd-stopped": Scenario(outage("sshd")),
     "sshd-killed": Scenario(sshd_killed),
     "sshd-throttles": Scenario(sshd_throttles),
-    "node-killed": Scenario(node_killed),
+    "node-killed": Scenario(node_killed, is_local=True),
     "airflow-broken": Scenario(airflow_broken, is_short=False),
     "airflow-users-kill": Scenario(airflow_users_kill, is_short=False),
     "clock-off": Scenario(clock_off, is_short=False),

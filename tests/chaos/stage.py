@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS = 30.0  # after the end of a task its jobs may live for so long
 _CONN_ID = "chaos"
+DOOMED_NODE = "c1"  # only those run there whose node is to be killed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,7 @@ class Options:
     scale: float
     short: bool
     kind: str = "slurm"
+    source: Path
 
     def count(self, full: int, short: int) -> int:
         """How many tasks a scenario has."""
@@ -115,7 +117,8 @@ class Stage:
         operator = {
             "command": command,
             "job_name": name,
-            "options": {"mem": "50M", "time": "00:10:00", **changes.pop("sbatch", {})},
+            "options": {"mem": "50M", "time": "00:10:00"}
+            | changes.pop("sbatch", {"exclude": DOOMED_NODE}),
             "slurm_conn_id": _CONN_ID,
             "deferrable": True,
             "poll_interval": 1,

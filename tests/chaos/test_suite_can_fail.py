@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.chaos.cluster import Cluster
+from tests.chaos.cluster import CHECKOUT, Cluster
 from tests.chaos.faults import Names
 from tests.chaos.processes import Forks
 from tests.chaos.proxy import Proxy
@@ -36,7 +36,9 @@ async def perform(scenario: Callable[[Stage], Awaitable[None]], directory: Path)
     ):
         stage = Stage(
             name=scenario.__name__.replace("_", "-"),
-            options=Options(seed=random.randrange(10**6), scale=0.5, short=True, kind="naive"),
+            options=Options(
+                seed=random.randrange(10**6), scale=0.5, short=True, kind="naive", source=CHECKOUT
+            ),
             cluster=cluster,
             forks=forks,
             names=Names(directory / "hosts"),

@@ -32,7 +32,7 @@ def chaos_mapped() -> None:
         task_id="job",
         command=build_job("{{ params.ledger }}/" + NAME, beats="CHAOS_BEATS", fails=0),
         job_name=NAME,
-        options={"time": "00:10:00", "mem": "50M"},
+        options={"time": "00:10:00", "mem": "50M", "exclude": "c1"},
         slurm_conn_id="slurm_chaos",
         poll_interval=1,
         deferrable=True,
