@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # Beats come twice a second, on a machine that is busy; a cancelled job has KillWait to end.
 BEAT_SECONDS = 0.5
 CANCEL_SECONDS = 10.0
+KILL_SECONDS = 30.0  # from a user's click to the end of the job
 
 _JOB = r"""
 exec 9<> <(:)
@@ -164,7 +165,7 @@ def judge(story: Story, rules: Rules) -> Verdict:
         lost=list(_lost(story, rules)),
         false_successes=list(_false_successes(story)),
         false_failures=list(_false_failures(story, rules)),
-        orphans=[f"{story.name}: job {job_id} still lives" for job_id in sorted(story.live)],
+        orphans=list(_orphans(story)),
     )
 
 
@@ -212,6 +213,15 @@ def _false_failures(story: Story, rules: Rules) -> Iterable[str]:
             yield f"{story.name} try {attempt.number}: {why}; it said: {said}"
     if story.expects == "success" and story.final == "failed":
         yield f"{story.name}: failed in the end"
+
+
+def _orphans(story: Story) -> Iterable[str]:
+    for job_id in sorted(story.live):
+        yield f"{story.name}: job {job_id} still lives"
+    for job in story.jobs:
+        late = job.last - max(story.kills, default=job.last)
+        if late > KILL_SECONDS and job.job_id not in story.live:
+            yield f"{story.name}: job {job.job_id} lived {late:.0f} s longer than its task"
 
 
 def _why_false(attempt: Attempt, story: Story, rules: Rules) -> str:

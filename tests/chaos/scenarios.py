@@ -102,12 +102,15 @@ async def _lies(stage: Stage, count: int, kinds: tuple[Lie, ...]) -> None:
 
 async def twin_workers(stage: Stage) -> None:
     """Two workers execute the same try at once."""
-    await stage.run(
-        [
-            stage.plan(n, twins=True, twin_delay=stage.rng.choice((0, stage.rng.uniform(0, 1))))
-            for n in range(stage.options.count(80, 6))
-        ]
-    )
+    plans = [
+        stage.plan(
+            n,
+            twin_delay=stage.rng.choice((0, stage.rng.uniform(0, 1))),
+            twin_counts=stage.rng.random() < 0.5,
+        )
+        for n in range(stage.options.count(80, 6))
+    ]
+    await stage.run(plans)
 
 
 async def triggerer_killed(stage: Stage) -> None:

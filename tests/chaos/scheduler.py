@@ -34,8 +34,9 @@ class Plan:
     # Seconds after the beginning of the try at which a user acts on it.
     user_kill_after: float | None = None
     clear_after: tuple[float, ...] = ()
-    twins: bool = False
-    twin_delay: float = 0.0
+    # Seconds after which a second worker begins the same try; None: there is none.
+    twin_delay: float | None = None
+    twin_counts: bool = False  # it is the second one that Airflow listens to
 
 
 @dataclass(kw_only=True)
@@ -137,12 +138,11 @@ class _Run:
         now = uptime()
         (self._progress.clears if is_clear else self._progress.kills).append(now)
         self._progress.faults += 1
-        if not work.done():
-            await self._end(work)
-        outcome = work.result() if work.done() and not work.cancelled() else {"kind": "killed"}
-        if outcome["kind"] in ("success", "failed") and is_clear:
-            self._record(began, outcome)
+        if work.done():
+            self._record(began, work.result())
         else:
+            await self._end(work)
+            # Whatever it says after the click, Airflow does not listen.
             self._record(began, {"kind": "killed"})
         return "cleared" if is_clear else "killed"
 
@@ -212,24 +212,30 @@ class _Run:
         async with self._scheduler.forks.slots:
             begin = self._scheduler.start
             fork = self._worker = await begin(self._plan, self.try_number, self.max_tries, step)
-            twin = None
-            if self._plan.twins and step["method"] == "execute":
+            counts = fork
+            if self._plan.twin_delay is not None and step["method"] == "execute":
                 await asyncio.sleep(self._plan.twin_delay)
                 twin = await begin(self._plan, self.try_number, self.max_tries, step)
                 self._progress.faults += not fork.ended.is_set()
+                await twin.ended.wait()
+                counts = twin if self._plan.twin_counts else fork
             try:
-                await self._until_end(fork)
-                if twin is not None:
-                    await twin.ended.wait()
+                was_killed = await self._until_end(fork)
             finally:
                 self._worker = None
-        outcome = self._scheduler.forks.outcome(fork)
+        outcome = self._scheduler.forks.outcome(counts)
+        if outcome is None and not was_killed:
+            return {"kind": "failed", "error": "crash", "message": "the worker died by itself"}
         return outcome or {"kind": "lost"}
 
-    async def _until_end(self, fork: Fork) -> None:
+    async def _until_end(self, fork: Fork) -> bool:
+        """Wait for a worker; kill it where that is planned. Tell whether it was."""
+        was_killed = False
         delay = self._plan.kill_worker_after(self._steps)
         if delay is not None:
             await asyncio.wait([asyncio.ensure_future(fork.ended.wait())], timeout=delay)
-            if self._scheduler.forks.outcome(fork) is None and fork.kill():
-                self._progress.faults += 1
+            if self._scheduler.forks.outcome(fork) is None:
+                was_killed = fork.kill()
+                self._progress.faults += was_killed
         await fork.ended.wait()
+        return was_killed

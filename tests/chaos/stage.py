@@ -8,7 +8,16 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tests.chaos.ledger import BEAT_SECONDS, Rules, Story, Verdict, build_job, judge, parse_ledger
+from tests.chaos.ledger import (
+    BEAT_SECONDS,
+    KILL_SECONDS,
+    Rules,
+    Story,
+    Verdict,
+    build_job,
+    judge,
+    parse_ledger,
+)
 from tests.chaos.processes import Forks, Triggerers
 from tests.chaos.report import Row
 from tests.chaos.scheduler import Plan, Progress, Scheduler
@@ -22,7 +31,6 @@ if TYPE_CHECKING:
     from tests.chaos.faults import Names
     from tests.chaos.proxy import Proxy
 
-GRACE_SECONDS = 30.0  # after the end of a task its jobs may live for so long
 _CONN_ID = "chaos"
 DOOMED_NODE = "c1"  # only those run there whose node is to be killed
 
@@ -198,7 +206,7 @@ class Stage:
         )
 
     async def _after_grace(self) -> dict[str, str]:
-        end = time.monotonic() + GRACE_SECONDS
+        end = time.monotonic() + KILL_SECONDS
         while (live := await self.cluster.live_jobs(self.prefix)) and time.monotonic() < end:
             await asyncio.sleep(1)
         return live

@@ -103,6 +103,7 @@ def test_what_is_right_is_not_blamed(story: Story) -> None:
         ("false failures", replace(FAILED, jobs=(job(exit_code=None),))),
         ("false failures", replace(FAILED, attempts=(attempt("failed", job_id=None),))),
         ("orphans", replace(HONEST, live=frozenset({"1"}))),
+        ("orphans", replace(HONEST, jobs=(job(last=40.0, exit_code=None),), kills=(5.0,))),
     ],
 )
 def test_each_lie_is_seen(kind: str, story: Story) -> None:

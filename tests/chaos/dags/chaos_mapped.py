@@ -25,8 +25,8 @@ NAME = "{{ params.prefix }}{{ '%04d' | format(ti.map_index) }}"
 )
 def chaos_mapped() -> None:
     @task(retries=20, retry_delay=timedelta(seconds=1))
-    def variables(params: dict[str, Any]) -> list[dict[str, str]]:
-        return [{"CHAOS_BEATS": str(beats)} for beats in params["beats"]]
+    def variables(**context: Any) -> list[dict[str, str]]:
+        return [{"CHAOS_BEATS": str(beats)} for beats in context["params"]["beats"]]
 
     SlurmSubmitOperator.partial(
         task_id="job",
