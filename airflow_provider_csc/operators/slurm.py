@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, timedelta
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import (
@@ -189,6 +190,10 @@ class SlurmSubmitOperator(BaseOperator):
         check_source(JobSpec(command=command, script=script, remote_script=remote_script))
         if isinstance(options, Mapping):
             check_option_names(options)
+        for name in ("timeout", "queue_timeout", "kill_grace"):
+            _check_seconds(name, getattr(self, name))
+        if on_failure is not None:
+            _check_policy(on_failure)
 
     def resolve_template_files(self) -> None:
         """Load only `script` from a file; a command or a path may end with ``.sh`` too."""
@@ -486,6 +491,31 @@ def _name_task(context: Context) -> TaskName:
         "task_id": ti.task_id,
         "map_index": -1 if ti.map_index is None else ti.map_index,
     }
+
+
+def _check_seconds(name: str, value: object) -> None:
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    is_length = (
+        isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and 0 <= seconds < inf
+    )
+    if value is not None and not is_length:
+        raise ConfigError(
+            f"{name}: {value!r} is no length of time. Give seconds, or a timedelta, of 0 or more.",
+            field=name,
+            value=value,
+        )
+
+
+def _check_policy(on_failure: object) -> None:
+    from airflow_provider_csc.slurm.policy import SlurmRetryPolicy  # noqa: PLC0415
+
+    if not isinstance(on_failure, SlurmRetryPolicy):
+        raise ConfigError(
+            f"on_failure: {on_failure!r} is no SlurmRetryPolicy. Make one, for example "
+            "SlurmRetryPolicy(infrastructure=2), or read one with SlurmRetryPolicy.from_dict.",
+            field="on_failure",
+            value=on_failure,
+        )
 
 
 def _seconds(limit: float | timedelta | None) -> float | None:

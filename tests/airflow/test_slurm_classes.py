@@ -249,6 +249,20 @@ def test_the_trigger_gets_the_tasks_limits_in_seconds() -> None:
     assert trigger.task_key["map_index"] == 4
 
 
+@pytest.mark.parametrize("name", ["timeout", "queue_timeout", "kill_grace"])
+@pytest.mark.parametrize("value", [-1, "60", True, float("nan"), timedelta(seconds=-1)])
+def test_a_length_of_time_that_is_none_is_refused_when_the_dag_is_parsed(
+    name: str, value: object
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{name}: .* is no length of time"):
+        operator(command="true", **{name: value})
+
+
+def test_a_policy_that_is_none_is_refused_when_the_dag_is_parsed() -> None:
+    with pytest.raises(ConfigError, match=r"^on_failure: .*from_dict"):
+        operator(command="true", on_failure={"infrastructure": 2})
+
+
 def test_a_completed_job_is_returned_as_a_plain_dict() -> None:
     result = operator(command="true").execute_complete({}, payload(exit_code=0, nodes="c1"))
 
