@@ -9,7 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -141,23 +141,36 @@ async def kill_node(cluster: Cluster, node: str) -> int:
     await cluster.control("kill", f"slurmd-{node}")
     victims = processes_of_node(cluster, node)
     for pid in victims:
-        try:
+        with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
     return 1 + len(victims)
 
 
-async def kill_sessions(cluster: Cluster) -> int:
-    """End the ssh sessions of the log-in node, as its crash would; return how many there were."""
+async def kill_sessions(cluster: Cluster, *, with_programs: bool) -> int:
+    """
+    Kill the ssh sessions of the log-in node; return how many there were.
+
+    With their programs, as when the node itself goes down; else a program goes on by itself.
+    """
     port = cluster.facts["ssh_port"]
     listing = await asyncio.to_thread(
         run, "ss", "-tnpH", "state", "established", f"sport = :{port}"
     )
-    pids = {int(pid) for pid in re.findall(r'"sshd",pid=(\d+)', listing)}
-    for pid in pids:
-        try:
+    sessions = {int(pid) for pid in re.findall(r'"sshd",pid=(\d+)', listing)}
+    programs = [each for pid in sessions for each in descendants(pid)] if with_programs else []
+    for pid in (*sessions, *programs):
+        with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-    return len(pids)
+    return len(sessions)
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes below one, as they are now."""
+    with suppress(OSError, ValueError):
+        children = [
+            int(child)
+            for task in Path(f"/proc/{pid}/task").iterdir()
+            for child in (task / "children").read_text().split()
+        ]
+        return [each for child in children for each in (child, *descendants(child))]
+    return []

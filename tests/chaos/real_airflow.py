@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from docker.lib.airflow_rest import Airflow, RefusedError
 from tests.chaos.cluster import CHECKOUT, Cluster, uptime
+from tests.chaos.faults import descendants
 from tests.chaos.ledger import Attempt
 from tests.chaos.scheduler import Plan, Progress
 
@@ -95,18 +96,7 @@ class RealAirflow:
             scheduler = int((self.directory / "run" / "scheduler.pid").read_text())
         except (OSError, ValueError):
             return []
-        return _descendants(scheduler)
-
-
-def _descendants(pid: int) -> list[int]:
-    with suppress(OSError, ValueError):
-        children = [
-            int(child)
-            for task in Path(f"/proc/{pid}/task").iterdir()
-            for child in (task / "children").read_text().split()
-        ]
-        return [each for child in children for each in (child, *_descendants(child))]
-    return []
+        return descendants(scheduler)
 
 
 async def airflow_broken(stage: Stage) -> None:

@@ -196,16 +196,24 @@ async def during(
 
 async def sshd_killed(stage: Stage) -> None:
     """All sessions of the log-in node end at once, in the middle of whatever they do."""
+    await _sessions_killed(stage, with_programs=False)
 
+
+async def login_node_killed(stage: Stage) -> None:
+    """The same, and what they had started dies with them, between any two of its steps."""
+    await _sessions_killed(stage, with_programs=True)
+
+
+async def _sessions_killed(stage: Stage, *, with_programs: bool) -> None:
     async def kill() -> None:
         while True:
-            await asyncio.sleep(stage.rng.uniform(0.2, 3))
-            stage.faults += await faults.kill_sessions(stage.cluster)
+            await stage.under_way(after=(0.1, 1.5))
+            stage.faults += await faults.kill_sessions(stage.cluster, with_programs=with_programs)
 
     stage.direct()
     async with meanwhile(kill()):
         await stage.run(
-            [stage.plan(n) for n in range(stage.options.count(30, 5))],
+            [stage.plan(n) for n in range(stage.options.count(40, 5))],
             spread=stage.options.seconds(30, 3),
         )
 
@@ -393,6 +401,7 @@ SCENARIOS = {
     "munge-stopped": Scenario(outage("munge"), is_short=False),
     "sshd-stopped": Scenario(outage("sshd")),
     "sshd-killed": Scenario(sshd_killed),
+    "login-node-killed": Scenario(login_node_killed),
     "sshd-throttles": Scenario(sshd_throttles),
     "node-killed": Scenario(node_killed, is_local=True),
     "airflow-broken": Scenario(airflow_broken, is_short=False),
