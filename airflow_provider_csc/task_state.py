@@ -50,6 +50,9 @@ def read_standing(
 # or Airflow missed its heartbeats and has the next try take over.
 WANTED_OF_WORKER = frozenset({"running", "up_for_retry", "scheduled", "queued"})
 WANTED_OF_TRIGGER = frozenset({"deferred"})
+# A trigger that waits before there is a job: the same try goes on with that very submission, which
+# another triggerer may have woken it for; and one that was cleared sees to it in its next try.
+WANTED_BEFORE_JOB = WANTED_OF_TRIGGER | WANTED_OF_WORKER
 
 
 def ask_standing(task: TaskName, *, live: Collection[str]) -> Standing:

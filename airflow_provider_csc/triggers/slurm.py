@@ -17,7 +17,13 @@ from asgiref.sync import sync_to_async
 from airflow_provider_csc.hooks.slurm import SlurmHook
 from airflow_provider_csc.kill import kill_jobs, kill_submission
 from airflow_provider_csc.site_watch import watch_for
-from airflow_provider_csc.task_state import WANTED_OF_TRIGGER, Standing, TaskName, ask_standing
+from airflow_provider_csc.task_state import (
+    WANTED_BEFORE_JOB,
+    WANTED_OF_TRIGGER,
+    Standing,
+    TaskName,
+    ask_standing,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Sequence
@@ -60,6 +66,7 @@ class _KillableTrigger(BaseTrigger):
     from the end of the triggerer, which cancels every task of the event loop.
     """
 
+    _wanted = WANTED_OF_TRIGGER
     slurm_conn_id: str
     task_key: TaskName | None = None
     _settings: asyncio.Future[SiteSettings] | None = None
@@ -126,7 +133,7 @@ class _KillableTrigger(BaseTrigger):
         standing = Standing.UNKNOWN
         for _ in range(_STATE_ATTEMPTS):
             # Shielded, because Airflow 3.1 reads its next answer wrongly when one is given up.
-            asked = asyncio.ensure_future(sync_to_async(ask_standing)(task, live=WANTED_OF_TRIGGER))
+            asked = asyncio.ensure_future(sync_to_async(ask_standing)(task, live=self._wanted))
             try:
                 standing = await asyncio.wait_for(asyncio.shield(asked), _STATE_SECONDS)
             except TimeoutError:
@@ -386,6 +393,8 @@ class SlurmSiteTrigger(_KillableTrigger):
     :param task_key: dag_id, run_id, task_id and map_index of the task that waits.
     :param not_before: do not fire earlier than this (seconds since 1970, Airflow's clock).
     """
+
+    _wanted = WANTED_BEFORE_JOB
 
     def __init__(  # noqa: PLR0913 - one argument for each thing that is stored
         self,

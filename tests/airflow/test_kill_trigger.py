@@ -165,6 +165,38 @@ def test_who_watches_foreign_jobs_has_none_to_kill(monkeypatch: pytest.MonkeyPat
     assert trigger.killed == 0
 
 
+class KillsSubmission(SlurmSiteTrigger):
+    """Notes whether it kills."""
+
+    killed = 0
+
+    async def _get_settings(self) -> Any:
+        return None
+
+    async def _kill(self, settings: object, patience: float) -> None:
+        self.killed += 1
+
+
+@pytest.mark.parametrize(
+    ("state", "killed"),
+    [("deferred", 0), ("scheduled", 0), ("queued", 0), ("running", 0), ("failed", 1), (None, 1)],
+)
+def test_a_submission_that_another_triggerer_woke_is_left_to_its_task(
+    state: str | None, killed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A triggerer that was away takes the loss of its triggers for a user's deed (3.3.2)."""
+
+    def ask(task: TaskName, *, live: frozenset[str]) -> Standing:
+        return read_standing({"r": {"t": state}}, task, live=live)
+
+    monkeypatch.setattr(triggers, "ask_standing", ask)
+    trigger = KillsSubmission(slurm_conn_id="c", token="af0.1", task_key=TASK)
+
+    asyncio.run(trigger.on_kill())
+
+    assert trigger.killed == killed
+
+
 def test_the_site_trigger_survives_being_stored() -> None:
     trigger = SlurmSiteTrigger(
         slurm_conn_id="c",
