@@ -45,6 +45,9 @@ __all__ = ["Ended", "Event", "JobTracker", "LogLines", "Moment", "Note", "WatchS
 
 # How long an ended job waits for its accounting row and for the end of its log (seconds).
 _SETTLE_SECONDS = 30
+# How long sacct may go on telling of a job as not ended that squeue does not know any more, before
+# it is taken for one that slurmctld forgot: what it could not send to slurmdbd it sends later.
+_LAG_SECONDS = 600
 # What a job may come back from: for a moment it looks as if it were over, then Slurm requeues it.
 _MAY_RETURN = frozenset({"NODE_FAIL", "PREEMPTED", "BOOT_FAIL"})
 # A job that scancel took on needs KillWait (30 s by default, slurm.conf(5)) to end.
@@ -59,7 +62,8 @@ class WatchSpec:
 
     With a run directory, its exit record is evidence, and how far the logs were shown is noted
     there. ``missing_seconds`` is how long all who keep books must deny a job before it is given up
-    as UNKNOWN. The limits are in seconds, ``deadline`` since 1970 by this machine's clock.
+    as UNKNOWN; one that sacct still tells of gets ten minutes at least. The limits are in seconds,
+    ``deadline`` since 1970 by this machine's clock.
     ``cancel_held`` ends a job that waits for somebody to release it. ``kill_grace`` (seconds) is
     what a job gets between the signal of ``kill_signal`` (its ``--signal`` option) and its
     cancellation.
@@ -337,17 +341,18 @@ class JobTracker:
 
     def _remember_ends(self, job: _Job, rows: tuple[QueueRow, ...]) -> list[QueueRow]:
         """
-        Return the elements of an array that ended and that squeue has forgotten since.
+        Return what ended and squeue has forgotten since: elements of an array, or the job itself.
 
-        They count only where no accounting will ever tell of them.
+        It counts only where no accounting will ever tell of it. A job that was requeued is shown.
         """
         current = {row.job_id: row for row in rows}
         job.ends.update((name, row) for name, row in current.items() if row.state.is_final)
         job.ends = {
             name: row for name, row in job.ends.items() if current.get(name, row).state.is_final
         }
-        elements = [row for name, row in job.ends.items() if name not in {job.job_id, *current}]
-        return elements if self._has_no_accounting else []
+        shown = {job.job_id, *current} if current else set()
+        forgotten = [row for name, row in job.ends.items() if name not in shown]
+        return forgotten if self._has_no_accounting else []
 
     def _observe_live(self, job: _Job, clock: int) -> list[Event]:
         events: list[Event] = []
@@ -446,8 +451,10 @@ class JobTracker:
             job.forgotten_since = now.steady
         verdict = judge(evidence)
         if not verdict.is_final:
-            start = job.forgotten_since
-            return start is not None and now.steady - start >= self.spec.missing_seconds
+            start, patience = job.forgotten_since, self.spec.missing_seconds
+            if not evidence.is_denied:
+                patience = max(patience, _LAG_SECONDS)
+            return start is not None and now.steady - start >= patience
         if verdict.state.name in _MAY_RETURN and not is_late:
             return False
         # Of a job that never ran there is no log to wait for.

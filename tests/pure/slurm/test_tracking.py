@@ -760,6 +760,27 @@ def test_without_accounting_an_element_that_squeue_forgot_still_counts() -> None
     assert story.ended.results[0].state == "FAILED"
 
 
+def test_without_accounting_an_end_that_squeue_forgot_meanwhile_still_counts() -> None:
+    """A node failure is waited on for half a minute; MinJobAge may be less."""
+    story = Story(SPEC, Site(answer(queue_line(state="NODE_FAIL")), NO_ACCOUNTING))
+    story.round()
+    story.site.squeue = answer()
+    story.round(15)
+    assert story.ended is None
+    story.round(15)
+    assert [result.state for result in story.results] == ["NODE_FAIL"]
+
+
+def test_without_accounting_a_job_that_came_back_is_not_over() -> None:
+    story = Story(SPEC, Site(answer(queue_line(state="NODE_FAIL")), NO_ACCOUNTING))
+    story.round()
+    story.site.squeue = answer(queue_line(state="PENDING"))
+    story.round(15)
+    story.site.squeue = answer()
+    story.round(60)
+    assert story.ended is None
+
+
 def test_without_accounting_nobody_waits_for_it() -> None:
     story = Story(SPEC, Site(answer(), NO_ACCOUNTING))
     assert live_through(story) == "UNKNOWN@600"
@@ -777,6 +798,19 @@ def test_a_database_that_comes_back_is_given_its_time_to_tell_the_end() -> None:
     story.site.sacct = answer(accounting_line(State="RUNNING"))
     story.round(15)
     story.round(599)
+    assert story.ended is None
+    story.site.sacct = answer(accounting_line())
+    story.round(15)
+    assert story.ended is not None
+    assert story.ended.results[0].state == "COMPLETED"
+
+
+def test_a_job_that_sacct_still_tells_of_is_not_missing_yet() -> None:
+    """A sensor gives up a job that nobody knows after 30 s; an end that slurmdbd lacks comes."""
+    spec = WatchSpec(job_ids=("123",), missing_seconds=30)
+    story = Story(spec, Site(answer(), answer(accounting_line(State="RUNNING"))))
+    story.round()
+    story.round(300)
     assert story.ended is None
     story.site.sacct = answer(accounting_line())
     story.round(15)
