@@ -304,6 +304,8 @@ class SlurmSubmitOperator(BaseOperator):
         settings = hook.get_settings()
         identity = self._identify(context, attempt)
         self._identity = identity
+        # Of a job that a policy replaces nothing is to be killed any more, of the new one all.
+        self._job_id = self._run_dir = self._signal = None
         submission = hook.submit(
             spec,
             identity,
