@@ -505,7 +505,7 @@ def decide(look_up: LookUp, identity: TaskIdentity, *, run_seconds: float) -> De
             "then a new one is submitted."
         )
     else:
-        why = _describe_anew(earlier, mine)
+        why = _describe_anew(earlier, mine, identity)
     return Decision(adopt=newest, cancel=old, give_up=given_up, why=why)
 
 
@@ -518,9 +518,14 @@ def _describe_adoption(previous: Previous) -> str:
     )
 
 
-def _describe_anew(earlier: Sequence[Previous], mine: Sequence[Previous]) -> str:
+def _describe_anew(
+    earlier: Sequence[Previous], mine: Sequence[Previous], identity: TaskIdentity
+) -> str:
     if not earlier:
         return "No earlier try of this task has submitted a job; submitting one."
     ended = ", ".join(f"{each.job_id} ({each.state.name})" for each in earlier)
-    why = "this is a retry" if mine else "the task was cleared"
+    if any(each.number[0] == identity.try_number for each in mine):
+        why = "the retry policy asks for another"
+    else:
+        why = "this is a retry" if mine else "the task was cleared"
     return f"The earlier job {ended} is over and {why}: submitting a new one."

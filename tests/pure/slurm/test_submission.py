@@ -686,3 +686,11 @@ def test_the_job_of_a_claim_that_was_given_up_is_cancelled_and_never_adopted() -
 )
 def test_a_decision_says_why(found: list[Previous], first_try: int, why: str) -> None:
     assert decide_about(*found, first_try=first_try).why == why
+
+
+def test_a_resubmission_is_not_called_a_retry() -> None:
+    found = [previous(1, "FAILED"), previous(2, "NODE_FAIL")]
+    assert decide_about(*found, resubmission=1).why == (
+        "The earlier job 11 (FAILED), 21 (NODE_FAIL) is over and the retry policy asks for "
+        "another: submitting a new one."
+    )
