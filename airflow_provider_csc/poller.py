@@ -93,7 +93,8 @@ class _Watcher:
     def verdict(self) -> tuple[tuple[str, str], ...]:
         """What to write down about the end that was taken, where there is a place for it."""
         run_dir = self.tracker.spec.run_dir
-        if self.ended is None or run_dir is None:
+        # A job that was found by its name alone has none.
+        if self.ended is None or not run_dir:
             return ()
         return ((run_dir, " ".join(result.state for result in self.ended.results)),)
 

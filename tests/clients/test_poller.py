@@ -480,6 +480,14 @@ async def test_an_end_is_noted_only_when_it_was_taken(bench: Bench) -> None:
     assert verdict.read_text() == "FAILED\n"
 
 
+async def test_the_end_of_a_job_whose_directory_is_gone_is_noted_nowhere(bench: Bench) -> None:
+    job = await bench.submit("true")
+    watching = bench.watch(job, run_dir="", stream_logs=False)
+    await until(watching.task.done)
+    assert watching.states == ["COMPLETED"]
+    assert not [program for program in bench.local.programs if "/verdict" in program]
+
+
 async def test_an_end_that_could_not_be_noted_is_noted_later(bench: Bench) -> None:
     """As long as anybody of this site is there to do it."""
     stays = bench.watch(await bench.submit(hold=True))
