@@ -271,7 +271,7 @@ class Submitter:
         raise self._unknown(unclear)
 
     async def _step(self, *, takes_over: bool) -> Submission | Claimed | NoVerdict | Killed:
-        program = build_submit(self.request, takes_over=takes_over)
+        program = build_submit(self.request, takes_over=takes_over, run_seconds=self._run_seconds())
         try:
             frames = await self.client.ask(program, timeout=_SUBMIT_SECONDS)
         except (ConnectionLostError, CommandTimeoutError, UnreadableOutputError) as error:

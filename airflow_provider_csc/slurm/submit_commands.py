@@ -77,6 +77,12 @@ run_of() {
     sed -n 's/.*"run_started": "\([^"]*\)".*/\1/p' -- "$1/@IDENTITY" | head -n 1
 }
 earlier() { local LC_ALL=C; [ -n "$1" ] && [ -n "$2" ] && [[ $1 < $2 ]]; }
+older_than_run() {
+  local made
+  [ -n "$run_seconds" ] && [ ! -e "$1/@IDENTITY" ] || return
+  made=$(stat --format=%Y -- "$1/@SCRIPT" 2>/dev/null) || return
+  [ "$(($(date +%s) - made))" -gt "$((run_seconds + 60))" ]
+}
 cancel() {
   local said status
   case $1 in '' | *[!0-9]*) return 0 ;; esac
@@ -143,11 +149,12 @@ submit() {
   [ -z "$first" ] || printf '\n%s\n' "$answer" >>"$run_dir/@JOB_ID"
 }
 # What a deleted DAG run of the same id left: its job must be gone before its files are replaced.
+# Run directories of 0.1 do not say whose they are; their age does, by the cluster's own clock.
 set_aside() {
   local theirs id
   theirs=$(run_of "$run_dir")
   if earlier "$run_started" "$theirs"; then frame newer 1 "$theirs"; return 1; fi
-  earlier "$theirs" "$run_started" || return 0
+  earlier "$theirs" "$run_started" || older_than_run "$run_dir" || return 0
   id=$(first_id | grep -E -o '^[0-9]+')
   ask superseded cancel "$id" || return
   ask aside mv -T -- "$run_dir" "$run_dir~$(stat --format=%Y -- "$run_dir")"
@@ -197,11 +204,15 @@ class SubmitRequest:
     run_started: str = ""
 
 
-def build_submit(request: SubmitRequest, *, takes_over: bool = False) -> str:
+def build_submit(
+    request: SubmitRequest, *, takes_over: bool = False, run_seconds: float | None = None
+) -> str:
     """
     Claim the run directory, write the files, submit, record the id: one remote step.
 
-    ``takes_over`` submits in a run directory whose own submission was found to be lost.
+    ``takes_over`` submits in a run directory whose own submission was found to be lost. The DAG run
+    began ``run_seconds`` ago, where that is known: an older run directory that does not say whose
+    it is was left by a run of the same id that was deleted.
     """
     values = assignments(
         {
@@ -212,6 +223,7 @@ def build_submit(request: SubmitRequest, *, takes_over: bool = False) -> str:
             "asks_paths": "1" if request.asks_paths else "",
             "takes_over": "1" if takes_over else "",
             "run_started": request.run_started,
+            "run_seconds": "" if run_seconds is None else f"{run_seconds:.0f}",
             "identity": request.identity,
             "script": request.script,
             "batch": request.batch,

@@ -154,6 +154,24 @@ async def test_what_a_deleted_run_of_the_same_id_left_is_not_adopted(bench: Benc
     assert [(path / "job_id").read_text().strip() for path in kept] == [old.job_id]
 
 
+@pytest.mark.parametrize(("age", "is_adopted"), [(7200, False), (0, True)])
+@pytest.mark.parametrize("is_fresh", [True, False])
+async def test_a_run_directory_that_does_not_say_whose_it_is_is_known_by_its_age(
+    bench: Bench, *, is_fresh: bool, age: int, is_adopted: bool
+) -> None:
+    """As version 0.1 left them."""
+    old = await bench.submit("true")
+    await bench.until(old.job_id, "COMPLETED")
+    (Path(old.run_dir) / "identity.json").unlink()
+    made = time.time() - age
+    os.utime(Path(old.run_dir) / "script", (made, made))
+
+    new = await bench.submit("true", run_started=LATER, is_fresh=is_fresh)
+
+    assert new.is_adopted is is_adopted
+    assert (new.job_id == old.job_id) is is_adopted
+
+
 @pytest.mark.parametrize("is_fresh", [True, False])
 async def test_a_job_of_a_deleted_run_is_gone_before_its_directory_is_anothers(
     bench: Bench, *, is_fresh: bool
