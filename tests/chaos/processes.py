@@ -59,7 +59,11 @@ class Forks:
         words = [sys.executable, "-P", "-m", "tests.chaos.forks", str(self.directory)]
         if self._hosts is not None:
             # A mount namespace of its own, so that its /etc/hosts can change and no one else's.
-            mount = f'mount --bind {self._hosts} /etc/hosts && exec "$@"'
+            mount = f"mount --bind {self._hosts} /etc/hosts\n"
+            # No server of names listens there: a name that is not in the file is for now unknown.
+            dead = self._hosts.with_name("resolv.conf")
+            dead.write_text("nameserver 127.0.0.9\noptions timeout:1 attempts:1\n")
+            mount += f'mount --bind {dead} /etc/resolv.conf && exec "$@"'
             words = ["unshare", "--mount", "sh", "-c", mount, "sh", *words]
         with (self.directory / "forks.log").open("ab") as log:
             self._server = await asyncio.create_subprocess_exec(
@@ -133,6 +137,7 @@ class Waiting:
     number: str
     stored: list[Any]
     event: asyncio.Future[dict[str, Any]]
+    is_to_be_killed: bool = False
     killed: asyncio.Event = field(default_factory=asyncio.Event)
     held_by: set[str] = field(default_factory=set)
 
@@ -222,6 +227,7 @@ class Triggerers:
         """The user ended the task: whoever runs its trigger must hear of it."""
         while not waiting.held_by:
             await asyncio.sleep(0.05)
+        waiting.is_to_be_killed = True
         for name in waiting.held_by:
             self._tell(name, {"do": "kill", "id": waiting.number})
         waiting.held_by.clear()
@@ -237,7 +243,7 @@ class Triggerers:
 
     def _hand_out(self) -> None:
         for waiting in self._waiting.values():
-            if not waiting.held_by and self._links and not waiting.killed.is_set():
+            if not waiting.held_by and self._links and not waiting.is_to_be_killed:
                 least = min(self._links, key=self._load)
                 self._give(waiting, least)
 

@@ -189,9 +189,24 @@ async def during(
     disturbance = asyncio.create_task(work)
     count = stage.options.count(tasks, 4)
     try:
-        await stage.run([stage.plan(n, **changes) for n in range(count)], spread=spread + 3)
+        async with meanwhile(_tidy_up(stage, disturbance)):
+            await stage.run([stage.plan(n, **changes) for n in range(count)], spread=spread + 3)
     finally:
         await disturbance
+
+
+async def _tidy_up(stage: Stage, disturbance: asyncio.Task[None]) -> None:
+    """An administrator: when it is over, nodes are resumed and jobs released that Slurm holds."""
+    await asyncio.wait([disturbance])
+    while True:
+        await asyncio.sleep(3)
+        drained = await stage.cluster.ask("sinfo", "-hN", "-psmall", "-tdrain,down", "-o%N")
+        for node in drained.split():
+            await stage.cluster.succeeds("scontrol", "update", f"nodename={node}", "state=resume")
+        pending = await stage.cluster.ask("squeue", "--noheader", "--states=PD", "--format=%i %r")
+        for line in pending.splitlines():
+            if "held" in line:
+                await stage.cluster.succeeds("scontrol", "release", line.split()[0])
 
 
 async def sshd_killed(stage: Stage) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tests.chaos.cluster import uptime
@@ -146,10 +147,17 @@ class _Run:
             self._record(began, {"kind": "killed"})
         return "cleared" if is_clear else "killed"
 
+    def _note(self, text: str) -> None:
+        """Write into the task's log what is done to it."""
+        with (self._scheduler.forks.directory / f"{self._plan.name}.log").open("a") as log:
+            log.write(f"--- {datetime.now(UTC):%T.%f} {text}\n")
+
     async def _end(self, work: asyncio.Task[dict[str, Any]]) -> None:
         """End whatever runs of it: a trigger, a worker, or nothing while it is queued."""
         while not work.done():
             worker = self._worker
+            where = "trigger" if self._waiting else "worker" if worker else "queue"
+            self._note(f"the user's click finds it in the {where}")
             if self._waiting is not None:
                 kill = self._scheduler.triggerers.kill_trigger(self._waiting)
                 await asyncio.wait([asyncio.ensure_future(kill)], timeout=ESCALATION_SECONDS + 30)
@@ -160,9 +168,12 @@ class _Run:
                 worker.kill(signal.SIGTERM)
                 gone = asyncio.ensure_future(worker.ended.wait())
                 await asyncio.wait([gone], timeout=ESCALATION_SECONDS)
+                self._note(
+                    f"SIGTERM: {'it is gone' if worker.ended.is_set() else 'SIGKILL follows'}"
+                )
                 worker.kill()
                 break
-            # It has deferred already: the click came for the trigger.
+            # It has deferred already: the click came for its trigger.
             await asyncio.sleep(0.02)
         work.cancel()
         await asyncio.wait([work])
@@ -236,6 +247,7 @@ class _Run:
             await asyncio.wait([asyncio.ensure_future(fork.ended.wait())], timeout=delay)
             if self._scheduler.forks.outcome(fork) is None:
                 was_killed = fork.kill()
+                self._note(f"SIGKILL: {was_killed}")
                 self._progress.faults += was_killed
         await fork.ended.wait()
         return was_killed
