@@ -144,13 +144,15 @@ def _read(field: str, path: str) -> str:
 def _certificate_text(settings: SshSettings) -> str | None:
     if settings.certificate:
         return settings.certificate
+    path = _certificate_path(settings)
+    return None if path is None else _read("certificate_file", path)
+
+
+def _certificate_path(settings: SshSettings) -> str | None:
     if settings.certificate_file:
-        return _read("certificate_file", settings.certificate_file)
-    if settings.key_file:
-        beside = Path(settings.key_file + "-cert.pub").expanduser()
-        if beside.exists():
-            return _read("certificate_file", str(beside))
-    return None
+        return settings.certificate_file
+    beside = settings.key_file and settings.key_file + "-cert.pub"
+    return beside if beside and Path(beside).expanduser().exists() else None
 
 
 def describe_certificate(settings: SshSettings, now: datetime | None = None) -> str:
@@ -168,7 +170,8 @@ def describe_certificate(settings: SshSettings, now: datetime | None = None) -> 
         return "What stands in the place of the certificate is a plain public key."
     seconds = (now or datetime.now(UTC)).timestamp()
     if identity.valid_before <= seconds:
-        return f"Its certificate EXPIRED on {_moment(identity.valid_before)}; renew it."
+        where = "in the connection" if settings.certificate else f"at {_certificate_path(settings)}"
+        return f"Its certificate EXPIRED on {_moment(identity.valid_before)}; renew it {where}."
     if identity.valid_after > seconds:
         return (
             f"Its certificate is not valid before {_moment(identity.valid_after)}; wait, or check "
