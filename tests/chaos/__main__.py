@@ -105,14 +105,22 @@ async def run(
                 for finding in row.all_findings:
                     print(f"    {finding}", flush=True)
 
-            # In the short form those that disturb nobody else run beside the others, and suffer
-            # with them; in the full form each is alone, so that its row speaks of it only.
-            alone = [name for name in names if not (options.short and SCENARIOS[name].is_local)]
-            async with asyncio.TaskGroup() as group:
-                for name in set(names).difference(alone):
-                    group.create_task(play(name))
-                for name in alone:
+            # Local ones run two at a time, since their tasks mostly wait. In the short form they all
+            # run at once, also beside the outages of the others, and suffer with them.
+            local = [name for name in names if SCENARIOS[name].is_local]
+            turns = asyncio.Semaphore(len(local) if options.short else 2)
+
+            async def play_beside(name: str) -> None:
+                async with turns:
                     await play(name)
+
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(play_beside(name)) for name in local]
+                if not options.short:
+                    await asyncio.gather(*tasks)
+                for name in names:
+                    if name not in local:
+                        await play(name)
     return [rows[name] for name in names]
 
 
