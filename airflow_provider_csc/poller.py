@@ -315,17 +315,11 @@ class SitePoller:
     async def _reload(self) -> None:
         """Send the watchers of a connection that was changed meanwhile to the poller of that."""
         for source in {one.source for one in self._watchers.values() if one.source}:
-            try:
-                # Airflow 3.1 reads its next answer wrongly when one is given up.
-                settings = await asyncio.shield(asyncio.ensure_future(source.read()))
-            except Exception:  # noqa: BLE001 - the outage is told already, and goes on
-                _log.debug("Connection %s cannot be read.", source.conn_id, exc_info=True)
-                continue
-            if settings != self._settings:
-                for watcher in self._watchers.values():
-                    if watcher.source == source:
-                        moved = _Batch([Moved(settings)], watcher.tracker.logs.offsets)
-                        watcher.batches.put_nowait(moved)
+            settings = await read_if_changed(source, self._settings)
+            for watcher in self._watchers.values():
+                if settings is not None and watcher.source == source:
+                    moved = _Batch([Moved(settings)], watcher.tracker.logs.offsets)
+                    watcher.batches.put_nowait(moved)
 
     def _park(self, outage: Outage) -> None:
         for watcher in self._watchers.values():
@@ -366,6 +360,17 @@ class SitePoller:
                     tracker.note_cancelled(now)
                 except SlurmError as error:
                     watcher.deliver([Note(error.message, logging.WARNING)])
+
+
+async def read_if_changed(source: Source, known: SiteSettings | None) -> SiteSettings | None:
+    """Read a connection during an outage; None where it says what is known, or cannot be read."""
+    try:
+        # Airflow 3.1 reads its next answer wrongly when one is given up.
+        settings = await asyncio.shield(asyncio.ensure_future(source.read()))
+    except Exception:  # noqa: BLE001 - the outage is told already, and goes on
+        _log.debug("Connection %s cannot be read.", source.conn_id, exc_info=True)
+        return None
+    return None if settings == known else settings
 
 
 def _now() -> Moment:

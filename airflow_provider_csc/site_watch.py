@@ -19,7 +19,7 @@ from airflow_provider_csc.slurm.site_commands import build_site_probe, read_site
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from airflow_provider_csc.poller import SitePoller
+    from airflow_provider_csc.poller import SitePoller, Source
     from airflow_provider_csc.transport.base import SiteSettings
 
 
@@ -27,21 +27,30 @@ if TYPE_CHECKING:
 class _Waiter:
     base_dir: str
     interval: float
-    answer: asyncio.Future[None] = field(default_factory=asyncio.Future)
+    source: Source | None = None
+    answer: asyncio.Future[SiteSettings | None] = field(default_factory=asyncio.Future)
 
 
 class SiteWatch:
     """Asks one site, with growing pauses, until it answers everybody who waits."""
 
-    def __init__(self, poller: Callable[[], SitePoller]) -> None:
+    def __init__(self, poller: Callable[[], SitePoller], settings: SiteSettings) -> None:
         self._poller = poller
+        self._settings = settings
         self._waiters: list[_Waiter] = []
         self._task: asyncio.Task[None] | None = None
         self.problem = ""
 
-    async def wait(self, base_dir: str, *, interval: float) -> None:
-        """Return when sshd, Slurm and its accounting answer and ``base_dir`` can be written."""
-        waiter = _Waiter(base_dir, interval)
+    async def wait(
+        self, base_dir: str, *, interval: float, source: Source | None = None
+    ) -> SiteSettings | None:
+        """
+        Return None when sshd, Slurm and its accounting answer and ``base_dir`` can be written.
+
+        ``source`` is read anew as long as they do not; where it says otherwise by now, that is
+        returned: wait on with the watch of these settings.
+        """
+        waiter = _Waiter(base_dir, interval, source)
         self._waiters.append(waiter)
         if self._task is None or self._task.done():
             # A context of its own: it belongs to no one trigger.
@@ -49,7 +58,7 @@ class SiteWatch:
                 self._run(), context=contextvars.Context(), name="slurm-site-watch"
             )
         try:
-            await waiter.answer
+            return await waiter.answer
         finally:
             self._waiters.remove(waiter)
             if not self._waiters:
@@ -71,6 +80,7 @@ class SiteWatch:
                     shortest = min(waiter.interval for waiter in waiters)
                     await asyncio.sleep(backoff_seconds(failures, shortest))
                 await self._ask(list(self._waiters))
+                await self._reload()
                 failures += 1
         except Exception as error:  # noqa: BLE001 - those who wait must hear of it, whatever it is
             for waiter in self._waiters:
@@ -90,6 +100,17 @@ class SiteWatch:
             if not problems[waiter.base_dir] and not waiter.answer.done():
                 waiter.answer.set_result(None)
 
+    async def _reload(self) -> None:
+        """Send those who still wait to the watch of their connection, where that was changed."""
+        from airflow_provider_csc.poller import read_if_changed
+
+        waiting = [one for one in self._waiters if not one.answer.done()]
+        for source in {one.source for one in waiting if one.source}:
+            settings = await read_if_changed(source, self._settings)
+            for waiter in waiting:
+                if settings is not None and waiter.source == source and not waiter.answer.done():
+                    waiter.answer.set_result(settings)
+
 
 _watches: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[SiteSettings, SiteWatch]] = (
     WeakKeyDictionary()
@@ -103,5 +124,5 @@ def watch_for(settings: SiteSettings) -> SiteWatch:
     on_loop = _watches.setdefault(asyncio.get_running_loop(), {})
     if settings not in on_loop:
         # Asked for anew each time: a poller that nobody used any more was forgotten.
-        on_loop[settings] = SiteWatch(lambda: poller_for(settings))
+        on_loop[settings] = SiteWatch(lambda: poller_for(settings), settings)
     return on_loop[settings]

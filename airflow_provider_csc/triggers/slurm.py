@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Sequence
 
     from airflow_provider_csc.client import SlurmClient
-    from airflow_provider_csc.poller import Moved
+    from airflow_provider_csc.poller import Moved, Source
     from airflow_provider_csc.slurm.result import JobResult
     from airflow_provider_csc.slurm.tracking import WatchSpec
     from airflow_provider_csc.transport.base import SiteSettings
@@ -119,6 +119,38 @@ class _KillableTrigger(BaseTrigger):
         if self._settings is None:
             self._settings = asyncio.create_task(SlurmHook(self.slurm_conn_id).aget_settings())
         return await asyncio.shield(self._settings)
+
+    async def _read_settings(self) -> SiteSettings:
+        """Read the connection; one that cannot be read just now must not lose a job of ours."""
+        pauses = itertools.chain(_READ_PAUSES, itertools.repeat(_READ_PAUSES[-1]))
+        said = ""
+        while True:
+            try:
+                return await self._get_settings()
+            except Exception as error:
+                if not self._has_to_kill():
+                    raise
+                self._settings = None
+                if said != str(error):
+                    said = str(error)
+                    self.log.warning(
+                        "The connection cannot be read (%s). The task waits until it can; what it "
+                        "may have at the site is not affected.", said,
+                    )  # fmt: skip
+            await asyncio.sleep(next(pauses))
+
+    def _source(self) -> Source:
+        """Return the connection as what may be changed in an outage."""
+        from airflow_provider_csc.poller import Source
+
+        return Source(self.slurm_conn_id, SlurmHook(self.slurm_conn_id).aget_settings)
+
+    def _take_up(self, settings: SiteSettings, log: TaskLog) -> SiteSettings:
+        """Go on with a connection that was changed, also with a kill."""
+        log.info("Connection %s was changed; going on with it.", self.slurm_conn_id)
+        self._settings = asyncio.get_running_loop().create_future()
+        self._settings.set_result(settings)
+        return settings
 
     async def _ask_standing(self) -> Standing:
         """
@@ -286,22 +318,6 @@ class SlurmJobTrigger(_KillableTrigger):
     async def _follow(self) -> list[JobResult]:
         return await self.wait(await self._read_settings(), self.log)
 
-    async def _read_settings(self) -> SiteSettings:
-        """Read the connection; one that cannot be read just now must not lose a job of ours."""
-        pauses = itertools.chain(_READ_PAUSES, itertools.repeat(_READ_PAUSES[-1]))
-        while True:
-            try:
-                return await self._get_settings()
-            except Exception as error:
-                if self.run_dir is None:
-                    raise
-                self._settings = None
-                self.log.warning(
-                    "The connection cannot be read (%s). The task waits until it can; job %s is "
-                    "not affected.", error, ", ".join(self.job_ids),
-                )  # fmt: skip
-            await asyncio.sleep(next(pauses))
-
     async def wait(self, settings: SiteSettings, log: TaskLog) -> list[JobResult]:
         """Follow the jobs to their end; also what the operator does when it is not deferred."""
         from airflow_provider_csc.poller import Moved
@@ -310,18 +326,14 @@ class SlurmJobTrigger(_KillableTrigger):
             outcome = await self._watch(settings, log)
             if not isinstance(outcome, Moved):
                 return outcome
-            log.info("Connection %s was changed; going on with it.", self.slurm_conn_id)
-            settings = outcome.settings
-            self._settings = asyncio.get_running_loop().create_future()
-            self._settings.set_result(settings)
+            settings = self._take_up(outcome.settings, log)
 
     async def _watch(self, settings: SiteSettings, log: TaskLog) -> list[JobResult] | Moved:
-        from airflow_provider_csc.poller import Moved, Source, poller_for
+        from airflow_provider_csc.poller import Moved, poller_for
         from airflow_provider_csc.slurm.events import Ended, LogLines  # noqa: PLC0415
 
-        source = Source(self.slurm_conn_id, SlurmHook(self.slurm_conn_id).aget_settings)
         events = poller_for(settings).watch(
-            self._watch_spec(), interval=self.poll_interval, source=source
+            self._watch_spec(), interval=self.poll_interval, source=self._source()
         )
         async with aclosing(events):
             async for event in events:
@@ -442,18 +454,22 @@ class SlurmSiteTrigger(_KillableTrigger):
         yield TriggerEvent(await self._wait_for(self._follow()))
 
     async def _follow(self) -> dict[str, str]:
-        return await self.wait(await self._get_settings(), self.log)
+        return await self.wait(await self._read_settings(), self.log)
 
     async def wait(self, settings: SiteSettings, log: TaskLog) -> dict[str, str]:
         """Wait for the site; also what the operator does when it is not deferred."""
-        base_dir = self.base_dir or settings.work_dir
+        log.log(logging.WARNING, "%s", self._describe_wait(settings))
         watch = watch_for(settings)
-        log.log(logging.WARNING, "%s", self._describe_wait(settings, base_dir))
+        source = self._source()
         left = None if self.deadline is None else max(self.deadline - time.time(), 0)
         try:
             async with asyncio.timeout(left):
                 await asyncio.sleep(max((self.not_before or 0) - time.time(), 0))
-                await watch.wait(base_dir, interval=self.poll_interval)
+                while changed := await watch.wait(
+                    self.base_dir or settings.work_dir, interval=self.poll_interval, source=source
+                ):
+                    settings = self._take_up(changed, log)
+                    watch = watch_for(settings)
         except TimeoutError:
             last = f" Last: {watch.problem}" if watch.problem else ""
             log.log(
@@ -464,8 +480,8 @@ class SlurmSiteTrigger(_KillableTrigger):
         log.info("The site can take jobs again, after %s.", _span(time.time() - self.since))
         return {"status": "up"}
 
-    def _describe_wait(self, settings: SiteSettings, base_dir: str) -> str:
-        target = settings.ssh.target
+    def _describe_wait(self, settings: SiteSettings) -> str:
+        target, base_dir = settings.ssh.target, self.base_dir or settings.work_dir
         until = f" It ends at {_moment(self.deadline)}." if self.deadline is not None else ""
         certificate = settings.ssh.certificate_file or (
             f"{settings.ssh.key_file}-cert.pub" if settings.ssh.key_file else None

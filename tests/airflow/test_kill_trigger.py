@@ -197,6 +197,30 @@ def test_a_submission_that_another_triggerer_woke_is_left_to_its_task(
     assert trigger.killed == killed
 
 
+def test_a_connection_that_cannot_be_read_fails_no_task_that_waits_for_a_site(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its submission may have become a job; and the database may be back in a second."""
+    answers: list[Any] = [RuntimeError("the database is away"), "settings"]
+
+    async def read(_hook: object) -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def up(_trigger: object, settings: object, _log: object) -> dict[str, object]:
+        return {"status": settings}
+
+    monkeypatch.setattr(triggers, "_READ_PAUSES", (0.01,))
+    monkeypatch.setattr(triggers.SlurmHook, "aget_settings", read)
+    monkeypatch.setattr(SlurmSiteTrigger, "wait", up)
+
+    event = asyncio.run(anext(SlurmSiteTrigger(slurm_conn_id="c", token="af0.1").run()))
+
+    assert event.payload == {"status": "settings"}
+
+
 def test_the_site_trigger_survives_being_stored() -> None:
     trigger = SlurmSiteTrigger(
         slurm_conn_id="c",

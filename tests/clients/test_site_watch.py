@@ -1,0 +1,83 @@
+"""Waiting for a site: when it ends, and what happens to a connection that is changed meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from airflow_provider_csc.client import SlurmClient
+from airflow_provider_csc.poller import SitePoller, Source
+from airflow_provider_csc.site_watch import SiteWatch
+from airflow_provider_csc.transport.base import Hop, SiteSettings, SshSettings
+from tests.support import fake_site as faults
+from tests.support.fake_site import FakeSite, FaultyTransport, LocalTransport
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+pytestmark = pytest.mark.asyncio
+
+PROBE = "try_writing"
+
+
+def settings_of(number: int) -> SiteSettings:
+    hop = Hop(host=f"host{number}", port=22, username="alice")
+    return SiteSettings(ssh=SshSettings(target=hop))
+
+
+class Watched:
+    """A watch of a fake site, whose connection can be made to fail."""
+
+    def __init__(self, fake: FakeSite) -> None:
+        self.faulty = FaultyTransport(LocalTransport(fake))
+        self.poller = SitePoller(SlurmClient(self.faulty), floor=0.01)
+        self.watch = SiteWatch(lambda: self.poller, settings_of(1))
+
+    async def wait(self, source: Source | None = None) -> SiteSettings | None:
+        async with asyncio.timeout(10):
+            return await self.watch.wait("~/runs", interval=0.01, source=source)
+
+
+@pytest.fixture
+def watched(fake: FakeSite) -> Watched:
+    return Watched(fake)
+
+
+async def test_a_site_that_answers_ends_the_wait_and_no_connection_is_read(
+    watched: Watched,
+) -> None:
+    assert await watched.wait(Source("one", never)) is None
+
+
+async def test_a_connection_that_is_changed_while_nobody_answers_is_taken_up(
+    watched: Watched,
+) -> None:
+    """The certificate may stand in it, so that a person renews it there."""
+    reads: list[str] = []
+
+    async def read() -> SiteSettings:
+        reads.append("")
+        return settings_of(1 if len(reads) < 3 else 2)
+
+    for _ in range(5):
+        watched.faulty.plan(PROBE, faults.refuse)
+    sources = (Source("one", read), Source("one", read))
+    found = await asyncio.gather(*(watched.wait(source) for source in sources))
+    assert found == [settings_of(2), settings_of(2)]
+    assert len(reads) == 3  # once for both, once for each attempt
+
+
+async def test_a_connection_that_cannot_be_read_is_waited_with(watched: Watched) -> None:
+    for _ in range(2):
+        watched.faulty.plan(PROBE, faults.refuse)
+    assert await watched.wait(Source("one", fails)) is None
+
+
+def never() -> Awaitable[SiteSettings]:
+    raise AssertionError("nobody had to read it")
+
+
+async def fails() -> SiteSettings:
+    raise RuntimeError("the secrets backend is away")
