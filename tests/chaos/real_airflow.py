@@ -102,18 +102,13 @@ class RealAirflow:
 async def airflow_broken(stage: Stage) -> None:
     """Task processes, triggerers, scheduler, API server and database are killed and restarted."""
     airflow = await _start(stage)
-    beats = [stage.rng.choice((0, 1, 2, 4, 6)) for _ in range(stage.options.count(120, 12))]
+    beats = [stage.rng.choice((0, 1, 2, 4, 6)) for _ in range(stage.options.count(60, 10))]
     run = await _trigger(stage, airflow, beats)
-    breaking = asyncio.create_task(_break(stage, airflow))
-    end = time.monotonic() + 900
     # Disturbed for a part of the time only, so that it can come to an end.
-    calm = time.monotonic() + stage.options.seconds(180, 20)
+    await _break(stage, airflow, stage.options.seconds(120, 20))
+    end = time.monotonic() + stage.time_limit
     while not await _all_ended(airflow, run) and time.monotonic() < end:
-        if time.monotonic() > calm:
-            breaking.cancel()
         await asyncio.sleep(1)
-    breaking.cancel()
-    await asyncio.wait([breaking])
     await _take_down(stage, airflow, run)
 
 
@@ -191,12 +186,13 @@ async def _all_ended(airflow: RealAirflow, run: DagRun) -> bool:
     return bool(ones) and all(one["map_index"] >= 0 and one["state"] in _ENDED for one in ones)
 
 
-async def _break(stage: Stage, airflow: RealAirflow) -> None:
-    """Break one thing after the other, mostly what is cheap to break."""
-    while True:
+async def _break(stage: Stage, airflow: RealAirflow, seconds: float) -> None:
+    """Break one thing after the other, mostly what is cheap to break; leave all of it running."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
         await asyncio.sleep(stage.rng.uniform(1, 3))
         what = stage.rng.choices(
-            ("task", "triggerer", "scheduler", "postgresql", "api-server"), (14, 4, 1, 1, 1)
+            ("task", "triggerer", "scheduler", "postgresql", "api-server"), (24, 4, 1, 1, 1)
         )[0]
         if what == "task":
             processes = airflow.task_processes()
