@@ -29,6 +29,7 @@ from airflow_provider_csc.slurm.output import (
     parse_queue,
 )
 from airflow_provider_csc.slurm.rejections import find_remedy, is_temporary
+from airflow_provider_csc.slurm.states import STATES
 from airflow_provider_csc.slurm.submit_commands import GIVEN_UP
 from airflow_provider_csc.slurm.verdict import UNKNOWN, Evidence, judge
 
@@ -257,10 +258,13 @@ class Previous:
         """
         Whether it may still run: everything that is not known to have ended, if it exists.
 
-        A job that no source knew for as long as its task was willing to wait is not waited for
-        again: then the task ended UNKNOWN, and its retry means to run anew.
+        A job that no source knows any more is not waited for again when its task has taken note of
+        its failure (where there is no accounting, squeue forgets that soon), or has given it up as
+        UNKNOWN; what follows means to run anew.
         """
-        is_noted = self.state is UNKNOWN and self.noted == UNKNOWN.name
+        noted = STATES.get(self.noted, UNKNOWN)
+        is_failure = noted.is_final and not noted.is_success
+        is_noted = self.state is UNKNOWN and (is_failure or self.noted == UNKNOWN.name)
         return self.job_id is not None and not self.state.is_final and not is_noted
 
     def is_of_another_run(self, run_started: str, run_seconds: float) -> bool:

@@ -694,3 +694,16 @@ def test_a_resubmission_is_not_called_a_retry() -> None:
         "The earlier job 11 (FAILED), 21 (NODE_FAIL) is over and the retry policy asks for "
         "another: submitting a new one."
     )
+
+
+@pytest.mark.parametrize(
+    ("noted", "is_live"),
+    [("NODE_FAIL", False), ("UNKNOWN", False), ("COMPLETED", True), ("RUNNING", True), ("", True)],
+)
+def test_a_noted_failure_that_nobody_remembers_is_not_waited_for(noted: str, is_live: bool) -> None:
+    """A noted success is: its worker may have been lost before the task was one."""
+    (found,) = look_up(**directory(1), verdict_at_1=Frame(0, noted.encode())).previous
+    assert found.is_live is is_live
+    shown = answer(queue_line(name=name(1), state="RUNNING"))
+    (found,) = look_up(shown, **directory(1), verdict_at_1=Frame(0, noted.encode())).previous
+    assert found.is_live
