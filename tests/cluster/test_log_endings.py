@@ -1,4 +1,8 @@
-"""The last byte a job wrote is in the task's log before the task ends, however the job ended."""
+"""
+The last byte a job wrote is in the task's log before the task ends, however the job ended.
+
+Each ending is mostly waited for, so all of them are played at once.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +24,24 @@ from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow_provider_csc.hooks.slurm import SlurmHook
 from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
 from airflow_provider_csc.triggers.slurm import SlurmJobTrigger
+from tests.cluster.conftest import SlurmConnection
 from tests.support.task import build_context, stored
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from airflow_provider_csc.slurm.result import JobResult
 
-pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("slurm_connection")]
+pytestmark = pytest.mark.cluster
+
+Play = Callable[[], None]
+PLAYS: list[Play] = []
+
+
+def ending(play: Play) -> Play:
+    """Have it played by `test_the_last_byte_is_shown`."""
+    PLAYS.append(play)
+    return play
 
 
 @dataclass
@@ -115,7 +133,8 @@ def later(seconds: float, work: Any) -> threading.Thread:
 COUNT = "i=0; while :; do i=$((i + 1)); echo $i; sleep 0.1; done"
 
 
-def test_of_a_job_that_exits_the_last_bytes_are_shown() -> None:
+@ending
+def of_a_job_that_exits_the_last_bytes_are_shown() -> None:
     job = submit("seq 50000; echo error >&2; printf 'no newline'; exit 3")
     assert job.follow() == "FAILED"
     assert job.log.lines == job.written
@@ -123,7 +142,8 @@ def test_of_a_job_that_exits_the_last_bytes_are_shown() -> None:
     assert len(job.log.lines) == 50_002
 
 
-def test_of_a_job_that_needs_too_much_memory_the_last_bytes_are_shown() -> None:
+@ending
+def of_a_job_that_needs_too_much_memory_the_last_bytes_are_shown() -> None:
     hog = "python3 -c 'x = bytearray(400 * 1024 * 1024); import time; time.sleep(30)'"
     job = submit(f"seq 5000; {hog}; echo never; exit 1", options={"mem": "100M"})
     assert job.follow() in {"OUT_OF_MEMORY", "FAILED"}
@@ -131,7 +151,8 @@ def test_of_a_job_that_needs_too_much_memory_the_last_bytes_are_shown() -> None:
     assert job.log.lines[4999] == "5000"
 
 
-def test_of_a_job_that_is_cancelled_the_last_bytes_are_shown() -> None:
+@ending
+def of_a_job_that_is_cancelled_the_last_bytes_are_shown() -> None:
     job = submit(f"trap 'seq 2000; echo bye; exit 1' TERM; echo ready; {COUNT}")
     job.wait_for_line("ready")
     cancel = later(2, lambda: SlurmHook().cancel([job.job_id]))
@@ -141,15 +162,20 @@ def test_of_a_job_that_is_cancelled_the_last_bytes_are_shown() -> None:
     assert job.log.lines[-1] == "bye"
 
 
-def test_of_a_job_that_reaches_its_time_limit_the_last_bytes_are_shown() -> None:
-    """Slurm looks every 30 s, so that one of a minute takes up to 90."""
-    job = submit(f"trap 'echo bye; exit 0' TERM; {COUNT}", options={"time": "1"})
+@ending
+def of_a_job_that_reaches_its_time_limit_the_last_bytes_are_shown() -> None:
+    """Slurm looks every 30 s; the least limit that can be asked for is a minute."""
+    job = submit(f"trap 'echo bye; exit 0' TERM; echo ready; {COUNT}", options={"time": "1"})
+    job.wait_for_line("ready")
+    sooner = f"scontrol update JobId={job.job_id} EndTime=$(date --date='+3 seconds' +%FT%T)"
+    assert SlurmHook().run(sooner).status == 0
     assert job.follow() == "TIMEOUT"
     assert job.log.lines == job.written
     assert job.log.lines[-1] == "bye"
 
 
-def test_of_a_job_whose_batch_shell_is_killed_the_last_bytes_are_shown() -> None:
+@ending
+def of_a_job_whose_batch_shell_is_killed_the_last_bytes_are_shown() -> None:
     job = submit(f"echo ready; {COUNT}")
     job.wait_for_line("ready")
 
@@ -179,7 +205,8 @@ def append(path: Path, data: bytes) -> None:
         log.write(data)
 
 
-def test_the_end_of_a_log_that_is_seen_late_is_waited_for() -> None:
+@ending
+def the_end_of_a_log_that_is_seen_late_is_waited_for() -> None:
     job = submit("seq 3000")
     job.wait_for_end()
     rest = hold_back(job)
@@ -191,7 +218,8 @@ def test_the_end_of_a_log_that_is_seen_late_is_waited_for() -> None:
     assert 9 <= time.monotonic() - began < 28
 
 
-def test_the_end_of_a_log_that_never_comes_is_told_of() -> None:
+@ending
+def the_end_of_a_log_that_never_comes_is_told_of() -> None:
     job = submit("seq 3000")
     job.wait_for_end()
     rest = hold_back(job)
@@ -203,7 +231,8 @@ def test_the_end_of_a_log_that_never_comes_is_told_of() -> None:
     )
 
 
-def test_a_log_of_unknown_length_is_followed_until_it_is_still() -> None:
+@ending
+def a_log_of_unknown_length_is_followed_until_it_is_still() -> None:
     """As after SIGKILL or the loss of a node: there is no exit record."""
     job = submit("seq 3000")
     job.wait_for_end()
@@ -221,7 +250,8 @@ def test_a_log_of_unknown_length_is_followed_until_it_is_still() -> None:
     assert job.log.lines == [str(number) for number in range(1, 3001)]
 
 
-def test_standard_error_in_a_file_of_its_own_is_whole_too() -> None:
+@ending
+def standard_error_in_a_file_of_its_own_is_whole_too() -> None:
     job = submit(
         "seq 2000; seq 5001 8000 >&2; exit 4", options={"error": "err-%j.log", "output": "out-%j"}
     )
@@ -233,7 +263,25 @@ def test_standard_error_in_a_file_of_its_own_is_whole_too() -> None:
     assert len(numbers) == 5000
 
 
-def test_what_ended_is_noted_in_the_run_directory() -> None:
+@ending
+def what_ended_is_noted_in_the_run_directory() -> None:
     job = submit("exit 3")
     assert job.follow() == "FAILED"
     assert (job.run_dir / "verdict").read_text() == "FAILED\n"
+
+
+@pytest.fixture(scope="module")
+def played(
+    request: pytest.FixtureRequest, cluster: dict[str, Any]
+) -> Iterator[dict[Play, Future[None]]]:
+    """What becomes of the endings that were asked for."""
+    mine = [item for item in request.session.items if item.path == request.path]
+    wanted = {item.callspec.params["play"] for item in mine if isinstance(item, pytest.Function)}
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(len(PLAYS)) as pool:
+        SlurmConnection(cluster, patch).set()
+        yield {play: pool.submit(play) for play in PLAYS if play in wanted}
+
+
+@pytest.mark.parametrize("play", PLAYS, ids=lambda play: play.__name__)
+def test_the_last_byte_is_shown(play: Play, played: dict[Play, Future[None]]) -> None:
+    played[play].result()
