@@ -134,6 +134,7 @@ class SitePoller:
         self._leaving = PollRequest()
         self._wake = asyncio.Event()
         self._failures = 0
+        self._vain_rounds = 0
         self._outage: Outage | None = None
 
     @property
@@ -272,6 +273,8 @@ class SitePoller:
         if self._failures:
             await self._back_off(started + backoff_seconds(self._failures, delay))
             return
+        if self._vain_rounds:
+            delay = backoff_seconds(self._vain_rounds, delay)
         with contextlib.suppress(TimeoutError):
             deadline = loop.time() + self._seconds_to_deadline()
             async with asyncio.timeout_at(min(started + delay, deadline)):
@@ -301,6 +304,9 @@ class SitePoller:
             await self._cancel(watchers)
             await self._acknowledge()
             self._failures, self._outage = 0, None
+            # sshd is there, but none of those who wait is served: Slurm itself is away.
+            is_vain = all(one.tracker.is_parked for one in watchers)
+            self._vain_rounds = self._vain_rounds + 1 if is_vain and watchers else 0
         except CscError as error:
             self._failures += 1
             since = self._outage.since if self._outage else _now()

@@ -6,6 +6,7 @@ Nothing depends on it: that a job is found again is the business of the cluster 
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,13 @@ _KEY = "slurm"
 _log = logging.getLogger(__name__)
 
 
-def remember(context: Context, submission: Submission, changes: Mapping[str, str]) -> None:
-    """Put down which job is the task's, and which options a retry policy has changed."""
+def remember(
+    context: Context,
+    submission: Submission,
+    options: Mapping[str, object] | None,
+    changes: Mapping[str, str],
+) -> None:
+    """Put down which job is the task's, what its author asked, and what a policy made of that."""
     store = context.get("task_state_store")
     if store is None:
         return
@@ -31,6 +37,7 @@ def remember(context: Context, submission: Submission, changes: Mapping[str, str
             {
                 "job_id": submission.job_id,
                 "run_dir": submission.run_dir,
+                "options": _as_text(options),
                 "changes": [f"{name}={value}" for name, value in changes.items()],
             },
         )
@@ -38,17 +45,23 @@ def remember(context: Context, submission: Submission, changes: Mapping[str, str
         _log.debug("The task state store took nothing: %s", error)
 
 
-def recall_changes(context: Context) -> dict[str, str]:
-    """Return the options that a retry policy changed in an earlier try of the task."""
+def recall_changes(context: Context, options: Mapping[str, object] | None) -> dict[str, str]:
+    """Return what a retry policy changed in an earlier try that asked for these same options."""
     store = context.get("task_state_store")
-    if store is None or context["ti"].try_number == 1:
+    if store is None:
         return {}
     try:
         known = store.get(_KEY)
     except Exception as error:  # noqa: BLE001 - the task goes on with what its author asked for
         _log.debug("The task state store gave nothing: %s", error)
         return {}
-    changed = known.get("changes") if isinstance(known, dict) else None
+    if not isinstance(known, dict) or known.get("options") != _as_text(options):
+        return {}
+    changed = known.get("changes")
     texts = [str(each) for each in changed] if isinstance(changed, list) else []
     pairs = [each.partition("=") for each in texts if "=" in each]
     return {name: value for name, _, value in pairs}
+
+
+def _as_text(options: Mapping[str, object] | None) -> str:
+    return json.dumps(options or {}, sort_keys=True, default=str)

@@ -56,10 +56,6 @@ if TYPE_CHECKING:
     from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
 
 
-# How long an uncertain submission is left alone before it is looked at again.
-_SETTLE_SECONDS = 30
-
-
 class SlurmSubmitOperator(BaseOperator):
     """
     Submit one job to a Slurm cluster, wait for it in the triggerer, and return what became of it.
@@ -224,7 +220,7 @@ class SlurmSubmitOperator(BaseOperator):
         limit = self.execution_timeout
         # defer(timeout=...) would expire without anybody cancelling the job.
         deadline = time.time() + limit.total_seconds() if limit else None
-        return self._run(context, Attempt(deadline=deadline, changes=self._learned(context)))
+        return self._run(context, Attempt(deadline=deadline, changes=self._learn(context)))
 
     def execute_again(
         self, context: Context, event: dict[str, Any], attempt: dict[str, Any]
@@ -232,7 +228,7 @@ class SlurmSubmitOperator(BaseOperator):
         """Go on with a submission that had to wait until the site answered."""
         known = Attempt.from_payload(attempt)
         self._check_waited(context, event, known)
-        return self._run(context, replace(known, is_resumed=True))
+        return self._run(context, known.resumed())
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Take up the trigger's event: return the result, or do what the failure asks for."""
@@ -283,13 +279,16 @@ class SlurmSubmitOperator(BaseOperator):
             except ConfigError as error:
                 raise AirflowFailException(error.message) from error
             except (TransportError, SiteUnavailableError, SubmitUnknownError) as error:
-                if error.details.get("is_lasting"):
-                    raise
+                if error.details.get("is_lasting") and self._is_fresh(context, attempt):
+                    raise  # Nothing can have been submitted, and waiting cannot help.
                 self._wait_for_site(context, attempt, error)
-            attempt = replace(attempt, is_resumed=True)
+            attempt = attempt.resumed()
 
-    def _learned(self, context: Context) -> dict[str, str]:
-        changes = recall_changes(context) if self.on_failure else {}
+    def _learn(self, context: Context) -> dict[str, str]:
+        """Return what earlier tries found out, unless the author asks for something else now."""
+        identity = self._identify(context, Attempt())
+        is_retry = self.on_failure is not None and identity.try_number > identity.first_try
+        changes = recall_changes(context, self.options) if is_retry else {}
         if changes:
             told = ", ".join(f"{name}={value}" for name, value in changes.items())
             self.log.info("An earlier try of this task found out what it needs: %s.", told)
@@ -311,7 +310,7 @@ class SlurmSubmitOperator(BaseOperator):
             identity,
             since=_run_start(context),
             report=self.log.info,
-            is_fresh=identity.number == (1, 0) and not attempt.is_resumed,
+            is_fresh=self._is_fresh(context, attempt),
             is_resumed=attempt.is_resumed,
         )
         self._job_id, self._run_dir = submission.job_id, submission.run_dir
@@ -320,11 +319,17 @@ class SlurmSubmitOperator(BaseOperator):
         SlurmJobLink().persist(
             context, web_interface=settings.web_interface, run_dir=submission.run_dir
         )
-        remember(context, submission, attempt.changes)
+        remember(context, submission, self.options, attempt.changes)
         if self._is_killed:
             # The kill came while the job was being submitted, when it had no id yet.
             self.on_kill()
         return submission
+
+    @staticmethod
+    def _is_fresh(context: Context, attempt: Attempt) -> bool:
+        """Whether nothing of this task can have been submitted before."""
+        is_first = context["ti"].try_number == 1 and attempt.resubmission == 0
+        return is_first and not attempt.is_resumed
 
     def _wait_for_site(self, context: Context, attempt: Attempt, error: CscError) -> None:
         trigger = self._build_site_trigger(context, attempt, error)
@@ -479,7 +484,7 @@ class SlurmSubmitOperator(BaseOperator):
             identity=self._identity.to_json() if self._identity else None,
             task_key=_name_task(context),
             # The site may be well, and only the fate of a submission is open.
-            not_before=time.time() + _SETTLE_SECONDS
+            not_before=time.time() + attempt.pause_seconds
             if isinstance(error, (SubmitUnknownError, SiteUnavailableError))
             else None,
         )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from airflow_provider_csc.slurm.policy import PastSubmission
+
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 30.0, 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +21,7 @@ class Attempt:
     ``resubmission`` counts the jobs that a retry policy submitted within the try; ``changes`` are
     the sbatch options it set, ``asked`` the options of the present job, ``history`` one dict for
     each job before it (see `policy`). ``deadline`` is when ``execution_timeout`` is reached
-    (seconds since 1970, Airflow's clock). ``is_resumed`` is set once the try had to wait before it
+    (seconds since 1970, Airflow's clock). ``waits`` is how often the try had to wait before it
     could submit.
 
     Running tasks hold it: never rename, add only with a default.
@@ -30,7 +32,21 @@ class Attempt:
     asked: tuple[str, ...] = ()
     history: tuple[PastSubmission, ...] = ()
     deadline: float | None = None
-    is_resumed: bool = False
+    waits: int = 0
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether the try had to wait before, so that it may have submitted already."""
+        return self.waits > 0
+
+    @property
+    def pause_seconds(self) -> float:
+        """How long a submission whose fate is open is left alone before it is looked at again."""
+        return min(_SHORTEST_PAUSE * 2.0 ** min(self.waits, 10), _LONGEST_PAUSE)
+
+    def resumed(self) -> Attempt:
+        """Return the attempt as it goes on after a wait."""
+        return replace(self, waits=self.waits + 1)
 
     def to_payload(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -161,7 +161,14 @@ class JobTracker:
     @property
     def is_urgent(self) -> bool:
         """Whether its next round should not wait: something ends, or is being cancelled."""
-        return self.is_settling or any(job.limit or self.limit for job in self._open)
+        return not self.is_parked and (
+            self.is_settling or any(job.limit or self.limit for job in self._open)
+        )
+
+    @property
+    def is_parked(self) -> bool:
+        """Whether it waits for a source that is away."""
+        return self._parking.is_parked
 
     @property
     def is_done(self) -> bool:

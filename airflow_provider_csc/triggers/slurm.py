@@ -454,16 +454,27 @@ class SlurmSiteTrigger(_KillableTrigger):
         yield TriggerEvent(await self._wait_for(self._follow()))
 
     async def _follow(self) -> dict[str, str]:
-        return await self.wait(await self._read_settings(), self.log)
+        limit = asyncio.timeout(self._seconds_left())
+        try:
+            async with limit:
+                settings = await self._read_settings()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            return {"status": "deadline"}
+        return await self.wait(settings, self.log)
+
+    def _seconds_left(self) -> float | None:
+        return None if self.deadline is None else max(self.deadline - time.time(), 0)
 
     async def wait(self, settings: SiteSettings, log: TaskLog) -> dict[str, str]:
         """Wait for the site; also what the operator does when it is not deferred."""
         log.log(logging.WARNING, "%s", self._describe_wait(settings))
         watch = watch_for(settings)
         source = self._source()
-        left = None if self.deadline is None else max(self.deadline - time.time(), 0)
+        limit = asyncio.timeout(self._seconds_left())
         try:
-            async with asyncio.timeout(left):
+            async with limit:
                 await asyncio.sleep(max((self.not_before or 0) - time.time(), 0))
                 while changed := await watch.wait(
                     self.base_dir or settings.work_dir, interval=self.poll_interval, source=source
@@ -471,6 +482,8 @@ class SlurmSiteTrigger(_KillableTrigger):
                     settings = self._take_up(changed, log)
                     watch = watch_for(settings)
         except TimeoutError:
+            if not limit.expired():
+                raise
             last = f" Last: {watch.problem}" if watch.problem else ""
             log.log(
                 logging.ERROR,

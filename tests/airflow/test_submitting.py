@@ -123,7 +123,7 @@ def test_a_site_that_is_away_parks_the_task_and_is_asked_again(site: Site) -> No
     assert deferred.method_name == "execute_again"
     assert site.live == trigger.job_ids == [context["ti"].xcoms["job_id"]]
     assert trigger.attempt is not None
-    assert trigger.attempt["is_resumed"]
+    assert trigger.attempt["waits"] == 1
 
 
 def test_a_site_that_is_away_for_long_parks_the_task_again(site: Site) -> None:
@@ -202,6 +202,27 @@ def test_an_error_that_no_waiting_can_mend_parks_nothing(site: Site) -> None:
     site.lose(changed)
     with pytest.raises(ConnectFailedError, match="CHANGED"):
         operator().execute(build_context(operator()))
+
+
+def test_where_a_job_may_exist_no_error_is_a_reason_to_give_it_up(site: Site) -> None:
+    async def unknown(_send: Any) -> Any:
+        raise ConnectFailedError("no such name", is_lasting=True)
+
+    task = operator()
+    context = build_context(task)
+    site.lose(faults.drop_after)
+    site.plans.extend([("squeue", faults.refuse)] * 20)
+    deferred = parked(task, context)
+    assert len(site.live) == 1
+    site.plans.clear()
+    site.plans.extend([("squeue", unknown)] * 20)
+
+    again = deferred_by(lambda: task.execute_again(context, UP, **kept(deferred)))
+    site.plans.clear()
+    trigger = submitted(lambda: task.execute_again(context, UP, **kept(again)))
+
+    assert isinstance(again.trigger, SlurmSiteTrigger)
+    assert site.live == trigger.job_ids
 
 
 def test_a_refused_request_is_not_retried(site: Site) -> None:
@@ -382,6 +403,21 @@ def test_what_a_policy_learned_is_used_by_the_next_try(site: Site) -> None:
     assert "--mem=150M" in Attempt.from_payload(second.attempt).asked
     assert "--mem=150M" in Attempt.from_payload(third.attempt).asked
     assert third.job_ids not in (first.job_ids, second.job_ids)
+
+
+@pytest.mark.parametrize(
+    ("memory", "max_tries"),
+    [("200M", 1), ("100M", 2)],
+    ids=["other options", "cleared"],
+)
+def test_what_a_policy_learned_is_forgotten_when_the_author_means_something_else(
+    site: Site, memory: str, max_tries: int
+) -> None:
+    store = Store(slurm={"options": '{"mem": "100M"}', "changes": ["mem=150M"]})
+    task = operator(on_failure=POLICY, retries=1, options={"mem": memory})
+    context = build_context(task, try_number=2, max_tries=max_tries)
+    trigger = submitted(lambda: task.execute(context | {"task_state_store": store}))
+    assert f"--mem={memory}" in Attempt.from_payload(trigger.attempt).asked
 
 
 @pytest.mark.parametrize("try_number", [1, 2])

@@ -386,6 +386,19 @@ async def test_a_newcomer_hears_of_an_outage_at_once(bench: Bench) -> None:
     assert newcomer.warnings == first.warnings
 
 
+async def test_questions_become_rarer_while_slurmctld_is_away(bench: Bench) -> None:
+    job = await bench.submit(hold=True)
+    with bench.site.fault("controller_down"):
+        watching = bench.watch(job)
+        await until(lambda: len(bench.polls()) >= 6)
+    assert watching.parked
+    # Twice as long each time, less a quarter of jitter.
+    waits = gaps(bench.polls()[:6])
+    assert waits[3] >= 0.95 * 6 * FLOOR
+    assert waits[4] >= 0.95 * 12 * FLOOR
+    await until(lambda: answers_again(watching))
+
+
 async def test_attempts_become_rarer_while_a_site_is_away(bench: Bench) -> None:
     job = await bench.submit(hold=True)
     tried: list[float] = []

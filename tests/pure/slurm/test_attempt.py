@@ -12,7 +12,7 @@ FULL = Attempt(
     asked=("--mem=4G",),
     history=({"job_id": "1"},),  # type: ignore[typeddict-item] # only carried here
     deadline=1.5,
-    is_resumed=True,
+    waits=3,
 )
 
 
@@ -28,6 +28,15 @@ def test_fields_of_a_newer_version_are_passed_over() -> None:
     assert Attempt.from_payload(FULL.to_payload() | {"something_new": 1}) == FULL
 
 
+def test_pauses_grow_as_long_as_the_fate_of_a_submission_is_open() -> None:
+    attempt, pauses = Attempt(), []
+    for _ in range(8):
+        pauses.append(attempt.pause_seconds)
+        attempt = attempt.resumed()
+    assert attempt.is_resumed
+    assert pauses == [30, 60, 120, 240, 480, 600, 600, 600]
+
+
 def test_the_stored_form_is_that_of_the_first_release() -> None:
     """Tasks that wait hold it."""
     assert Attempt().to_payload() == {
@@ -36,5 +45,5 @@ def test_the_stored_form_is_that_of_the_first_release() -> None:
         "asked": [],
         "history": [],
         "deadline": None,
-        "is_resumed": False,
+        "waits": 0,
     }
