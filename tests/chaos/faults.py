@@ -146,16 +146,16 @@ async def kill_node(cluster: Cluster, node: str) -> int:
     return 1 + len(victims)
 
 
-async def kill_sessions(cluster: Cluster, *, with_programs: bool) -> int:
+async def kill_sessions(ports: frozenset[int], *, with_programs: bool) -> int:
     """
-    Kill the ssh sessions of the log-in node; return how many there were.
+    Kill the ssh sessions that came from these ports; return how many there were.
 
-    With their programs, as when the node itself goes down; else a program goes on by itself.
+    With their programs, as when the log-in node itself goes down; else a program goes on by itself.
     """
-    port = cluster.facts["ssh_port"]
-    listing = await asyncio.to_thread(
-        run, "ss", "-tnpH", "state", "established", f"sport = :{port}"
-    )
+    if not ports:
+        return 0
+    among = " or ".join(f"dport = :{port}" for port in ports)
+    listing = await asyncio.to_thread(run, "ss", "-tnpH", "state", "established", f"( {among} )")
     sessions = {int(pid) for pid in re.findall(r'"sshd",pid=(\d+)', listing)}
     programs = [each for pid in sessions for each in descendants(pid)] if with_programs else []
     for pid in (*sessions, *programs):

@@ -67,6 +67,12 @@ class Proxy:
         await asyncio.gather(*handlers, return_exceptions=True)
         await asyncio.sleep(0.1)  # the transports close one round of the loop later
 
+    @property
+    def own_ports(self) -> frozenset[int]:
+        """The ports from which it is connected to its target."""
+        names = (link.server.get_extra_info("sockname") for link in self._links)
+        return frozenset(name[1] for name in names if name)
+
     def cut_all(self) -> int:
         """Cut what is open; return how many connections that were."""
         links = list(self._links)

@@ -152,12 +152,11 @@ async def retried_and_cleared(stage: Stage) -> None:
 
 async def killed_by_users(stage: Stage) -> None:
     """A user marks the task failed, at any instant; nothing of it may live 30 s later."""
-    await stage.run(
-        [
-            stage.plan(n, seconds=120, user_kill_after=stage.rng.uniform(0.05, 6), expects="killed")
-            for n in range(stage.options.count(80, 10))
-        ]
-    )
+    plans = [
+        stage.plan(n, seconds=120, user_kill_after=stage.rng.uniform(0.05, 6), expects="killed")
+        for n in range(stage.options.count(80, 10))
+    ]
+    await stage.run(plans, spread=stage.options.seconds(20, 4))
 
 
 def outage(
@@ -223,9 +222,10 @@ async def _sessions_killed(stage: Stage, *, with_programs: bool) -> None:
     async def kill() -> None:
         while True:
             await stage.under_way(after=(0.1, 1.5))
-            stage.faults += await faults.kill_sessions(stage.cluster, with_programs=with_programs)
+            stage.faults += await faults.kill_sessions(
+                stage.proxy.own_ports, with_programs=with_programs
+            )
 
-    stage.direct()
     async with meanwhile(kill()):
         await stage.run(
             [stage.plan(n) for n in range(stage.options.count(40, 5))],
@@ -396,6 +396,7 @@ class Scenario:
 
 # In the order they run; the clock comes last, because the books remember the future.
 SCENARIOS = {
+    "login-node-killed": Scenario(login_node_killed, is_local=True, is_short=False),
     "worker-killed": Scenario(worker_killed, is_local=True),
     "connection-cut": Scenario(connection_cut, is_local=True),
     "sbatch-lies": Scenario(sbatch_lies, is_local=True),
@@ -404,6 +405,7 @@ SCENARIOS = {
     "retried-and-cleared": Scenario(retried_and_cleared, is_local=True),
     "requeued": Scenario(requeued_by_admin, is_local=True),
     "disk-full": Scenario(disk_full, is_local=True),
+    "sshd-killed": Scenario(sshd_killed, is_local=True),
     "sshd-refuses": Scenario(sshd_refuses, is_local=True),
     "name-unknown": Scenario(name_unknown, is_local=True),
     "packets-lost": Scenario(packets_lost, is_local=True),
@@ -415,8 +417,6 @@ SCENARIOS = {
     "mariadb-stopped": Scenario(outage("mariadb"), is_short=False),
     "munge-stopped": Scenario(outage("munge"), is_short=False),
     "sshd-stopped": Scenario(outage("sshd")),
-    "sshd-killed": Scenario(sshd_killed),
-    "login-node-killed": Scenario(login_node_killed),
     "sshd-throttles": Scenario(sshd_throttles),
     "node-killed": Scenario(node_killed, is_local=True),
     "airflow-broken": Scenario(airflow_broken, is_short=False),

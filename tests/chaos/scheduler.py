@@ -119,6 +119,7 @@ class _Run:
         self.try_number = 1
         self.max_tries = plan.retries
         self._worker: Fork | None = None
+        self._is_starting = False
         self._waiting: Waiting | None = None
 
     async def one_try(self, clear_after: float | None) -> str:
@@ -156,12 +157,14 @@ class _Run:
         """End whatever runs of it: a trigger, a worker, or nothing while it is queued."""
         while not work.done():
             worker = self._worker
-            where = "trigger" if self._waiting else "worker" if worker else "queue"
-            self._note(f"the user's click finds it in the {where}")
             if self._waiting is not None:
+                self._note("the user's click finds it in its trigger")
                 kill = self._scheduler.triggerers.kill_trigger(self._waiting)
                 await asyncio.wait([asyncio.ensure_future(kill)], timeout=ESCALATION_SECONDS + 30)
                 break
+            if worker is None and self._is_starting:
+                await asyncio.sleep(0.01)
+                continue
             if worker is None:
                 break
             if self._scheduler.forks.outcome(worker) is None:
@@ -222,7 +225,9 @@ class _Run:
         self._steps += 1
         async with self._scheduler.forks.slots:
             begin = self._scheduler.start
+            self._is_starting = True
             fork = self._worker = await begin(self._plan, self.try_number, self.max_tries, step)
+            self._is_starting = False
             counts = fork
             if self._plan.twin_delay is not None and step["method"] == "execute":
                 await asyncio.sleep(self._plan.twin_delay)
