@@ -20,7 +20,10 @@ all_services() {
   [[ $CLUSTER_CEPH != yes ]] || printf '%s\n' ceph-mon ceph-mgr ceph-osd radosgw
 }
 
-require_service() { all_services | grep -qxF -- "$1" || die "no service '$1'; there are: $(all_services | xargs)"; }
+# Not with `grep -q`: it ends at the first match, and under pipefail the writer's SIGPIPE is a "no".
+require_service() {
+  [[ $'\n'$(all_services)$'\n' == *$'\n'"$1"$'\n'* ]] || die "no service '$1'; there are: $(all_services | xargs)"
+}
 
 # call SERVICE WHAT: run <kind>_<WHAT>, with the node for a node's service.
 call() {
