@@ -24,6 +24,7 @@ from urllib.parse import quote
 
 FINAL = ("success", "failed")
 RUN_SECONDS = 900
+_DATABASE_ATTEMPTS = 20
 
 
 class RefusedError(Exception):
@@ -55,6 +56,17 @@ class Airflow:
         return token
 
     def _request(self, method: str, path: str, body: object, headers: dict[str, str]) -> Any:
+        """Ask, and again while SQLite is locked by another of Airflow's processes."""
+        for _ in range(_DATABASE_ATTEMPTS):
+            try:
+                return self._ask(method, path, body, headers)
+            except RefusedError as error:
+                if error.status != HTTPStatus.INTERNAL_SERVER_ERROR or "Database" not in str(error):
+                    raise
+            time.sleep(1)
+        return self._ask(method, path, body, headers)
+
+    def _ask(self, method: str, path: str, body: object, headers: dict[str, str]) -> Any:
         request = urllib.request.Request(
             self.url + path,
             method=method,
