@@ -128,6 +128,8 @@ class SitePoller:
         self._on_idle = on_idle
         self._names = (f"w{number}" for number in itertools.count())
         self._watchers: dict[str, _Watcher] = {}
+        # Those who have still something to write down; nobody may close the connection on them.
+        self._leavers = 0
         self._task: asyncio.Task[None] | None = None
         self._writer: asyncio.Task[None] | None = None
         # What is still to be written into the run directories of those who left.
@@ -182,7 +184,7 @@ class SitePoller:
 
     async def release(self) -> None:
         """Close the connection where nobody watches; for those who asked over it themselves."""
-        if not self._watchers:
+        if not self._watchers and not self._leavers:
             await self._stop()
 
     def _start(self) -> None:
@@ -193,11 +195,12 @@ class SitePoller:
     async def _detach(self, name: str, watcher: _Watcher) -> None:
         """Forget a watcher; the last one out closes the connection."""
         self._watchers.pop(name, None)
+        self._leavers += 1
         try:
             await self._take_leave(watcher)
         finally:
-            if not self._watchers:
-                await self._stop()
+            self._leavers -= 1
+            await self.release()
 
     async def _take_leave(self, watcher: _Watcher) -> None:
         logs = watcher.tracker.logs

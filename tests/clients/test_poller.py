@@ -553,6 +553,26 @@ async def test_the_last_one_out_closes_the_connection(bench: Bench) -> None:
     assert len(bench.local.programs) == asked
 
 
+async def test_nobody_closes_the_connection_on_one_who_is_leaving(bench: Bench) -> None:
+    """As one does who waited for the site only, over the same poller."""
+    job = await bench.submit("echo one")
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly(send: Callable[[], Awaitable[CommandResult]]) -> CommandResult:
+        reached.set()
+        await go_on.wait()
+        return await send()
+
+    bench.faulty.plan("/verdict", slowly)
+    watching = bench.watch(job)
+    await asyncio.wait_for(reached.wait(), 10)
+    await bench.poller.release()
+    go_on.set()
+    await until(watching.task.done)
+    assert watching.task.exception() is None
+    assert (watching.states, len(bench.idle)) == (["COMPLETED"], 1)
+
+
 async def test_the_last_one_out_may_leave_in_the_middle_of_a_command(bench: Bench) -> None:
     job = await bench.submit(hold=True)
     bench.faulty.plan(POLL, faults.delay(60))
