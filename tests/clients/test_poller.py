@@ -518,7 +518,7 @@ async def test_an_end_that_could_not_be_noted_is_noted_later(bench: Bench) -> No
 
 
 async def test_a_watcher_that_leaves_early_affects_nobody(bench: Bench) -> None:
-    stays = bench.watch(await bench.submit("sleep 0.5; echo done"))
+    stays = bench.watch(await bench.submit("sleep 3; echo done"))
     leaves = bench.watch(await bench.submit("sleep 60"))
     await until(lambda: leaves.notes)
     await leaves.leave()

@@ -228,7 +228,7 @@ RUNNER = Path(__file__).parents[1] / "support" / "run_trigger.py"
 
 def test_two_triggerers_that_follow_one_job_double_lines_and_lose_none(tmp_path: Path) -> None:
     """As at a hand-over; one of them is stopped in the middle, and another one takes over."""
-    task = operator(command=COUNT.format(30) + "; exit 7")
+    task = operator(command=COUNT.format(60) + "; exit 7")
     trigger = deferred(task, build_context(task))
     assert isinstance(trigger, SlurmJobTrigger)
     run_dir = Path(str(trigger.run_dir))
@@ -248,7 +248,7 @@ def test_two_triggerers_that_follow_one_job_double_lines_and_lose_none(tmp_path:
     first.terminate()
     first.wait(20)
     three, third = start("three")
-    assert second.wait(60) == third.wait(60) == 0
+    assert second.wait(90) == third.wait(90) == 0
 
     def numbers(output: Path) -> list[int]:
         return [int(line) for line in output.read_text().splitlines() if line.isdecimal()]
@@ -259,10 +259,10 @@ def test_two_triggerers_that_follow_one_job_double_lines_and_lose_none(tmp_path:
     # Each shows an unbroken part of the log, in order; a person who reads them all misses nothing.
     for part in map(numbers, (one, two, three)):
         assert part == list(range(part[0], part[-1] + 1))
-    assert numbers(two)[-1] == numbers(three)[-1] == 30
+    assert numbers(two)[-1] == numbers(three)[-1] == 60
     shown_lines = [number for part in (one, two, three) for number in numbers(part)]
-    assert sorted(set(shown_lines)) == list(range(1, 31))
-    assert len(shown_lines) <= 2 * 30 + 3  # and one round again, that one had not acknowledged
+    assert sorted(set(shown_lines)) == list(range(1, 61))
+    assert len(shown_lines) <= 2 * 60 + 3  # and one round again, that one had not acknowledged
     assert (run_dir / "verdict").read_text() == "FAILED\n"
     offset = int((run_dir / "log_offsets").read_text().split()[0])
     assert offset == (run_dir / "stdout.log").stat().st_size

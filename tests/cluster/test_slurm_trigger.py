@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import os
@@ -164,7 +165,8 @@ def test_waiting_survives_the_loss_of_its_connection(
 
     sessions = sessions_of(process.pid, cluster["ssh_port"])
     for pid in sessions:
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # One may end with the other.
+            os.kill(pid, signal.SIGKILL)
     process.wait(90)
 
     assert sessions, "no connection was there to cut"
@@ -242,22 +244,24 @@ def test_fifty_waiting_triggers_share_one_connection_and_one_query_per_interval(
             SlurmJobTrigger(slurm_conn_id="slurm_default", job_ids=[job_id], poll_interval=2.0)
             for job_id in job_ids
         ]
+        began = time.monotonic()
         waiting = [asyncio.ensure_future(first_event(trigger)) for trigger in triggers]
         for _ in range(10):
             await asyncio.sleep(1)
             most = max(most, connections_of(os.getpid(), cluster["ssh_port"]))
-        asked_meanwhile.append(len(programs))
+        asked_meanwhile.append((len(programs), time.monotonic() - began))
         hook_cancel = f"scancel {' '.join(job_ids)}"
         subprocess.run(["runuser", "-u", "alice", "--", "bash", "-c", hook_cancel], check=True)
         return await asyncio.gather(*waiting)
 
-    asked_meanwhile: list[int] = []
+    asked_meanwhile: list[tuple[int, float]] = []
     events = asyncio.run(wait_for_all())
 
     assert len(job_ids) == len(events) == 50
     assert most == 1
-    # Ten seconds at one question every two seconds, the first of them at once.
-    assert asked_meanwhile[0] <= 7
+    # One question every two seconds, the first of them at once.
+    ((questions, seconds),) = asked_meanwhile
+    assert questions <= seconds / 2 + 2
     assert {event["results"][0]["state"] for event in events} == {"CANCELLED"}
 
 
