@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from airflow_provider_csc.slurm.policy import PastSubmission
 
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 30.0, 600.0
+# So many last longer than it takes until a claim that was left behind is given up.
+_EQUAL_PAUSES = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +44,8 @@ class Attempt:
     @property
     def pause_seconds(self) -> float:
         """How long a submission whose fate is open is left alone before it is looked at again."""
-        return min(_SHORTEST_PAUSE * 2.0 ** min(self.waits, 10), _LONGEST_PAUSE)
+        longer = 2.0 ** min(max(self.waits - _EQUAL_PAUSES, 0), 10)
+        return min(_SHORTEST_PAUSE * longer, _LONGEST_PAUSE)
 
     def resumed(self) -> Attempt:
         """Return the attempt as it goes on after a wait."""

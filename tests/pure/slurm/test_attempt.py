@@ -30,11 +30,11 @@ def test_fields_of_a_newer_version_are_passed_over() -> None:
 
 def test_pauses_grow_as_long_as_the_fate_of_a_submission_is_open() -> None:
     attempt, pauses = Attempt(), []
-    for _ in range(8):
+    for _ in range(19):
         pauses.append(attempt.pause_seconds)
         attempt = attempt.resumed()
     assert attempt.is_resumed
-    assert pauses == [30, 60, 120, 240, 480, 600, 600, 600]
+    assert pauses == [30] * 13 + [60, 120, 240, 480, 600, 600]
 
 
 def test_the_stored_form_is_that_of_the_first_release() -> None:
