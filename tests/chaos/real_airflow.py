@@ -25,7 +25,7 @@ from tests.chaos.ledger import Attempt
 from tests.chaos.scheduler import Plan, Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from docker.lib.airflow_rest import DagRun
     from tests.chaos.stage import Stage
@@ -41,6 +41,7 @@ _TIMES = {
     "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
     "AIRFLOW__CORE__PARALLELISM": "12",
 }
+_GRACE_SECONDS = 30
 _ENDED = ("success", "failed", "upstream_failed", "removed", "skipped")
 
 
@@ -119,8 +120,33 @@ async def airflow_users_kill(stage: Stage) -> None:
     run = await _trigger(stage, airflow, [240] * count)
     clicks = [asyncio.create_task(_click(stage, airflow, run, index)) for index in range(count)]
     await asyncio.wait(clicks, timeout=stage.time_limit)
-    # From now on Airflow has the time of grace, with what it needs to notice.
     await asyncio.gather(*clicks)
+    await asyncio.sleep(_GRACE_SECONDS)
+    await _reap(stage, airflow, run)
+
+
+async def _reap(stage: Stage, airflow: RealAirflow, run: DagRun) -> None:
+    """
+    Have the reaper look for what no click reached, and say how much that was.
+
+    A task that is ended before the triggerer has begun its trigger leaves nobody who could cancel.
+    """
+    os.environ["AIRFLOW_HOME"] = str(airflow.directory)
+    os.environ["AIRFLOW_CONN_SLURM_CHAOS"] = next(iter(stage.environment().values()))
+    from airflow_provider_csc.reaper import reap
+
+    instances = await _instances(airflow, run)
+
+    def get_states(_dag_id: str, task_id: str, run_ids: Sequence[str]) -> dict[str, Any]:
+        states = {f"{task_id}_{one['map_index']}": one["state"] for one in instances}
+        return {run.run_id: states} if run.run_id in run_ids else {}
+
+    report = await asyncio.to_thread(
+        reap, "slurm_chaos", get_states=get_states, min_age=0, dry_run=False
+    )
+    print(
+        f"    {stage.name}: after {_GRACE_SECONDS} s the reaper found: {report.summary}", flush=True
+    )
 
 
 async def _click(stage: Stage, airflow: RealAirflow, run: DagRun, index: int) -> None:
