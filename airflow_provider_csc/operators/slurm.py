@@ -259,6 +259,9 @@ class SlurmSubmitOperator(BaseOperator):
             return _to_value(_just_submitted(submission), attempt)
         present = replace(attempt, asked=submission.asked)
         trigger = self._build_trigger(context, submission, present)
+        if self._is_killed:
+            # The kill could not go on while this thread held what it needs; nobody else would.
+            self.on_kill()
         if self.deferrable:
             self.defer(trigger=trigger, method_name=self.execute_complete.__name__)
         from airflow_provider_csc.hooks.slurm import SlurmHook, run_sync  # noqa: PLC0415
