@@ -61,14 +61,10 @@ class SiteWatch:
             return await waiter.answer
         finally:
             self._waiters.remove(waiter)
-            if not self._waiters:
-                await self._stop()
-
-    async def _stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            self._task = None
-        await self._poller().release()
+            # The poller's connection is left to the poller: the last who watches jobs closes it.
+            if not self._waiters and self._task is not None:
+                self._task.cancel()
+                self._task = None
 
     async def _run(self) -> None:
         from airflow_provider_csc.poller import backoff_seconds
