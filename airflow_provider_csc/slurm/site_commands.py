@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from airflow_provider_csc.slurm.framing import quote
@@ -12,6 +13,19 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from airflow_provider_csc.slurm.framing import Frame
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteAnswer:
+    """What is wrong with Slurm, and with each run directory; empty where nothing is."""
+
+    slurm: str = ""
+    directories: Mapping[str, str] = field(default_factory=dict)
+
+    def problem_with(self, directory: str) -> str:
+        """Return why no job can be submitted with a directory now; empty where one can."""
+        return self.slurm or self.directories[directory]
+
 
 # A whole block is written, because a full disk or quota still takes the name of an empty file.
 _TRY_WRITING = """
@@ -40,16 +54,17 @@ def build_site_probe(base_dirs: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def read_site_probe(frames: Mapping[str, Frame], base_dirs: Sequence[str]) -> dict[str, str]:
-    """Return for each directory why a job cannot be submitted with it now; empty where it can."""
+def read_site_probe(frames: Mapping[str, Frame], base_dirs: Sequence[str]) -> SiteAnswer:
+    """Return why Slurm, or which of the directories, can take no job now."""
     problem = _explain("squeue gave no answer", frames["controller"])
     accounting = frames["accounting"]
     if not problem and not is_without_accounting(parse_accounting(accounting)):
         problem = _explain("sacct gave no answer", accounting)
-    return {
-        path: problem or _explain(f"{path} cannot be written", frames[f"dir{number}"])
+    directories = {
+        path: _explain(f"{path} cannot be written", frames[f"dir{number}"])
         for number, path in enumerate(base_dirs)
     }
+    return SiteAnswer(slurm=problem, directories=directories)
 
 
 def _explain(what: str, frame: Frame) -> str:

@@ -35,9 +35,11 @@ class Watched:
         self.poller = SitePoller(SlurmClient(self.faulty), floor=0.01)
         self.watch = SiteWatch(lambda: self.poller, settings_of(1))
 
-    async def wait(self, source: Source | None = None) -> SiteSettings | None:
+    async def wait(
+        self, source: Source | None = None, base_dir: str = "~/runs"
+    ) -> SiteSettings | None:
         async with asyncio.timeout(10):
-            return await self.watch.wait("~/runs", interval=0.01, source=source)
+            return await self.watch.wait(base_dir, interval=0.01, source=source)
 
 
 @pytest.fixture
@@ -73,6 +75,37 @@ async def test_a_connection_that_cannot_be_read_is_waited_with(watched: Watched)
     for _ in range(2):
         watched.faulty.plan(PROBE, faults.refuse)
     assert await watched.wait(Source("one", fails)) is None
+
+
+async def test_one_who_waits_for_long_keeps_nobody_else_waiting(
+    watched: Watched, fake: FakeSite
+) -> None:
+    """A directory stays full; with each round the pause of a site that is away would double."""
+    full = fake.home / "full"
+    full.mkdir(mode=0o555)
+    async with asyncio.TaskGroup() as group:
+        stuck = group.create_task(watched.watch.wait("~/full", interval=0.01))
+        for _ in range(14):
+            assert await watched.wait() is None
+        assert not stuck.done()
+        fake.give(full)
+        full.chmod(0o755)
+        async with asyncio.timeout(10):
+            assert await stuck is None
+
+
+async def test_a_site_that_was_away_for_long_is_asked_often_again(
+    watched: Watched, fake: FakeSite
+) -> None:
+    full = fake.home / "full"
+    full.mkdir(mode=0o555)
+    for _ in range(9):
+        watched.faulty.plan(PROBE, faults.refuse)
+    async with asyncio.TaskGroup() as group:
+        stuck = group.create_task(watched.watch.wait("~/full", interval=0.01))
+        for _ in range(4):
+            assert await watched.wait() is None
+        stuck.cancel()
 
 
 def never() -> Awaitable[SiteSettings]:
