@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from airflow_provider_csc.transport.base import SiteSettings
 
 _LOCKED_SECONDS = 2.0
+_TIMEOUT_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +52,12 @@ def kill_from_worker(order: KillOrder, log: KillLog) -> bool:
     """
     # Airflow calls on_kill by itself when execution_timeout is over; the task is "running" then.
     is_certain = isinstance(sys.exc_info()[1], AirflowTaskTimeout)
+    # Nothing is stopped half-way then: the exception has released what was held.
+    patience = _TIMEOUT_SECONDS if is_certain else _LOCKED_SECONDS
     kill = _WorkerKill(order, log, None if is_certain else _current_task())
     thread = threading.Thread(target=kill.run, name="slurm-kill", daemon=True)
     thread.start()
-    if kill.is_under_way.wait(_LOCKED_SECONDS):
+    if kill.is_under_way.wait(patience):
         thread.join()
     return kill.standing is not Standing.LIVE
 

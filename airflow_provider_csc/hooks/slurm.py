@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from contextvars import copy_context
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -40,13 +41,30 @@ _ASK_AGAIN_SECONDS = 10
 
 
 def run_sync(work: Coroutine[Any, Any, Value]) -> Value:
-    """Run a coroutine from code that is not async, also while an event loop runs (a notebook)."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        return thread.submit(asyncio.run, work).result()
+    """
+    Run a coroutine from code that is not async, in an event loop of a thread of its own.
+
+    Airflow raises ``AirflowTaskTimeout`` in a signal handler. In the main thread that could come
+    out of any callback of the loop, which swallows it; here it finds a thread that only waits.
+    Whatever ends the wait cancels the coroutine.
+    """
+    entered: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None]] = Future()
+
+    async def enter() -> Value:
+        entered.set_result((asyncio.get_running_loop(), asyncio.current_task()))
+        return await work
+
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="slurm") as thread:
+        result = thread.submit(copy_context().run, asyncio.run, enter())
+        try:
+            return result.result()
+        except BaseException:
+            if not result.done():
+                loop, task = entered.result()
+                if task is not None:
+                    with suppress(RuntimeError):  # the loop has closed in the meantime
+                        loop.call_soon_threadsafe(task.cancel)
+            raise
 
 
 @asynccontextmanager

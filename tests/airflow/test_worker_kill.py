@@ -10,6 +10,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
 from airflow_provider_csc import worker_kill
+from airflow_provider_csc.hooks.slurm import SlurmHook
 from airflow_provider_csc.task_state import Standing, TaskName
 from airflow_provider_csc.worker_kill import KillOrder, kill_from_worker
 
@@ -69,6 +70,25 @@ def test_execution_timeout_kills_a_task_that_counts_as_running(
     monkeypatch: pytest.MonkeyPatch, killed: list[object]
 ) -> None:
     answer(monkeypatch, Standing.LIVE)
+
+    try:
+        expire()
+    except AirflowTaskTimeout:
+        assert kill_from_worker(ORDER, LOG)
+
+    assert killed == [ORDER]
+
+
+def test_a_slow_machine_does_not_cut_the_kill_that_execution_timeout_asks_for(
+    monkeypatch: pytest.MonkeyPatch, killed: list[object]
+) -> None:
+    """The process ends when on_kill returns, and with it a thread that nobody waits for."""
+
+    def slowly(_hook: SlurmHook) -> None:
+        time.sleep(0.5)
+
+    monkeypatch.setattr(SlurmHook, "get_settings", slowly)
+    monkeypatch.setattr(worker_kill, "_LOCKED_SECONDS", 0.05)
 
     try:
         expire()
