@@ -128,8 +128,8 @@ class SitePoller:
         self._on_idle = on_idle
         self._names = (f"w{number}" for number in itertools.count())
         self._watchers: dict[str, _Watcher] = {}
-        # Those who have still something to write down; nobody may close the connection on them.
-        self._leavers = 0
+        # Those who use the connection without watching; nobody may close it on them.
+        self._holders = 0
         self._task: asyncio.Task[None] | None = None
         self._writer: asyncio.Task[None] | None = None
         # What is still to be written into the run directories of those who left.
@@ -182,10 +182,16 @@ class SitePoller:
                 yield event
             watcher.tracker.logs.confirm(batch.offsets)
 
-    async def release(self) -> None:
-        """Close the connection where nobody watches; for those who asked over it themselves."""
-        if not self._watchers and not self._leavers:
-            await self._stop()
+    @contextlib.asynccontextmanager
+    async def hold(self) -> AsyncIterator[None]:
+        """Keep the connection for somebody who asks over it himself; the last one out closes it."""
+        self._holders += 1
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            if not self._watchers and not self._holders:
+                await self._stop()
 
     def _start(self) -> None:
         self._wake.set()
@@ -195,12 +201,8 @@ class SitePoller:
     async def _detach(self, name: str, watcher: _Watcher) -> None:
         """Forget a watcher; the last one out closes the connection."""
         self._watchers.pop(name, None)
-        self._leavers += 1
-        try:
+        async with self.hold():
             await self._take_leave(watcher)
-        finally:
-            self._leavers -= 1
-            await self.release()
 
     async def _take_leave(self, watcher: _Watcher) -> None:
         logs = watcher.tracker.logs

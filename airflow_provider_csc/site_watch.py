@@ -59,22 +59,22 @@ class SiteWatch:
         ``source`` is read anew as long as they do not; where it says otherwise by now, that is
         returned: wait on with the watch of these settings.
         """
-        waiter = _Waiter(base_dir, interval, source)
-        self._waiters.append(waiter)
-        self._joined.set()
-        if self._task is None or self._task.done():
-            # A context of its own: it belongs to no one trigger.
-            self._task = asyncio.get_running_loop().create_task(
-                self._run(), context=contextvars.Context(), name="slurm-site-watch"
-            )
-        try:
-            return await waiter.answer
-        finally:
-            self._waiters.remove(waiter)
-            # The poller's connection is left to the poller: the last who watches jobs closes it.
-            if not self._waiters and self._task is not None:
-                self._task.cancel()
-                self._task = None
+        async with self._poller().hold():
+            waiter = _Waiter(base_dir, interval, source)
+            self._waiters.append(waiter)
+            self._joined.set()
+            if self._task is None or self._task.done():
+                # A context of its own: it belongs to no one trigger.
+                self._task = asyncio.get_running_loop().create_task(
+                    self._run(), context=contextvars.Context(), name="slurm-site-watch"
+                )
+            try:
+                return await waiter.answer
+            finally:
+                self._waiters.remove(waiter)
+                if not self._waiters and self._task is not None:
+                    self._task.cancel()
+                    self._task = None
 
     async def _run(self) -> None:
         from airflow_provider_csc.poller import backoff_seconds

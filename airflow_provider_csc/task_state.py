@@ -64,7 +64,7 @@ def ask_standing(task: TaskName, *, live: Collection[str]) -> Standing:
     """
     from airflow.sdk.execution_time import task_runner  # noqa: PLC0415 - costs seconds
 
-    if getattr(task_runner, "SUPERVISOR_COMMS", None) is None:
+    if not _is_supervised():
         return Standing.ENDED
     index = task["map_index"]
     try:
@@ -77,3 +77,14 @@ def ask_standing(task: TaskName, *, live: Collection[str]) -> Standing:
     except Exception:  # noqa: BLE001 - whatever went wrong, the state is not known
         return Standing.UNKNOWN
     return read_standing(states, task, live=live)
+
+
+def was_ended(task: TaskName) -> bool:
+    """Whether somebody ended a task while its worker runs; no, where Airflow does not say so."""
+    return _is_supervised() and ask_standing(task, live=WANTED_OF_WORKER) is Standing.ENDED
+
+
+def _is_supervised() -> bool:
+    from airflow.sdk.execution_time import task_runner  # noqa: PLC0415 - costs seconds
+
+    return getattr(task_runner, "SUPERVISOR_COMMS", None) is not None

@@ -3,16 +3,18 @@ Kill from a worker: Airflow calls ``on_kill`` inside a signal handler, with 5 s 
 
 The main thread is stopped at any place, perhaps within an event loop, perhaps holding a lock that
 the kill needs (an import, the channel to the supervisor). So the kill runs in a thread of its own;
-should it be kept waiting, the handler returns and lets the main thread release what it holds.
+should it be kept waiting, the handler returns and lets the main thread release what it holds, and
+the kill interrupts it again when it can go on: a task at its end would not wait for it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import sys
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowTaskTimeout
@@ -23,8 +25,10 @@ if TYPE_CHECKING:
     from airflow_provider_csc.kill import KillLog
     from airflow_provider_csc.transport.base import SiteSettings
 
-_LOCKED_SECONDS = 2.0
+_LOCKED_SECONDS = 0.5
 _TIMEOUT_SECONDS = 30.0
+
+_kill: _WorkerKill | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,15 +54,20 @@ def kill_from_worker(order: KillOrder, log: KillLog) -> bool:
 
     True also when it could not yet be told; whoever goes on with the task asks again then.
     """
+    global _kill  # noqa: PLW0603 - a process has one task, and its kill is one
     # Airflow calls on_kill by itself when execution_timeout is over; the task is "running" then.
     is_certain = isinstance(sys.exc_info()[1], AirflowTaskTimeout)
     # Nothing is stopped half-way then: the exception has released what was held.
     patience = _TIMEOUT_SECONDS if is_certain else _LOCKED_SECONDS
-    kill = _WorkerKill(order, log, None if is_certain else _current_task())
-    thread = threading.Thread(target=kill.run, name="slurm-kill", daemon=True)
-    thread.start()
-    if kill.is_under_way.wait(patience):
-        thread.join()
+    kill = _kill if _kill and _kill.is_alive() else None
+    if kill is None:
+        kill = _WorkerKill(order, log, None if is_certain else _current_task())
+        _kill = kill
+        kill.start()
+    if not kill.is_under_way.wait(patience):
+        kill.is_left_alone = True
+    if kill.is_under_way.is_set():
+        kill.join()
     return kill.standing is not Standing.LIVE
 
 
@@ -77,13 +86,16 @@ def _current_task() -> TaskName | None:
     )
 
 
-@dataclass(slots=True)
-class _WorkerKill:
-    order: KillOrder
-    log: KillLog
-    task: TaskName | None
-    standing: Standing = Standing.UNKNOWN
-    is_under_way: threading.Event = field(default_factory=threading.Event)
+class _WorkerKill(threading.Thread):
+    def __init__(self, order: KillOrder, log: KillLog, task: TaskName | None) -> None:
+        super().__init__(name="slurm-kill", daemon=True)
+        self.order = order
+        self.log = log
+        self.task = task
+        self.standing = Standing.UNKNOWN
+        self.is_under_way = threading.Event()
+        # Nobody waits for it: the main thread went on.
+        self.is_left_alone = False
 
     def run(self) -> None:
         """Find out whether the task was ended by somebody; if so, kill."""
@@ -111,9 +123,18 @@ class _WorkerKill:
                     "the task: its job is left alone. Should it be an orphan, the reaper finds it."
                 )
             case Standing.ENDED:
-                asyncio.run(self._kill(settings))
+                if self.is_left_alone:
+                    self._call_back()
+                asyncio.run(self._carry_out(settings))
 
-    async def _kill(self, settings: SiteSettings) -> None:
+    @staticmethod
+    def _call_back() -> None:
+        """Have the main thread wait after all, by the signal that made it come here."""
+        ident = threading.main_thread().ident
+        if ident is not None and callable(signal.getsignal(signal.SIGTERM)):
+            signal.pthread_kill(ident, signal.SIGTERM)
+
+    async def _carry_out(self, settings: SiteSettings) -> None:
         from airflow_provider_csc.kill import kill_jobs, kill_submission  # noqa: PLC0415
 
         order = self.order

@@ -9,11 +9,23 @@ from __future__ import annotations
 
 import os
 import tempfile
+from pathlib import Path
 
 import pytest
 
 _HOME = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 
+SLOW = (
+    "dags/test_kill",
+    "cluster/test_slurm_operator",
+    "cluster/test_slurm",
+    "cluster/test_outages",
+    "cluster/test_policy",
+    # A second Airflow starts when the first one has.
+    "dags/",
+    "cluster/",
+    "chaos/",
+)
 HERMETIC = {
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
     "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
@@ -29,6 +41,16 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith(("AIRFLOW", "AWS_"))]:
         del os.environ[name]
     os.environ.update(HERMETIC, AIRFLOW_HOME=home.name)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no process is left with one at the end."""
+
+    def rank(item: pytest.Item) -> int:
+        path = item.path.relative_to(Path(__file__).parent).as_posix()
+        return next((n for n, slow in enumerate(SLOW) if path.startswith(slow)), len(SLOW))
+
+    items.sort(key=rank)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

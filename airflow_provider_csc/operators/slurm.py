@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, timedelta
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import (
     AirflowFailException,
@@ -21,6 +21,7 @@ from airflow_provider_csc.errors import (
     ConfigError,
     CscError,
     SiteUnavailableError,
+    SubmitKilledError,
     SubmitRejectedError,
     SubmitUnknownError,
     TransportError,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from airflow.sdk import Context
+    from airflow.triggers.base import BaseTrigger
 
     from airflow_provider_csc.slurm.failures import FailureReason
     from airflow_provider_csc.slurm.policy import Action, PartitionLimits, SlurmRetryPolicy
@@ -263,12 +265,34 @@ class SlurmSubmitOperator(BaseOperator):
             # The kill could not go on while this thread held what it needs; nobody else would.
             self.on_kill()
         if self.deferrable:
-            self.defer(trigger=trigger, method_name=self.execute_complete.__name__)
+            self._hand_over(context, trigger, self.execute_complete.__name__)
         from airflow_provider_csc.hooks.slurm import SlurmHook, run_sync  # noqa: PLC0415
 
         settings = SlurmHook(self.slurm_conn_id).get_settings()
         (result,) = run_sync(trigger.wait(settings, self.log))
         return self._conclude(context, result, present)
+
+    def _hand_over(
+        self,
+        context: Context,
+        trigger: BaseTrigger,
+        method_name: str,
+        kwargs: dict[str, Any] | None = None,
+    ) -> NoReturn:
+        """
+        Defer, unless somebody has ended the task meanwhile.
+
+        Of that the worker hears with a heartbeat, up to seconds later; a task that defers before is
+        refused, and neither its worker nor its trigger is told anything any more.
+        """
+        from airflow_provider_csc.task_state import was_ended  # noqa: PLC0415
+
+        if was_ended(_name_task(context)):
+            self.on_kill()
+            raise SubmitKilledError(
+                "The task was ended before its job could be handed over to the triggerer."
+            )
+        self.defer(trigger=trigger, method_name=method_name, kwargs=kwargs)
 
     def _submit_patiently(self, context: Context, attempt: Attempt) -> Submission:
         """Submit, when the site answers; what is uncertain is then looked for first."""
@@ -337,11 +361,8 @@ class SlurmSubmitOperator(BaseOperator):
     def _wait_for_site(self, context: Context, attempt: Attempt, error: CscError) -> None:
         trigger = self._build_site_trigger(context, attempt, error)
         if self.deferrable:
-            self.defer(
-                trigger=trigger,
-                method_name=self.execute_again.__name__,
-                kwargs={"attempt": attempt.to_payload()},
-            )
+            kwargs = {"attempt": attempt.to_payload()}
+            self._hand_over(context, trigger, self.execute_again.__name__, kwargs)
         from airflow_provider_csc.hooks.slurm import SlurmHook, run_sync  # noqa: PLC0415
 
         settings = SlurmHook(self.slurm_conn_id).get_settings()

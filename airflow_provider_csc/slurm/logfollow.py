@@ -99,6 +99,8 @@ class _Log:
     def last_lines(self) -> list[str]:
         """Return what is left when nothing more will be read."""
         lines = self.reader.flush()
+        # A last line without an end is shown as well: who watches again must not repeat it.
+        self.line_offset = self.offset
         if self.is_unreadable and not self.is_drained:
             lines.append(f"[{self.path} could not be read behind byte {self.offset}]")
         elif not self.is_capped and self.expected is not None and self.offset < self.expected:

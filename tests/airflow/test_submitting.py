@@ -16,11 +16,13 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 
+from airflow_provider_csc import submitter, task_state, worker_kill
 from airflow_provider_csc.client import SlurmClient
 from airflow_provider_csc.errors import (
     ConnectFailedError,
     JobFailedError,
     JobNodeFailureError,
+    SubmitKilledError,
     SubmitRejectedError,
 )
 from airflow_provider_csc.hooks import slurm as hook_module
@@ -35,6 +37,9 @@ from tests.support.task import build_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from airflow_provider_csc.task_state import TaskName
+    from airflow_provider_csc.worker_kill import KillOrder
 
 SUBMIT = "\nsubmit\n"
 UP = {"status": "up"}
@@ -204,7 +209,11 @@ def test_an_error_that_no_waiting_can_mend_parks_nothing(site: Site) -> None:
         operator().execute(build_context(operator()))
 
 
-def test_where_a_job_may_exist_no_error_is_a_reason_to_give_it_up(site: Site) -> None:
+def test_where_a_job_may_exist_no_error_is_a_reason_to_give_it_up(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submitter, "RESOLVE_DELAYS", (0.1, 0.1))
+
     async def unknown(_send: Any) -> Any:
         raise ConnectFailedError("no such name", is_lasting=True)
 
@@ -237,6 +246,40 @@ def test_a_queue_that_is_full_is_an_ordinary_failure(site: Site) -> None:
     task = operator()
     with pytest.raises(SubmitRejectedError):
         task.execute(build_context(task))
+
+
+# ---- a task that is ended while its worker runs ----
+
+
+@pytest.mark.parametrize("is_reached", [True, False])
+def test_a_task_that_was_ended_is_not_handed_over(
+    site: Site, monkeypatch: pytest.MonkeyPatch, *, is_reached: bool
+) -> None:
+    """Airflow refuses a deferral then, and calls neither on_kill."""
+    asked: list[TaskName] = []
+    orders: list[KillOrder] = []
+
+    def was_ended(name: TaskName) -> bool:
+        asked.append(name)
+        return True
+
+    def kill(order: KillOrder, _log: object) -> bool:
+        orders.append(order)
+        return True
+
+    monkeypatch.setattr(task_state, "was_ended", was_ended)
+    monkeypatch.setattr(worker_kill, "kill_from_worker", kill)
+    if not is_reached:
+        site.lose(faults.refuse, 20)
+        monkeypatch.setattr(submitter, "RESOLVE_DELAYS", (0.1,))
+
+    task = operator()
+    with pytest.raises(SubmitKilledError, match="handed over"):
+        task.execute(build_context(task))
+
+    assert [each["task_id"] for each in asked] == ["job"]
+    assert [order.job_id for order in orders] == (site.live if is_reached else [None])
+    assert orders[0].token
 
 
 # ---- one job for one try ----

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
+import signal
 import threading
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
@@ -13,6 +17,9 @@ from airflow_provider_csc import worker_kill
 from airflow_provider_csc.hooks.slurm import SlurmHook
 from airflow_provider_csc.task_state import Standing, TaskName
 from airflow_provider_csc.worker_kill import KillOrder, kill_from_worker
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 TASK = TaskName(dag_id="d", run_id="r", task_id="t", map_index=-1)
 ORDER = KillOrder(conn_id="slurm_default", job_id="1")
@@ -27,7 +34,7 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         orders.append(self.order)
 
     monkeypatch.setenv("AIRFLOW_CONN_SLURM_DEFAULT", "slurm://somewhere")
-    monkeypatch.setattr(worker_kill._WorkerKill, "_kill", note)
+    monkeypatch.setattr(worker_kill._WorkerKill, "_carry_out", note)
     monkeypatch.setattr(worker_kill, "_current_task", lambda: TASK)
     return orders
 
@@ -117,3 +124,34 @@ def test_a_lock_that_the_main_thread_holds_does_not_stop_both(
     while not killed:
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def test_a_task_at_its_end_waits_for_a_kill_that_was_kept_waiting(
+    monkeypatch: pytest.MonkeyPatch, killed: list[object]
+) -> None:
+    """It would exit, and the kill with it."""
+    lock, calls = threading.Lock(), []
+
+    def ask(_task: TaskName, *, live: str) -> Standing:
+        with lock:
+            return Standing.ENDED
+
+    async def slowly(self: worker_kill._WorkerKill, _settings: object) -> None:
+        await asyncio.sleep(0.5)
+        killed.append(self.order)
+
+    def on_kill(_signal: int, _frame: FrameType | None) -> None:
+        calls.append(kill_from_worker(ORDER, LOG))
+
+    monkeypatch.setattr(worker_kill, "ask_standing", ask)
+    monkeypatch.setattr(worker_kill, "_LOCKED_SECONDS", 0.1)
+    monkeypatch.setattr(worker_kill._WorkerKill, "_carry_out", slowly)
+    before = signal.signal(signal.SIGTERM, on_kill)
+    try:
+        with lock:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert calls == [True]
+        time.sleep(0.2)  # what a task still does; the kill goes on within this time
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (calls, killed) == ([True, True], [ORDER])

@@ -56,8 +56,8 @@ def main() -> int:
     try:
         rows = asyncio.run(run(cluster, options, names, given))
     finally:
-        asyncio.run(real_airflow.end(cluster))
         if not given.keep:
+            asyncio.run(real_airflow.end(cluster))
             asyncio.run(cluster.control("wipe"))
     report.write(BUILD, rows, conditions(cluster, options))
     print(f"\n{report.render_table(rows)}\n\n{report.render_figures(rows)}")
@@ -76,7 +76,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--kind", choices=("slurm", "naive"), default="slurm")
     parser.add_argument("--directory", default=os.environ.get("CHAOS_DIR", DEFAULT_DIR))
     parser.add_argument("--source", type=Path, default=CHECKOUT, help="where the provider lies")
-    parser.add_argument("--keep", action="store_true", help="leave the cluster running")
+    parser.add_argument("--keep", action="store_true", help="leave all of it running")
     parser.add_argument("--page", action="store_true", help="update docs/reliability.md and end")
     return parser.parse_args()
 
@@ -102,8 +102,8 @@ async def run(
                 row = await perform(name, cluster, options, forks, hosts)
                 rows[name] = row
                 print(report.render_line(row.cells), flush=True)
-                for finding in row.all_findings:
-                    print(f"    {finding}", flush=True)
+                for line in (*row.all_findings, *row.notes):
+                    print(f"    {line}", flush=True)
 
             # Local ones run two at a time, since their tasks mostly wait. In the short form they all
             # run at once, also beside the outages of the others, and suffer with them.

@@ -120,6 +120,9 @@ class Story:
     jobs: tuple[Job, ...] = ()
     accepted: frozenset[str] = frozenset()  # job ids in the books
     live: frozenset[str] = frozenset()  # job ids in squeue at the end, after the time of grace
+    # Of those whose task was ended while neither a worker nor a trigger had it, the ones that the
+    # reaper has cancelled.
+    reaped: frozenset[str] = frozenset()
     expects: str = "success"
 
 
@@ -220,7 +223,7 @@ def _orphans(story: Story) -> Iterable[str]:
         yield f"{story.name}: job {job_id} still lives"
     for job in story.jobs:
         late = job.last - max(story.kills, default=job.last)
-        if late > KILL_SECONDS and job.job_id not in story.live:
+        if late > KILL_SECONDS and job.job_id not in story.live | story.reaped:
             yield f"{story.name}: job {job.job_id} lived {late:.0f} s longer than its task"
 
 

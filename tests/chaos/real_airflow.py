@@ -42,6 +42,11 @@ _TIMES = {
     "AIRFLOW__CORE__PARALLELISM": "12",
 }
 _GRACE_SECONDS = 30
+# How lines of a task's log begin that tell who had it: Airflow's, and the provider's own.
+_HANDED_OVER = "Pausing task as DEFERRED"
+_REFUSED = "Failed to report terminal task state"
+_TOLD_TO_STOP = ("This process is told to stop", "Cancelled", "The site did not take", "Slurm took")
+_TRIGGERS = "airflow_provider_csc.triggers"
 _ENDED = ("success", "failed", "upstream_failed", "removed", "skipped")
 
 
@@ -129,7 +134,8 @@ async def _reap(stage: Stage, airflow: RealAirflow, run: DagRun) -> None:
     """
     Have the reaper look for what no click reached, and say how much that was.
 
-    A task that is ended before the triggerer has begun its trigger leaves nobody who could cancel.
+    A task that is ended before the triggerer has begun its trigger leaves nobody who could cancel;
+    those, as their logs show, count as no orphans.
     """
     os.environ["AIRFLOW_HOME"] = str(airflow.directory)
     os.environ["AIRFLOW_CONN_SLURM_CHAOS"] = next(iter(stage.environment().values()))
@@ -144,9 +150,40 @@ async def _reap(stage: Stage, airflow: RealAirflow, run: DagRun) -> None:
     report = await asyncio.to_thread(
         reap, "slurm_chaos", get_states=get_states, min_age=0, dry_run=False
     )
-    print(
-        f"    {stage.name}: after {_GRACE_SECONDS} s the reaper found: {report.summary}", flush=True
+    by_index = {one["map_index"]: one for one in instances}
+    cancelled = [one for one in report.orphans if one.job.job_id in report.cancelled and one.task]
+    for one in cancelled:
+        assert one.task is not None
+        lines = await _log(airflow, run, by_index[one.task.map_index])
+        if _was_in_nobodys_hands(lines):
+            stage.reaped.add(one.job.job_id)
+        said = "".join(f"{json.dumps(line)}\n" for line in lines)
+        (stage.forks.directory / f"{stage.prefix}{one.task.map_index:04}.log").write_text(said)
+    stage.notes.append(
+        f"after {_GRACE_SECONDS} s the reaper cancelled {len(cancelled)} of {stage.faults} jobs; of "
+        f"{len(stage.reaped)} the task was ended after its worker had handed it over and before a "
+        f"triggerer had begun its trigger, when Airflow tells nobody."
     )
+
+
+async def _log(airflow: RealAirflow, run: DagRun, instance: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the log of a task instance's latest try."""
+    path = (
+        f"/dags/{_DAG}/dagRuns/{quote(run.run_id)}/taskInstances/job/logs/{instance['try_number']}"
+        f"?full_content=true&map_index={instance['map_index']}"
+    )
+    answer = await airflow.call(lambda api: api.get(path))
+    lines: list[dict[str, Any]] = answer["content"]
+    return lines
+
+
+def _was_in_nobodys_hands(lines: Sequence[dict[str, Any]]) -> bool:
+    """Whether a task was ended between its worker and its trigger, by what stands in its log."""
+    said = [str(line["event"]) for line in lines]
+    is_handed_over = any(text.startswith(_HANDED_OVER) for text in said)
+    is_told = any(text.startswith((*_TOLD_TO_STOP, _REFUSED)) for text in said)
+    is_taken_up = any(line.get("logger", "").startswith(_TRIGGERS) for line in lines)
+    return is_handed_over and not is_told and not is_taken_up
 
 
 async def _click(stage: Stage, airflow: RealAirflow, run: DagRun, index: int) -> None:

@@ -18,7 +18,11 @@ HEAD = ("scenario", "submissions", "faults", *COUNTS, "s")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What one scenario came to; ``findings`` are the words behind each count."""
+    """
+    What one scenario came to.
+
+    ``findings`` are the words behind each count, ``notes`` say what no count does.
+    """
 
     scenario: str
     submissions: int
@@ -26,6 +30,7 @@ class Row:
     tasks: int
     seconds: float
     findings: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def cells(self) -> list[str]:
@@ -120,7 +125,8 @@ def write(directory: Path, rows: Sequence[Row], conditions: dict[str, Any]) -> N
     results = {"conditions": conditions, "rows": [asdict(row) for row in rows]}
     (directory / "results.json").write_text(json.dumps(results, indent=1))
     said = ", ".join(f"{name} {value}" for name, value in conditions.items())
-    text = f"{render_figures(rows)}.\n\nConditions: {said}.\n\n{render_table(rows)}\n"
+    notes = "".join(f"\n`{row.scenario}`: {note}\n" for row in rows for note in row.notes)
+    text = f"{render_figures(rows)}.\n\nConditions: {said}.\n\n{render_table(rows)}\n{notes}"
     (directory / "table.md").write_text(text)
 
 

@@ -32,7 +32,7 @@ class Plan:
     expects: str = "success"
     # Seconds after which this step's worker is killed; None: not at all.
     kill_worker_after: Callable[[int], float | None] = lambda _step: None
-    # Seconds after the beginning of the try at which a user acts on it.
+    # Seconds after the try got a worker at which a user acts on it.
     user_kill_after: float | None = None
     clear_after: tuple[float, ...] = ()
     # Seconds after which a second worker begins the same try; None: there is none.
@@ -120,14 +120,18 @@ class _Run:
         self.max_tries = plan.retries
         self._worker: Fork | None = None
         self._is_starting = False
+        self._has_begun = asyncio.Event()
         self._waiting: Waiting | None = None
 
     async def one_try(self, clear_after: float | None) -> str:
         """Return success, failed, fatal, lost, killed or cleared."""
         began = uptime()
+        self._has_begun.clear()
         work = asyncio.create_task(self._steps_of_try())
         user_at = self._plan.user_kill_after or clear_after
         if user_at is not None:
+            # A click on a task that still waits for a worker would be no trial.
+            await self._has_begun.wait()
             await asyncio.wait([work], timeout=user_at)
         if user_at is not None and (not work.done() or clear_after is not None):
             return await self._user_acts(work, began, is_clear=clear_after is not None)
@@ -228,6 +232,7 @@ class _Run:
             self._is_starting = True
             fork = self._worker = await begin(self._plan, self.try_number, self.max_tries, step)
             self._is_starting = False
+            self._has_begun.set()
             counts = fork
             if self._plan.twin_delay is not None and step["method"] == "execute":
                 await asyncio.sleep(self._plan.twin_delay)

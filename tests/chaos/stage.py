@@ -73,6 +73,8 @@ class Stage:
     time_limit: float = 600
     began: float = field(default_factory=time.time)
     stories: list[Story] = field(default_factory=list)
+    reaped: set[str] = field(default_factory=set)  # see `Story`
+    notes: list[str] = field(default_factory=list)  # what the figures do not say
     _triggerers: Triggerers | None = None
     _scheduler: Scheduler | None = None
     _running: list[tuple[Plan, Progress]] = field(default_factory=list)
@@ -203,6 +205,7 @@ class Stage:
             tasks=len(self.stories),
             seconds=seconds,
             findings=verdict.all,
+            notes=self.notes,
         )
 
     async def _after_grace(self) -> dict[str, str]:
@@ -243,5 +246,6 @@ class Stage:
             jobs=tuple(parse_ledger(ledger.read_text()) if ledger.exists() else ()),
             accepted=mine(accepted),
             live=mine(live),
+            reaped=frozenset(self.reaped),
             expects=plan.expects,
         )

@@ -31,7 +31,8 @@ class Watched:
     """A watch of a fake site, whose connection can be made to fail."""
 
     def __init__(self, fake: FakeSite) -> None:
-        self.faulty = FaultyTransport(LocalTransport(fake))
+        self.local = LocalTransport(fake)
+        self.faulty = FaultyTransport(self.local)
         self.poller = SitePoller(SlurmClient(self.faulty), floor=0.01)
         self.watch = SiteWatch(lambda: self.poller, settings_of(1))
 
@@ -51,6 +52,16 @@ async def test_a_site_that_answers_ends_the_wait_and_no_connection_is_read(
     watched: Watched,
 ) -> None:
     assert await watched.wait(Source("one", never)) is None
+
+
+async def test_the_last_one_out_closes_the_connection(watched: Watched, fake: FakeSite) -> None:
+    (fake.home / "full").mkdir(mode=0o555)
+    stuck = asyncio.create_task(watched.wait(base_dir="~/full"))
+    assert await watched.wait() is None
+    assert watched.local.closed == 0
+    stuck.cancel()
+    await asyncio.wait([stuck])
+    assert watched.local.closed == 1
 
 
 async def test_a_connection_that_is_changed_while_nobody_answers_is_taken_up(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.cluster
 
 LIMIT_SECONDS = 30
-START_SECONDS = 90
+START_SECONDS = 150
 SLOW_SBATCH = """
 mkdir -p ~/.csc-slow && cat >~/.csc-slow/sbatch.$$ <<'END'
 #!/bin/bash

@@ -86,6 +86,15 @@ def test_only_whole_lines_that_arrived_are_acknowledged() -> None:
     assert follower.acknowledge() == ()
 
 
+def test_a_last_line_without_an_end_is_acknowledged_with_the_others() -> None:
+    follower = follow("/out", run_dir="/run")
+    follower.resume({"w7.progress": NOTHING})
+    assert follower.read({"w7.log0": part(b"one\ntwo")}, now=0) == ["one"]
+    assert follower.last_lines() == ["two"]
+    follower.confirm(follower.offsets)
+    assert follower.acknowledge() == (("/run", "7"),)
+
+
 def test_an_acknowledgement_in_doubt_is_given_again() -> None:
     follower = follow("/out", run_dir="/run")
     follower.read({"w7.log0": part(b"one\n")}, now=0)
