@@ -47,8 +47,9 @@ def read_standing(
 
 
 # Where a worker's process is told to stop and its job is still wanted: it is being stopped itself,
-# or Airflow missed its heartbeats and has the next try take over.
-WANTED_OF_WORKER = frozenset({"running", "up_for_retry", "scheduled", "queued"})
+# perhaps just after it handed the task over, or Airflow missed its heartbeats and has the next try
+# take over.
+WANTED_OF_WORKER = frozenset({"running", "deferred", "up_for_retry", "scheduled", "queued"})
 WANTED_OF_TRIGGER = frozenset({"deferred"})
 # A trigger that waits before there is a job: the same try goes on with that very submission, which
 # another triggerer may have woken it for; and one that was cleared sees to it in its next try.

@@ -3,8 +3,8 @@ Kill from a worker: Airflow calls ``on_kill`` inside a signal handler, with 5 s 
 
 The main thread is stopped at any place, perhaps within an event loop, perhaps holding a lock that
 the kill needs (an import, the channel to the supervisor). So the kill runs in a thread of its own;
-should it be kept waiting, the handler returns and lets the main thread release what it holds, and
-the kill interrupts it again when it can go on: a task at its end would not wait for it.
+should it be kept waiting, the handler returns for a moment, so that the main thread can release
+what it holds, and is called again: a task at its end would exit, and the kill with it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from airflow.providers.common.compat.sdk import AirflowException, AirflowTaskTimeout
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
 from airflow_provider_csc.task_state import WANTED_OF_WORKER, Standing, TaskName, ask_standing
 
@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from airflow_provider_csc.kill import KillLog
     from airflow_provider_csc.transport.base import SiteSettings
 
-_LOCKED_SECONDS = 0.5
-_TIMEOUT_SECONDS = 30.0
+# What is held is released within a moment, which grows, for it may be an import.
+_LOCKED_SECONDS = 0.25
+_SLICE_SECONDS = 0.001
+_PATIENCE_SECONDS = 30.0
 
 _kill: _WorkerKill | None = None
 
@@ -36,10 +38,12 @@ class KillOrder:
     """
     What is to be killed: a job, or the submission named by a token; nothing where both are None.
 
+    ``task`` is whose it is; without it nobody is asked whether it was ended.
     ``grace`` is in seconds, ``signal`` the user's ``--signal`` option.
     """
 
     conn_id: str
+    task: TaskName | None = None
     token: str | None = None
     identity: str = ""
     job_id: str | None = None
@@ -48,54 +52,39 @@ class KillOrder:
     signal: str | None = None
 
 
-def kill_from_worker(order: KillOrder, log: KillLog) -> bool:
+def kill_from_worker(order: KillOrder, log: KillLog, *, is_interrupted: bool = True) -> Standing:
     """
-    Carry out a kill unless Airflow says that nobody ended the task; tell whether it was one.
+    Carry out a kill unless Airflow says that nobody ended the task; return how the task stands.
 
-    True also when it could not yet be told; whoever goes on with the task asks again then.
+    UNKNOWN also when it could not be told yet; whoever goes on with the task asks again then, where
+    he holds no lock: ``is_interrupted`` is False there.
     """
     global _kill  # noqa: PLW0603 - a process has one task, and its kill is one
     # Airflow calls on_kill by itself when execution_timeout is over; the task is "running" then.
+    # Nothing is stopped half-way: the exception has released what was held.
     is_certain = isinstance(sys.exc_info()[1], AirflowTaskTimeout)
-    # Nothing is stopped half-way then: the exception has released what was held.
-    patience = _TIMEOUT_SECONDS if is_certain else _LOCKED_SECONDS
     kill = _kill if _kill and _kill.is_alive() else None
     if kill is None:
-        kill = _WorkerKill(order, log, None if is_certain else _current_task())
+        kill = _WorkerKill(order, log, is_certain=is_certain)
         _kill = kill
         kill.start()
-    if not kill.is_under_way.wait(patience):
-        kill.is_left_alone = True
-    if kill.is_under_way.is_set():
+    may_hold_locks = is_interrupted and not is_certain
+    if kill.is_under_way.wait(_LOCKED_SECONDS if may_hold_locks else _PATIENCE_SECONDS):
         kill.join()
-    return kill.standing is not Standing.LIVE
-
-
-def _current_task() -> TaskName | None:
-    from airflow.sdk import get_current_context  # noqa: PLC0415 - costs seconds
-
-    try:
-        ti = get_current_context()["ti"]
-    except (AirflowException, RuntimeError):
-        return None
-    return TaskName(
-        dag_id=ti.dag_id,
-        run_id=ti.run_id,
-        task_id=ti.task_id,
-        map_index=-1 if ti.map_index is None else ti.map_index,
-    )
+    else:
+        kill.let_main_thread_go_on()
+    return kill.standing
 
 
 class _WorkerKill(threading.Thread):
-    def __init__(self, order: KillOrder, log: KillLog, task: TaskName | None) -> None:
+    def __init__(self, order: KillOrder, log: KillLog, *, is_certain: bool) -> None:
         super().__init__(name="slurm-kill", daemon=True)
         self.order = order
         self.log = log
-        self.task = task
+        self.task = None if is_certain else order.task
         self.standing = Standing.UNKNOWN
         self.is_under_way = threading.Event()
-        # Nobody waits for it: the main thread went on.
-        self.is_left_alone = False
+        self._slice_seconds = _SLICE_SECONDS
 
     def run(self) -> None:
         """Find out whether the task was ended by somebody; if so, kill."""
@@ -123,15 +112,18 @@ class _WorkerKill(threading.Thread):
                     "the task: its job is left alone. Should it be an orphan, the reaper finds it."
                 )
             case Standing.ENDED:
-                if self.is_left_alone:
-                    self._call_back()
                 asyncio.run(self._carry_out(settings))
 
-    @staticmethod
-    def _call_back() -> None:
-        """Have the main thread wait after all, by the signal that made it come here."""
+    def let_main_thread_go_on(self) -> None:
+        """Let it do something, each time for longer; then have it wait for this again."""
+        timer = threading.Timer(self._slice_seconds, self._call_main_thread)
+        timer.daemon = True
+        timer.start()
+        self._slice_seconds *= 2
+
+    def _call_main_thread(self) -> None:
         ident = threading.main_thread().ident
-        if ident is not None and callable(signal.getsignal(signal.SIGTERM)):
+        if self.is_alive() and ident is not None and callable(signal.getsignal(signal.SIGTERM)):
             signal.pthread_kill(ident, signal.SIGTERM)
 
     async def _carry_out(self, settings: SiteSettings) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from contextlib import asynccontextmanager, suppress
 from contextvars import copy_context
 from dataclasses import replace
+from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.providers.common.compat.connection import (
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 _ASK_AGAIN_SECONDS = 10
+_START_SECONDS = 5
+_WAKE_SECONDS = 1
 
 
 def run_sync(work: Coroutine[Any, Any, Value]) -> Value:
@@ -49,22 +52,33 @@ def run_sync(work: Coroutine[Any, Any, Value]) -> Value:
     Whatever ends the wait cancels the coroutine.
     """
     entered: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None]] = Future()
+    result: Future[Value] = Future()
 
     async def enter() -> Value:
         entered.set_result((asyncio.get_running_loop(), asyncio.current_task()))
         return await work
 
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="slurm") as thread:
-        result = thread.submit(copy_context().run, asyncio.run, enter())
+    def run() -> None:
         try:
-            return result.result()
-        except BaseException:
-            if not result.done():
-                loop, task = entered.result()
-                if task is not None:
-                    with suppress(RuntimeError):  # the loop has closed in the meantime
-                        loop.call_soon_threadsafe(task.cancel)
-            raise
+            result.set_result(asyncio.run(enter()))
+        except BaseException as error:  # noqa: BLE001 - it is raised where the result is waited for
+            result.set_exception(error)
+
+    thread = Thread(target=copy_context().run, args=(run,), name="slurm", daemon=True)
+    try:
+        thread.start()
+        # The system may hand a signal to another thread, which does not wake this one.
+        while not wait([result], timeout=_WAKE_SECONDS).done:
+            pass
+        return result.result()
+    except BaseException:
+        # It may have come before the thread was noticed to run.
+        with suppress(TimeoutError, RuntimeError):  # nothing began; or the loop is closed already
+            loop, task = entered.result(timeout=_START_SECONDS)
+            if task is not None:
+                loop.call_soon_threadsafe(task.cancel)
+            wait([result])
+        raise
 
 
 @asynccontextmanager

@@ -44,6 +44,7 @@ from airflow_provider_csc.slurm.plan import (
     is_template_file,
 )
 from airflow_provider_csc.slurm.result import JobResult, describe_result, to_xcom
+from airflow_provider_csc.task_state import Standing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -182,8 +183,9 @@ class SlurmSubmitOperator(BaseOperator):
         self._job_id: str | None = None
         self._run_dir: str | None = None
         self._identity: TaskIdentity | None = None
+        self._task: TaskName | None = None
         self._signal: str | None = None
-        self._is_killed = False
+        self._standing = Standing.LIVE
         # What no template can change is checked while the DAG is parsed.
         check_source(JobSpec(command=command, script=script, remote_script=remote_script))
         if isinstance(options, Mapping):
@@ -240,10 +242,14 @@ class SlurmSubmitOperator(BaseOperator):
 
     def on_kill(self) -> None:
         """Cancel the job or stop its submission, unless the worker itself is being stopped."""
+        self._kill(is_interrupted=True)
+
+    def _kill(self, *, is_interrupted: bool) -> None:
         from airflow_provider_csc.worker_kill import KillOrder, kill_from_worker  # noqa: PLC0415
 
         order = KillOrder(
             conn_id=self.slurm_conn_id,
+            task=self._task,
             token=self._identity.token if self._identity else None,
             identity=self._identity.to_json() if self._identity else "",
             job_id=self._job_id,
@@ -251,7 +257,17 @@ class SlurmSubmitOperator(BaseOperator):
             grace=_seconds(self.kill_grace) or 0.0,
             signal=self._signal,
         )
-        self._is_killed = kill_from_worker(order, self.log) or self._is_killed
+        self._standing = kill_from_worker(order, self.log, is_interrupted=is_interrupted)
+
+    def _end_if_killed(self, *, is_ended: bool = False) -> None:
+        """Finish a kill that came before, or that has to come: nobody else would."""
+        if is_ended or self._standing is not Standing.LIVE:
+            self._kill(is_interrupted=False)
+        if self._standing is Standing.ENDED:
+            raise SubmitKilledError(
+                "The task was ended by somebody while it submitted a job; what became of that "
+                "stands above."
+            )
 
     def _run(self, context: Context, attempt: Attempt) -> dict[str, Any]:
         """Submit one job and wait for it."""
@@ -261,9 +277,6 @@ class SlurmSubmitOperator(BaseOperator):
             return _to_value(_just_submitted(submission), attempt)
         present = replace(attempt, asked=submission.asked)
         trigger = self._build_trigger(context, submission, present)
-        if self._is_killed:
-            # The kill could not go on while this thread held what it needs; nobody else would.
-            self.on_kill()
         if self.deferrable:
             self._hand_over(context, trigger, self.execute_complete.__name__)
         from airflow_provider_csc.hooks.slurm import SlurmHook, run_sync  # noqa: PLC0415
@@ -287,11 +300,7 @@ class SlurmSubmitOperator(BaseOperator):
         """
         from airflow_provider_csc.task_state import was_ended  # noqa: PLC0415
 
-        if was_ended(_name_task(context)):
-            self.on_kill()
-            raise SubmitKilledError(
-                "The task was ended before its job could be handed over to the triggerer."
-            )
+        self._end_if_killed(is_ended=was_ended(_name_task(context)))
         self.defer(trigger=trigger, method_name=method_name, kwargs=kwargs)
 
     def _submit_patiently(self, context: Context, attempt: Attempt) -> Submission:
@@ -329,9 +338,10 @@ class SlurmSubmitOperator(BaseOperator):
         hook = SlurmHook(self.slurm_conn_id)
         settings = hook.get_settings()
         identity = self._identify(context, attempt)
-        self._identity = identity
+        self._identity, self._task = identity, _name_task(context)
         # Of a job that a policy replaces nothing is to be killed any more, of the new one all.
         self._job_id = self._run_dir = self._signal = None
+        self._end_if_killed()
         submission = hook.submit(
             spec,
             identity,
@@ -347,9 +357,7 @@ class SlurmSubmitOperator(BaseOperator):
             context, web_interface=settings.web_interface, run_dir=submission.run_dir
         )
         remember(context, submission, self.options, attempt.changes)
-        if self._is_killed:
-            # The kill came while the job was being submitted, when it had no id yet.
-            self.on_kill()
+        self._end_if_killed()
         return submission
 
     @staticmethod
@@ -371,7 +379,7 @@ class SlurmSubmitOperator(BaseOperator):
     def _check_waited(self, context: Context, event: dict[str, Any], attempt: Attempt) -> None:
         if event["status"] == "deadline":
             # Airflow calls on_kill then, which sees to it that no job comes of the submission.
-            self._identity = self._identify(context, attempt)
+            self._identity, self._task = self._identify(context, attempt), _name_task(context)
             raise AirflowTaskTimeout(
                 "execution_timeout is reached while the site gave no answer; see above for why. "
                 "A job of this task that it may have taken is cancelled, or adopted by a retry."

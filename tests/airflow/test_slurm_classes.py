@@ -11,7 +11,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 from airflow.sdk import DAG
 
-from airflow_provider_csc.errors import ConfigError, JobFailedError
+from airflow_provider_csc.errors import ConfigError, JobFailedError, SubmitKilledError
 from airflow_provider_csc.links.slurm import build_url
 from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
 from airflow_provider_csc.sensors.slurm import SlurmJobSensor
@@ -314,7 +314,8 @@ def test_a_kill_before_the_job_has_an_id_is_remembered(monkeypatch: pytest.Monke
 
     task.on_kill()
 
-    assert task._is_killed
+    with pytest.raises(SubmitKilledError):
+        task.execute(build_context(task))
 
 
 def test_a_sensor_defers_to_the_operators_trigger_and_to_airflows_time_out() -> None:

@@ -30,6 +30,7 @@ from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
 from airflow_provider_csc.slurm.attempt import Attempt
 from airflow_provider_csc.slurm.policy import SlurmRetryPolicy
 from airflow_provider_csc.slurm.result import JobResult
+from airflow_provider_csc.task_state import Standing
 from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
 from tests.support import fake_site as faults
 from tests.support.fake_site import FakeSite, FaultyTransport, LocalTransport, fake_site
@@ -263,9 +264,10 @@ def test_a_task_that_was_ended_is_not_handed_over(
         asked.append(name)
         return True
 
-    def kill(order: KillOrder, _log: object) -> bool:
+    def kill(order: KillOrder, _log: object, *, is_interrupted: bool) -> Standing:
+        assert not is_interrupted
         orders.append(order)
-        return True
+        return Standing.ENDED
 
     monkeypatch.setattr(task_state, "was_ended", was_ended)
     monkeypatch.setattr(worker_kill, "kill_from_worker", kill)
@@ -274,7 +276,7 @@ def test_a_task_that_was_ended_is_not_handed_over(
         monkeypatch.setattr(submitter, "RESOLVE_DELAYS", (0.1,))
 
     task = operator()
-    with pytest.raises(SubmitKilledError, match="handed over"):
+    with pytest.raises(SubmitKilledError, match="ended by somebody"):
         task.execute(build_context(task))
 
     assert [each["task_id"] for each in asked] == ["job"]

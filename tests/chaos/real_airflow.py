@@ -13,6 +13,7 @@ import os
 import signal
 import time
 from contextlib import suppress
+from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from tests.chaos.ledger import Attempt
 from tests.chaos.scheduler import Plan, Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from docker.lib.airflow_rest import DagRun
     from tests.chaos.stage import Stage
@@ -44,6 +45,7 @@ _TIMES = {
 _GRACE_SECONDS = 30
 # How lines of a task's log begin that tell who had it: Airflow's, and the provider's own.
 _HANDED_OVER = "Pausing task as DEFERRED"
+_REFUSED_SECONDS = 1.5
 _REFUSED = "Failed to report terminal task state"
 _TOLD_TO_STOP = ("This process is told to stop", "Cancelled", "The site did not take", "Slurm took")
 _TRIGGERS = "airflow_provider_csc.triggers"
@@ -127,10 +129,12 @@ async def airflow_users_kill(stage: Stage) -> None:
     await asyncio.wait(clicks, timeout=stage.time_limit)
     await asyncio.gather(*clicks)
     await asyncio.sleep(_GRACE_SECONDS)
-    await _reap(stage, airflow, run)
+    await _reap(stage, airflow, run, {task.result()[0]: task.result()[1] for task in clicks})
 
 
-async def _reap(stage: Stage, airflow: RealAirflow, run: DagRun) -> None:
+async def _reap(
+    stage: Stage, airflow: RealAirflow, run: DagRun, clicks: Mapping[int, float]
+) -> None:
     """
     Have the reaper look for what no click reached, and say how much that was.
 
@@ -155,14 +159,14 @@ async def _reap(stage: Stage, airflow: RealAirflow, run: DagRun) -> None:
     for one in cancelled:
         assert one.task is not None
         lines = await _log(airflow, run, by_index[one.task.map_index])
-        if _was_in_nobodys_hands(lines):
+        if _was_in_nobodys_hands(lines, clicks[one.task.map_index]):
             stage.reaped.add(one.job.job_id)
         said = "".join(f"{json.dumps(line)}\n" for line in lines)
         (stage.forks.directory / f"{stage.prefix}{one.task.map_index:04}.log").write_text(said)
     stage.notes.append(
         f"after {_GRACE_SECONDS} s the reaper cancelled {len(cancelled)} of {stage.faults} jobs; of "
-        f"{len(stage.reaped)} the task was ended after its worker had handed it over and before a "
-        f"triggerer had begun its trigger, when Airflow tells nobody."
+        f"{len(stage.reaped)} the task was ended between its worker and its trigger, when Airflow "
+        "tells nobody."
     )
 
 
@@ -177,26 +181,38 @@ async def _log(airflow: RealAirflow, run: DagRun, instance: dict[str, Any]) -> l
     return lines
 
 
-def _was_in_nobodys_hands(lines: Sequence[dict[str, Any]]) -> bool:
-    """Whether a task was ended between its worker and its trigger, by what stands in its log."""
+def _was_in_nobodys_hands(lines: Sequence[dict[str, Any]], clicked: float) -> bool:
+    """
+    Whether a task was ended between its worker and its trigger, by what stands in its log.
+
+    Either Airflow took it from its worker and no trigger began; or Airflow refused to take it, as
+    it was ended a moment before, later than its worker could ask.
+    """
+    handed_over = [line for line in lines if str(line["event"]).startswith(_HANDED_OVER)]
+    if not handed_over or any(line.get("logger", "").startswith(_TRIGGERS) for line in lines):
+        return False
     said = [str(line["event"]) for line in lines]
-    is_handed_over = any(text.startswith(_HANDED_OVER) for text in said)
-    is_told = any(text.startswith((*_TOLD_TO_STOP, _REFUSED)) for text in said)
-    is_taken_up = any(line.get("logger", "").startswith(_TRIGGERS) for line in lines)
-    return is_handed_over and not is_told and not is_taken_up
+    if any(text.startswith(_TOLD_TO_STOP) for text in said):
+        return False
+    if any(text.startswith(_REFUSED) for text in said):
+        at = datetime.fromisoformat(handed_over[-1]["timestamp"]).timestamp()
+        return at - clicked < _REFUSED_SECONDS
+    return True
 
 
-async def _click(stage: Stage, airflow: RealAirflow, run: DagRun, index: int) -> None:
-    """Wait until Airflow has begun the task, and a little longer; then end it."""
+async def _click(stage: Stage, airflow: RealAirflow, run: DagRun, index: int) -> tuple[int, float]:
+    """Wait until Airflow has begun the task, and a little longer; end it, and tell when."""
     delay, state = stage.rng.uniform(0, 8), stage.rng.choice(("failed", "success"))
     while not await _has_begun(airflow, run, index):
         await asyncio.sleep(0.5)
     await asyncio.sleep(delay)
     path = f"/dags/{_DAG}/dagRuns/{quote(run.run_id)}/taskInstances/job/{index}"
+    clicked = time.time()
     await airflow.call(lambda api: api.call("PATCH", path, {"new_state": state}))
     stage.faults += 1
     plan = Plan(name=f"{stage.prefix}{index:04}", operator={}, expects="killed")
     stage.add(plan, Progress(kills=[uptime()], final="killed"))
+    return index, clicked
 
 
 async def _has_begun(airflow: RealAirflow, run: DagRun, index: int) -> bool:
