@@ -40,8 +40,10 @@ _TIMES = {
     "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
     "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "10",
     "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
-    "AIRFLOW__CORE__PARALLELISM": "12",
 }
+# A worker that is killed has five seconds. Where a dozen of them start on two processors at once,
+# no program can keep that.
+_WORKERS, _WORKERS_TO_KILL = 12, 4
 _GRACE_SECONDS = 30
 # How lines of a task's log begin that tell who had it: Airflow's, and the provider's own.
 _HANDED_OVER = "Pausing task as DEFERRED"
@@ -55,9 +57,15 @@ _ENDED = ("success", "failed", "upstream_failed", "removed", "skipped")
 class RealAirflow:
     """An Airflow of docker/airflow beside the suite's cluster."""
 
-    def __init__(self, directory: Path, cluster: Path, source: Path = CHECKOUT) -> None:
+    def __init__(
+        self, directory: Path, cluster: Path, source: Path = CHECKOUT, workers: int = _WORKERS
+    ) -> None:
         self.directory = directory
-        extra = {**_TIMES, "PYTHONPATH": f"{source}:{CHECKOUT}"}
+        extra = {
+            **_TIMES,
+            "AIRFLOW__CORE__PARALLELISM": str(workers),
+            "PYTHONPATH": f"{source}:{CHECKOUT}",
+        }
         self._environment = {
             **os.environ,
             "CLUSTER_DIR": str(cluster),
@@ -122,7 +130,7 @@ async def airflow_broken(stage: Stage) -> None:
 
 async def airflow_users_kill(stage: Stage) -> None:
     """Users mark tasks as failed or as succeeded, at any instant, deferred or not."""
-    airflow = await _start(stage)
+    airflow = await _start(stage, _WORKERS_TO_KILL)
     count = stage.options.count(40, 6)
     run = await _trigger(stage, airflow, [240] * count)
     clicks = [asyncio.create_task(_click(stage, airflow, run, index)) for index in range(count)]
@@ -229,13 +237,14 @@ async def end(cluster: Cluster) -> None:
         await airflow.control("down", "--purge")
 
 
-def _beside(cluster: Cluster, source: Path = CHECKOUT) -> RealAirflow:
-    return RealAirflow(Path(f"{cluster.directory}-airflow"), cluster.directory, source)
+def _beside(cluster: Cluster, source: Path = CHECKOUT, workers: int = _WORKERS) -> RealAirflow:
+    return RealAirflow(Path(f"{cluster.directory}-airflow"), cluster.directory, source, workers)
 
 
-async def _start(stage: Stage) -> RealAirflow:
+async def _start(stage: Stage, workers: int = _WORKERS) -> RealAirflow:
     stage.direct()
-    airflow = _beside(stage.cluster, stage.options.source)
+    airflow = _beside(stage.cluster, stage.options.source, workers)
+    await airflow.control("down")  # that of the scenario before has other settings
     await airflow.control("up")
     connection = next(iter(stage.environment().values()))
     await airflow.call(lambda api: api.set_connection(_as_rest(connection)))
