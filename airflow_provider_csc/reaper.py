@@ -275,8 +275,8 @@ def _on_site(
     from airflow_provider_csc.hooks.slurm import (  # noqa: PLC0415 - brings all of SSH
         SlurmHook,
         open_client,
-        run_sync,
     )
+    from airflow_provider_csc.sync import run_sync  # noqa: PLC0415
 
     settings = SlurmHook(slurm_conn_id).get_settings()
     work_dir = check_remote_path("work_dir of the connection", settings.work_dir)

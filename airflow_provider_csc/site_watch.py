@@ -92,6 +92,7 @@ class SiteWatch:
                     await asyncio.sleep(backoff_seconds(away, shortest))
                     continue
                 away, full = 0, 1 if len(left) < len(waiters) else full + 1
+                shortest = min(shortest, _FULL_SECONDS)
                 longest = min(backoff_seconds(full, shortest), _FULL_SECONDS)
                 if await self._rest(shortest, longest):
                     full = 0

@@ -14,6 +14,7 @@ import logging
 import signal
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
 # What is held is released within a moment, which grows, for it may be an import.
 _LOCKED_SECONDS = 0.25
 _SLICE_SECONDS = 0.001
-_PATIENCE_SECONDS = 30.0
+# What is locked after all (the log) is let go again so often.
+_WORK_SECONDS = 1.0
+_PATIENCE_SECONDS = 60.0
+_LOOK_SECONDS = 0.005
 
 _kill: _WorkerKill | None = None
 
@@ -56,22 +60,28 @@ def kill_from_worker(order: KillOrder, log: KillLog, *, is_interrupted: bool = T
     """
     Carry out a kill unless Airflow says that nobody ended the task; return how the task stands.
 
-    UNKNOWN also when it could not be told yet; whoever goes on with the task asks again then, where
-    he holds no lock: ``is_interrupted`` is False there.
+    UNKNOWN also when it could not be told yet, or there is nothing to kill yet; whoever goes on
+    with the task asks again then, where he holds no lock: ``is_interrupted`` is False there.
     """
     global _kill  # noqa: PLW0603 - a process has one task, and its kill is one
+    if order.job_id is None and order.token is None:
+        return Standing.UNKNOWN
     # Airflow calls on_kill by itself when execution_timeout is over; the task is "running" then.
     # Nothing is stopped half-way: the exception has released what was held.
     is_certain = isinstance(sys.exc_info()[1], AirflowTaskTimeout)
-    kill = _kill if _kill and _kill.is_alive() else None
-    if kill is None:
-        kill = _WorkerKill(order, log, is_certain=is_certain)
-        _kill = kill
+    kill = _kill
+    # One that began with less knowledge goes on beside it; to cancel twice does no harm.
+    if kill is None or kill.is_over or kill.order != order or kill.is_certain < is_certain:
+        kill = _kill = _WorkerKill(order, log, is_certain=is_certain)
         kill.start()
     may_hold_locks = is_interrupted and not is_certain
-    if kill.is_under_way.wait(_LOCKED_SECONDS if may_hold_locks else _PATIENCE_SECONDS):
-        kill.join()
-    else:
+    end = time.monotonic() + (_LOCKED_SECONDS if may_hold_locks else _PATIENCE_SECONDS)
+    while not kill.is_over and time.monotonic() < end:
+        time.sleep(_LOOK_SECONDS)  # noqa: TID251 - all else holds a lock, and may be interrupted
+        if kill.is_under_way and may_hold_locks:
+            may_hold_locks = False
+            end = time.monotonic() + _WORK_SECONDS
+    if not kill.is_over and is_interrupted:
         kill.let_main_thread_go_on()
     return kill.standing
 
@@ -81,25 +91,29 @@ class _WorkerKill(threading.Thread):
         super().__init__(name="slurm-kill", daemon=True)
         self.order = order
         self.log = log
-        self.task = None if is_certain else order.task
+        self.is_certain = is_certain
         self.standing = Standing.UNKNOWN
-        self.is_under_way = threading.Event()
+        # No locks, which a signal handler that interrupts another could wait for in vain.
+        self.is_under_way = self.is_over = False
         self._slice_seconds = _SLICE_SECONDS
 
     def run(self) -> None:
         """Find out whether the task was ended by somebody; if so, kill."""
         try:
-            from airflow_provider_csc import client  # noqa: F401 - SSH takes a moment
-            from airflow_provider_csc.hooks.slurm import SlurmHook  # noqa: PLC0415
-
-            task = self.task
-            self.standing = ask_standing(task, live=WANTED_OF_WORKER) if task else Standing.ENDED
-            settings = SlurmHook(self.order.conn_id).get_settings()
+            self._find_out_and_kill()
         except Exception as error:  # noqa: BLE001 - in a thread nobody would hear of it
             self.log.log(logging.ERROR, "The job cannot be cancelled from here: %s", error)
-            return
         finally:
-            self.is_under_way.set()
+            self.is_over = True
+
+    def _find_out_and_kill(self) -> None:
+        # All that takes a lock of the import system, before anybody waits for this.
+        from airflow_provider_csc import client, kill  # noqa: F401, PLC0415 - SSH takes a moment
+        from airflow_provider_csc.hooks.slurm import SlurmHook  # noqa: PLC0415
+        from airflow_provider_csc.transport import ssh  # noqa: F401
+
+        task = None if self.is_certain else self.order.task
+        self.standing = ask_standing(task, live=WANTED_OF_WORKER) if task else Standing.ENDED
         match self.standing:
             case Standing.LIVE:
                 self.log.info(
@@ -112,6 +126,8 @@ class _WorkerKill(threading.Thread):
                     "the task: its job is left alone. Should it be an orphan, the reaper finds it."
                 )
             case Standing.ENDED:
+                settings = SlurmHook(self.order.conn_id).get_settings()
+                self.is_under_way = True
                 asyncio.run(self._carry_out(settings))
 
     def let_main_thread_go_on(self) -> None:
@@ -119,11 +135,12 @@ class _WorkerKill(threading.Thread):
         timer = threading.Timer(self._slice_seconds, self._call_main_thread)
         timer.daemon = True
         timer.start()
-        self._slice_seconds *= 2
+        self._slice_seconds = min(2 * self._slice_seconds, _WORK_SECONDS)
 
     def _call_main_thread(self) -> None:
         ident = threading.main_thread().ident
-        if self.is_alive() and ident is not None and callable(signal.getsignal(signal.SIGTERM)):
+        is_handled = callable(signal.getsignal(signal.SIGTERM))
+        if not self.is_over and ident is not None and is_handled:
             signal.pthread_kill(ident, signal.SIGTERM)
 
     async def _carry_out(self, settings: SiteSettings) -> None:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import Future, wait
-from contextlib import asynccontextmanager, suppress
-from contextvars import copy_context
+from contextlib import asynccontextmanager
 from dataclasses import replace
-from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.providers.common.compat.connection import (
@@ -20,6 +17,7 @@ from airflow_provider_csc.errors import ConfigError, CscError
 from airflow_provider_csc.hooks._forms import build_field_behaviour, build_form_widgets
 from airflow_provider_csc.slurm.batch import check_remote_path
 from airflow_provider_csc.slurm.plan import JobSpec, build_request, read_source
+from airflow_provider_csc.sync import run_sync
 from airflow_provider_csc.transport.connection import ConnectionFields, parse_connection
 
 if TYPE_CHECKING:
@@ -39,46 +37,6 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 _ASK_AGAIN_SECONDS = 10
-_START_SECONDS = 5
-_WAKE_SECONDS = 1
-
-
-def run_sync(work: Coroutine[Any, Any, Value]) -> Value:
-    """
-    Run a coroutine from code that is not async, in an event loop of a thread of its own.
-
-    Airflow raises ``AirflowTaskTimeout`` in a signal handler. In the main thread that could come
-    out of any callback of the loop, which swallows it; here it finds a thread that only waits.
-    Whatever ends the wait cancels the coroutine.
-    """
-    entered: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None]] = Future()
-    result: Future[Value] = Future()
-
-    async def enter() -> Value:
-        entered.set_result((asyncio.get_running_loop(), asyncio.current_task()))
-        return await work
-
-    def run() -> None:
-        try:
-            result.set_result(asyncio.run(enter()))
-        except BaseException as error:  # noqa: BLE001 - it is raised where the result is waited for
-            result.set_exception(error)
-
-    thread = Thread(target=copy_context().run, args=(run,), name="slurm", daemon=True)
-    try:
-        thread.start()
-        # The system may hand a signal to another thread, which does not wake this one.
-        while not wait([result], timeout=_WAKE_SECONDS).done:
-            pass
-        return result.result()
-    except BaseException:
-        # It may have come before the thread was noticed to run.
-        with suppress(TimeoutError, RuntimeError):  # nothing began; or the loop is closed already
-            loop, task = entered.result(timeout=_START_SECONDS)
-            if task is not None:
-                loop.call_soon_threadsafe(task.cancel)
-            wait([result])
-        raise
 
 
 @asynccontextmanager

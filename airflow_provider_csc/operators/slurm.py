@@ -45,6 +45,7 @@ from airflow_provider_csc.slurm.plan import (
 )
 from airflow_provider_csc.slurm.result import JobResult, describe_result, to_xcom
 from airflow_provider_csc.task_state import Standing
+from airflow_provider_csc.worker_kill import KillOrder, kill_from_worker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -245,8 +246,6 @@ class SlurmSubmitOperator(BaseOperator):
         self._kill(is_interrupted=True)
 
     def _kill(self, *, is_interrupted: bool) -> None:
-        from airflow_provider_csc.worker_kill import KillOrder, kill_from_worker  # noqa: PLC0415
-
         order = KillOrder(
             conn_id=self.slurm_conn_id,
             task=self._task,
@@ -274,16 +273,24 @@ class SlurmSubmitOperator(BaseOperator):
         submission = self._submit_patiently(context, attempt)
         context["ti"].xcom_push(key="job_id", value=submission.job_id)
         if not self.wait_for_completion:
+            self._end_if_killed()
+            self._forget_job()
             return _to_value(_just_submitted(submission), attempt)
         present = replace(attempt, asked=submission.asked)
         trigger = self._build_trigger(context, submission, present)
         if self.deferrable:
             self._hand_over(context, trigger, self.execute_complete.__name__)
-        from airflow_provider_csc.hooks.slurm import SlurmHook, run_sync  # noqa: PLC0415
+        from airflow_provider_csc.hooks.slurm import SlurmHook  # noqa: PLC0415
+        from airflow_provider_csc.sync import run_sync  # noqa: PLC0415
 
         settings = SlurmHook(self.slurm_conn_id).get_settings()
         (result,) = run_sync(trigger.wait(settings, self.log))
+        self._forget_job()
         return self._conclude(context, result, present)
+
+    def _forget_job(self) -> None:
+        """Note that there is nothing to kill: the job is over, or nobody waits for it."""
+        self._identity = self._job_id = self._run_dir = self._signal = None
 
     def _hand_over(
         self,
@@ -371,7 +378,8 @@ class SlurmSubmitOperator(BaseOperator):
         if self.deferrable:
             kwargs = {"attempt": attempt.to_payload()}
             self._hand_over(context, trigger, self.execute_again.__name__, kwargs)
-        from airflow_provider_csc.hooks.slurm import SlurmHook, run_sync  # noqa: PLC0415
+        from airflow_provider_csc.hooks.slurm import SlurmHook  # noqa: PLC0415
+        from airflow_provider_csc.sync import run_sync  # noqa: PLC0415
 
         settings = SlurmHook(self.slurm_conn_id).get_settings()
         self._check_waited(context, run_sync(trigger.wait(settings, self.log)), attempt)

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import time
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -174,13 +174,17 @@ class _KillableTrigger(BaseTrigger):
                 break
         return standing
 
-    def _open_client(self, settings: SiteSettings) -> SlurmClient | None:
-        """Return the client with the open connection while there is one."""
+    @asynccontextmanager
+    async def _open_client(self, settings: SiteSettings) -> AsyncIterator[SlurmClient | None]:
+        """Yield the client with the open connection while there is one; it stays open so long."""
         from airflow_provider_csc.poller import poller_for
 
         if self._waiting is None or self._waiting.done():
-            return None
-        return poller_for(settings).client
+            yield None
+            return
+        poller = poller_for(settings)
+        async with poller.hold():
+            yield poller.client
 
     def _has_to_kill(self) -> bool:
         raise NotImplementedError
@@ -373,16 +377,17 @@ class SlurmJobTrigger(_KillableTrigger):
         return self.run_dir is not None
 
     async def _kill(self, settings: SiteSettings, patience: float) -> None:
-        await kill_jobs(
-            settings,
-            self.job_ids,
-            self.log,
-            run_dirs=[self.run_dir] if self.run_dir else (),
-            grace=self.kill_grace,
-            signal=self.kill_signal,
-            client=self._open_client(settings),
-            patience=patience,
-        )
+        async with self._open_client(settings) as client:
+            await kill_jobs(
+                settings,
+                self.job_ids,
+                self.log,
+                run_dirs=[self.run_dir] if self.run_dir else (),
+                grace=self.kill_grace,
+                signal=self.kill_signal,
+                client=client,
+                patience=patience,
+            )
 
 
 class SlurmSiteTrigger(_KillableTrigger):
@@ -477,7 +482,9 @@ class SlurmSiteTrigger(_KillableTrigger):
             async with limit:
                 await asyncio.sleep(max((self.not_before or 0) - time.time(), 0))
                 while changed := await watch.wait(
-                    self.base_dir or settings.work_dir, interval=self.poll_interval, source=source
+                    self.base_dir or settings.work_dir,
+                    interval=max(self.poll_interval, settings.poll_interval_floor),
+                    source=source,
                 ):
                     settings = self._take_up(changed, log)
                     watch = watch_for(settings)
@@ -511,14 +518,16 @@ class SlurmSiteTrigger(_KillableTrigger):
         return self.token is not None
 
     async def _kill(self, settings: SiteSettings, patience: float) -> None:
-        if self.token is not None:
+        if self.token is None:
+            return
+        async with self._open_client(settings) as client:
             await kill_submission(
                 settings,
                 base_dir=self.base_dir or settings.work_dir,
                 token=self.token,
                 identity=self.identity or "",
                 log=self.log,
-                client=self._open_client(settings),
+                client=client,
                 patience=patience,
             )
 

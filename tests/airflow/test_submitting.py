@@ -16,7 +16,7 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 
-from airflow_provider_csc import submitter, task_state, worker_kill
+from airflow_provider_csc import submitter, task_state
 from airflow_provider_csc.client import SlurmClient
 from airflow_provider_csc.errors import (
     ConnectFailedError,
@@ -26,6 +26,7 @@ from airflow_provider_csc.errors import (
     SubmitRejectedError,
 )
 from airflow_provider_csc.hooks import slurm as hook_module
+from airflow_provider_csc.operators import slurm as operators
 from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
 from airflow_provider_csc.slurm.attempt import Attempt
 from airflow_provider_csc.slurm.policy import SlurmRetryPolicy
@@ -270,7 +271,7 @@ def test_a_task_that_was_ended_is_not_handed_over(
         return Standing.ENDED
 
     monkeypatch.setattr(task_state, "was_ended", was_ended)
-    monkeypatch.setattr(worker_kill, "kill_from_worker", kill)
+    monkeypatch.setattr(operators, "kill_from_worker", kill)
     if not is_reached:
         site.lose(faults.refuse, 20)
         monkeypatch.setattr(submitter, "RESOLVE_DELAYS", (0.1,))
@@ -282,6 +283,16 @@ def test_a_task_that_was_ended_is_not_handed_over(
     assert [each["task_id"] for each in asked] == ["job"]
     assert [order.job_id for order in orders] == (site.live if is_reached else [None])
     assert orders[0].token
+
+
+def test_a_job_that_nobody_waits_for_outlives_its_worker(site: Site) -> None:
+    """Airflow stops a task that is over already, when its callbacks take too long."""
+    task = operator(wait_for_completion=False)
+    result = task.execute(build_context(task))
+
+    task.on_kill()
+
+    assert site.live == [result["job_id"]]
 
 
 # ---- one job for one try ----

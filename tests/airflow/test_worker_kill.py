@@ -85,6 +85,36 @@ def test_execution_timeout_kills_a_task_that_counts_as_running(
     assert killed == [ORDER]
 
 
+def test_before_there_is_anything_to_kill_nothing_is_known(killed: list[object]) -> None:
+    """The task goes on, and asks again when it has a name for its submission."""
+    order = KillOrder(conn_id="slurm_default")
+
+    assert kill_from_worker(order, LOG) is Standing.UNKNOWN
+    assert killed == []
+
+
+def test_a_timeout_kills_beside_a_question_that_is_still_open(
+    monkeypatch: pytest.MonkeyPatch, killed: list[object]
+) -> None:
+    answered = threading.Event()
+
+    def ask(_task: TaskName, *, live: str) -> Standing:
+        answered.wait(10)
+        return Standing.LIVE
+
+    monkeypatch.setattr(worker_kill, "ask_standing", ask)
+    monkeypatch.setattr(worker_kill, "_LOCKED_SECONDS", 0.05)
+    assert kill_from_worker(ORDER, LOG) is Standing.UNKNOWN
+
+    try:
+        expire()
+    except AirflowTaskTimeout:
+        assert kill_from_worker(ORDER, LOG) is Standing.ENDED
+    answered.set()
+
+    assert killed == [ORDER]
+
+
 def test_a_slow_machine_does_not_cut_the_kill_that_execution_timeout_asks_for(
     monkeypatch: pytest.MonkeyPatch, killed: list[object]
 ) -> None:

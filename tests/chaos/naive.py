@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_csc.errors import CscError
-from airflow_provider_csc.hooks.slurm import SlurmHook, run_sync
+from airflow_provider_csc.hooks.slurm import SlurmHook
+from airflow_provider_csc.sync import run_sync
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -20,7 +20,7 @@ from airflow.providers.common.compat.sdk import TaskDeferred
 
 from airflow_provider_csc.hooks.slurm import SlurmHook
 from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
-from airflow_provider_csc.triggers.slurm import SlurmJobTrigger
+from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
 from tests.support.task import build_context, first_event, stored
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("slurm_connection")]
@@ -214,6 +214,28 @@ def test_a_kill_of_a_watcher_of_foreign_jobs_leaves_them_alone() -> None:
 
     assert not SlurmHook().query(mine.job_ids)[mine.job_ids[0]].is_final
     SlurmHook().cancel(mine.job_ids)
+
+
+def test_a_kill_of_a_task_that_waits_for_its_site_leaves_no_connection(
+    cluster: dict[str, Any],
+) -> None:
+    """It asks over the poller's connection, which nobody else may use then."""
+    trigger = SlurmSiteTrigger(
+        slurm_conn_id="slurm_default", token=f"t{os.getpid()}.1", not_before=time.time() + 60
+    )
+
+    async def kill() -> int:
+        waiting = asyncio.ensure_future(first_event(trigger))
+        await asyncio.sleep(0.2)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        await trigger.on_kill()
+        left = connections_of(os.getpid(), cluster["ssh_port"])
+        await trigger.cleanup()
+        return left
+
+    before = connections_of(os.getpid(), cluster["ssh_port"])
+    assert asyncio.run(kill()) == before == 0
 
 
 def test_fifty_waiting_triggers_share_one_connection_and_one_query_per_interval(

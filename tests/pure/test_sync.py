@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from airflow_provider_csc.hooks.slurm import run_sync
+from airflow_provider_csc.sync import run_sync
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
