@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 _DAG = "chaos_mapped"
 _PORT = "9180"
-# Airflow notices a lost process after so long; its own times are minutes.
+# Airflow notices a lost process after so long; its own times are minutes. Not where nothing is
+# lost: triggerers that are late by seconds would take each other for dead, and swap their triggers.
 _TIMES = {
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "15",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
@@ -41,9 +42,10 @@ _TIMES = {
     "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "10",
     "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
 }
+_BROKEN = {**_TIMES, "AIRFLOW__CORE__PARALLELISM": "12"}
 # A worker that is killed has five seconds. Where a dozen of them start on two processors at once,
 # no program can keep that.
-_WORKERS, _WORKERS_TO_KILL = 12, 4
+_KILLED = {"AIRFLOW__CORE__PARALLELISM": "4"}
 _GRACE_SECONDS = 30
 # How lines of a task's log begin that tell who had it: Airflow's, and the provider's own.
 _HANDED_OVER = "Pausing task as DEFERRED"
@@ -58,14 +60,10 @@ class RealAirflow:
     """An Airflow of docker/airflow beside the suite's cluster."""
 
     def __init__(
-        self, directory: Path, cluster: Path, source: Path = CHECKOUT, workers: int = _WORKERS
+        self, directory: Path, cluster: Path, source: Path = CHECKOUT, **settings: str
     ) -> None:
         self.directory = directory
-        extra = {
-            **_TIMES,
-            "AIRFLOW__CORE__PARALLELISM": str(workers),
-            "PYTHONPATH": f"{source}:{CHECKOUT}",
-        }
+        extra = {**settings, "PYTHONPATH": f"{source}:{CHECKOUT}"}
         self._environment = {
             **os.environ,
             "CLUSTER_DIR": str(cluster),
@@ -117,7 +115,7 @@ class RealAirflow:
 
 async def airflow_broken(stage: Stage) -> None:
     """Task processes, triggerers, scheduler, API server and database are killed and restarted."""
-    airflow = await _start(stage)
+    airflow = await _start(stage, **_BROKEN)
     beats = [stage.rng.choice((0, 1, 2, 4, 6)) for _ in range(stage.options.count(60, 10))]
     run = await _trigger(stage, airflow, beats)
     # Disturbed for a part of the time only, so that it can come to an end.
@@ -130,7 +128,7 @@ async def airflow_broken(stage: Stage) -> None:
 
 async def airflow_users_kill(stage: Stage) -> None:
     """Users mark tasks as failed or as succeeded, at any instant, deferred or not."""
-    airflow = await _start(stage, _WORKERS_TO_KILL)
+    airflow = await _start(stage, **_KILLED)
     count = stage.options.count(40, 6)
     run = await _trigger(stage, airflow, [240] * count)
     clicks = [asyncio.create_task(_click(stage, airflow, run, index)) for index in range(count)]
@@ -237,13 +235,13 @@ async def end(cluster: Cluster) -> None:
         await airflow.control("down", "--purge")
 
 
-def _beside(cluster: Cluster, source: Path = CHECKOUT, workers: int = _WORKERS) -> RealAirflow:
-    return RealAirflow(Path(f"{cluster.directory}-airflow"), cluster.directory, source, workers)
+def _beside(cluster: Cluster, source: Path = CHECKOUT, **settings: str) -> RealAirflow:
+    return RealAirflow(Path(f"{cluster.directory}-airflow"), cluster.directory, source, **settings)
 
 
-async def _start(stage: Stage, workers: int = _WORKERS) -> RealAirflow:
+async def _start(stage: Stage, **settings: str) -> RealAirflow:
     stage.direct()
-    airflow = _beside(stage.cluster, stage.options.source, workers)
+    airflow = _beside(stage.cluster, stage.options.source, **settings)
     await airflow.control("down")  # that of the scenario before has other settings
     await airflow.control("up")
     connection = next(iter(stage.environment().values()))
