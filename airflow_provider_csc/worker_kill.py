@@ -74,7 +74,7 @@ def kill_from_worker(order: KillOrder, log: KillLog, *, is_interrupted: bool = T
     if kill is None or kill.is_over or kill.order != order or kill.is_certain < is_certain:
         kill = _kill = _WorkerKill(order, log, is_certain=is_certain)
         kill.start()
-    may_hold_locks = is_interrupted and not is_certain
+    may_hold_locks = is_interrupted and not is_certain and _is_in_handler()
     end = time.monotonic() + (_LOCKED_SECONDS if may_hold_locks else _PATIENCE_SECONDS)
     while not kill.is_over and time.monotonic() < end:
         time.sleep(_LOOK_SECONDS)  # noqa: TID251 - all else holds a lock, and may be interrupted
@@ -84,6 +84,11 @@ def kill_from_worker(order: KillOrder, log: KillLog, *, is_interrupted: bool = T
     if not kill.is_over and is_interrupted:
         kill.let_main_thread_go_on()
     return kill.standing
+
+
+def _is_in_handler() -> bool:
+    """Whether this can be a signal handler's doing; outside Airflow's task runner there is none."""
+    return callable(signal.getsignal(signal.SIGTERM))
 
 
 class _WorkerKill(threading.Thread):
@@ -139,8 +144,7 @@ class _WorkerKill(threading.Thread):
 
     def _call_main_thread(self) -> None:
         ident = threading.main_thread().ident
-        is_handled = callable(signal.getsignal(signal.SIGTERM))
-        if not self.is_over and ident is not None and is_handled:
+        if not self.is_over and ident is not None and _is_in_handler():
             signal.pthread_kill(ident, signal.SIGTERM)
 
     async def _carry_out(self, settings: SiteSettings) -> None:

@@ -19,6 +19,7 @@ from airflow_provider_csc.task_state import Standing, TaskName
 from airflow_provider_csc.worker_kill import KillOrder, kill_from_worker
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import FrameType
 
 TASK = TaskName(dag_id="d", run_id="r", task_id="t", map_index=-1)
@@ -36,6 +37,14 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     monkeypatch.setenv("AIRFLOW_CONN_SLURM_DEFAULT", "slurm://somewhere")
     monkeypatch.setattr(worker_kill._WorkerKill, "_carry_out", note)
     return orders
+
+
+@pytest.fixture
+def handler() -> Iterator[None]:
+    """SIGTERM is handled, as in a worker: its handler may be what calls."""
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 def answer(monkeypatch: pytest.MonkeyPatch, standing: Standing) -> None:
@@ -93,6 +102,7 @@ def test_before_there_is_anything_to_kill_nothing_is_known(killed: list[object])
     assert killed == []
 
 
+@pytest.mark.usefixtures("handler")
 def test_a_timeout_kills_beside_a_question_that_is_still_open(
     monkeypatch: pytest.MonkeyPatch, killed: list[object]
 ) -> None:
@@ -115,6 +125,7 @@ def test_a_timeout_kills_beside_a_question_that_is_still_open(
     assert killed == [ORDER]
 
 
+@pytest.mark.usefixtures("handler")
 def test_a_slow_machine_does_not_cut_the_kill_that_execution_timeout_asks_for(
     monkeypatch: pytest.MonkeyPatch, killed: list[object]
 ) -> None:
@@ -134,6 +145,7 @@ def test_a_slow_machine_does_not_cut_the_kill_that_execution_timeout_asks_for(
     assert killed == [ORDER]
 
 
+@pytest.mark.usefixtures("handler")
 def test_a_lock_that_the_main_thread_holds_does_not_stop_both(
     monkeypatch: pytest.MonkeyPatch, killed: list[object]
 ) -> None:
