@@ -418,7 +418,8 @@ SCENARIOS = {
     "munge-stopped": Scenario(outage("munge"), is_short=False),
     "sshd-stopped": Scenario(outage("sshd")),
     "sshd-throttles": Scenario(sshd_throttles),
-    "node-killed": Scenario(node_killed, is_local=True),
+    # Not beside those that stop the controller: the node comes back only when it can register.
+    "node-killed": Scenario(node_killed),
     "airflow-broken": Scenario(airflow_broken, is_short=False),
     "airflow-users-kill": Scenario(airflow_users_kill, is_short=False),
     "clock-off": Scenario(clock_off, is_short=False),
