@@ -106,11 +106,13 @@ class SlurmHook(BaseHook):
         return parse_connection(_fields(connection, await get_async_extra_dejson(connection)))
 
     def _undefined(self) -> ConfigError:
+        # Airflow says the same where its API server or database did not answer (seen in 3.3.2).
         return ConfigError(
             f"slurm_conn_id: connection {self.slurm_conn_id!r} is not defined. Make one of type "
             "'slurm' under Admin > Connections, or name another.",
             field="slurm_conn_id",
             value=self.slurm_conn_id,
+            is_temporary=True,
         )
 
     def get_conn(self) -> SlurmClient:

@@ -320,6 +320,8 @@ class SlurmSubmitOperator(BaseOperator):
                     raise  # A full queue has room later: an ordinary failure, with retries.
                 raise AirflowFailException(_describe_refusal(error, attempt)) from error
             except ConfigError as error:
+                if error.details.get("is_temporary"):
+                    raise
                 raise AirflowFailException(error.message) from error
             except (TransportError, SiteUnavailableError, SubmitUnknownError) as error:
                 if error.details.get("is_lasting") and self._is_fresh(context, attempt):

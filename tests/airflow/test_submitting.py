@@ -19,6 +19,7 @@ from airflow.providers.common.compat.sdk import (
 from airflow_provider_csc import submitter, task_state
 from airflow_provider_csc.client import SlurmClient
 from airflow_provider_csc.errors import (
+    ConfigError,
     ConnectFailedError,
     JobFailedError,
     JobNodeFailureError,
@@ -240,6 +241,17 @@ def test_a_refused_request_is_not_retried(site: Site) -> None:
     task = operator(options={"partition": "nope"})
     with pytest.raises(AirflowFailException, match="nope"):
         task.execute(build_context(task))
+
+
+def test_a_connection_that_airflow_does_not_find_is_an_ordinary_failure(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow says so, too, while its own database is away: a retry may find it."""
+    monkeypatch.delenv("AIRFLOW_CONN_SLURM_DEFAULT")
+    task = operator()
+    with pytest.raises(ConfigError, match="'slurm_default' is not defined"):
+        task.execute(build_context(task))
+    assert site.live == []
 
 
 def test_a_queue_that_is_full_is_an_ordinary_failure(site: Site) -> None:
