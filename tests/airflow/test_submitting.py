@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.providers.common.compat.sdk import (
     AirflowFailException,
+    AirflowNotFoundException,
     AirflowTaskTimeout,
     TaskDeferred,
 )
@@ -247,7 +248,11 @@ def test_a_connection_that_airflow_does_not_find_is_an_ordinary_failure(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Airflow says so, too, while its own database is away: a retry may find it."""
-    monkeypatch.delenv("AIRFLOW_CONN_SLURM_DEFAULT")
+
+    def find(_conn_id: str) -> None:
+        raise AirflowNotFoundException
+
+    monkeypatch.setattr(hook_module.SlurmHook, "get_connection", staticmethod(find))
     task = operator()
     with pytest.raises(ConfigError, match="'slurm_default' is not defined"):
         task.execute(build_context(task))
