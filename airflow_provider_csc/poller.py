@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from airflow_provider_csc.transport.base import SiteSettings
 
 _log = logging.getLogger(__name__)
+# A tracker keeps its name when it goes on with another poller.
+_names = (f"w{number}" for number in itertools.count())
 
 _MAX_BACKOFF_SECONDS = 300.0
 _MAX_FOLLOW_UPS = 200
@@ -68,9 +70,10 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """The connection was changed during an outage: watch on with the poller of these settings."""
+    """The connection was changed during an outage: have these settings' poller go on with this."""
 
     settings: SiteSettings
+    tracker: JobTracker
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +129,6 @@ class SitePoller:
         self._settings = settings
         self._floor = floor
         self._on_idle = on_idle
-        self._names = (f"w{number}" for number in itertools.count())
         self._watchers: dict[str, _Watcher] = {}
         # Those who use the connection without watching; nobody may close it on them.
         self._holders = 0
@@ -145,17 +147,20 @@ class SitePoller:
         return self._client
 
     async def watch(
-        self, spec: WatchSpec, *, interval: float, source: Source | None = None
+        self, watched: WatchSpec | JobTracker, *, interval: float, source: Source | None = None
     ) -> AsyncGenerator[Event | Moved, None]:
         """
         Yield what happens to some jobs; the last event is `Ended`, or `Moved`.
+
+        A tracker goes on where it was with another poller: what was shown is not shown again.
 
         ``interval`` (seconds) is how often at the least; the site's floor and the shortest interval
         of all watchers decide. ``source`` is read anew in an outage, for the connection may be what
         a person mends then. Leaving the iterator early affects nothing but this watcher.
         """
-        name = next(self._names)
-        watcher = _Watcher(JobTracker(name, spec), interval, source)
+        name = next(_names)
+        tracker = JobTracker(name, watched) if isinstance(watched, WatchSpec) else watched
+        watcher = _Watcher(tracker, interval, source)
         self._watchers[name] = watcher
         if self._outage is not None:
             # The next attempt may be minutes away.
@@ -200,9 +205,11 @@ class SitePoller:
 
     async def _detach(self, name: str, watcher: _Watcher) -> None:
         """Forget a watcher; the last one out closes the connection."""
-        self._watchers.pop(name, None)
+        is_moved = self._watchers.pop(name, None) is None
         async with self.hold():
-            await self._take_leave(watcher)
+            # The poller that goes on with a tracker also writes down what it has to say.
+            if not is_moved:
+                await self._take_leave(watcher)
 
     async def _take_leave(self, watcher: _Watcher) -> None:
         logs = watcher.tracker.logs
@@ -327,9 +334,10 @@ class SitePoller:
         """Send the watchers of a connection that was changed meanwhile to the poller of that."""
         for source in {one.source for one in self._watchers.values() if one.source}:
             settings = await read_if_changed(source, self._settings)
-            for watcher in self._watchers.values():
+            for name, watcher in list(self._watchers.items()):
                 if settings is not None and watcher.source == source:
-                    moved = _Batch([Moved(settings)], watcher.tracker.logs.offsets)
+                    tracker = self._watchers.pop(name).tracker
+                    moved = _Batch([Moved(settings, tracker)], tracker.logs.offsets)
                     watcher.batches.put_nowait(moved)
 
     def _park(self, outage: Outage) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from airflow_provider_csc.client import SlurmClient
     from airflow_provider_csc.poller import Moved, Source
     from airflow_provider_csc.slurm.result import JobResult
-    from airflow_provider_csc.slurm.tracking import WatchSpec
+    from airflow_provider_csc.slurm.tracking import JobTracker, WatchSpec
     from airflow_provider_csc.transport.base import SiteSettings
 
 
@@ -326,18 +326,21 @@ class SlurmJobTrigger(_KillableTrigger):
         """Follow the jobs to their end; also what the operator does when it is not deferred."""
         from airflow_provider_csc.poller import Moved
 
+        watched: WatchSpec | JobTracker = self._watch_spec()
         while True:
-            outcome = await self._watch(settings, log)
+            outcome = await self._watch(watched, settings, log)
             if not isinstance(outcome, Moved):
                 return outcome
-            settings = self._take_up(outcome.settings, log)
+            settings, watched = self._take_up(outcome.settings, log), outcome.tracker
 
-    async def _watch(self, settings: SiteSettings, log: TaskLog) -> list[JobResult] | Moved:
+    async def _watch(
+        self, watched: WatchSpec | JobTracker, settings: SiteSettings, log: TaskLog
+    ) -> list[JobResult] | Moved:
         from airflow_provider_csc.poller import Moved, poller_for
         from airflow_provider_csc.slurm.events import Ended, LogLines  # noqa: PLC0415
 
         events = poller_for(settings).watch(
-            self._watch_spec(), interval=self.poll_interval, source=self._source()
+            watched, interval=self.poll_interval, source=self._source()
         )
         async with aclosing(events):
             async for event in events:

@@ -22,7 +22,14 @@ from airflow_provider_csc.errors import ConfigError, ConnectFailedError
 from airflow_provider_csc.poller import Moved, SitePoller, Source, backoff_seconds, poller_for
 from airflow_provider_csc.slurm.identity import TaskIdentity
 from airflow_provider_csc.slurm.plan import JobSpec, build_request, read_source
-from airflow_provider_csc.slurm.tracking import Ended, Event, LogLines, Note, WatchSpec
+from airflow_provider_csc.slurm.tracking import (
+    Ended,
+    Event,
+    JobTracker,
+    LogLines,
+    Note,
+    WatchSpec,
+)
 from airflow_provider_csc.submitter import Submitter
 from airflow_provider_csc.transport.base import Hop, Secret, SiteSettings, SshSettings
 from tests.support import fake_site as faults
@@ -130,13 +137,14 @@ class Bench:
         *jobs: Submission,
         interval: float = 0.01,
         source: Source | None = None,
+        tracker: JobTracker | None = None,
         **changes: Any,
     ) -> Watching:
         watching = Watching()
 
         async def follow() -> None:
-            spec = watch_spec(*jobs, **changes)
-            events = self.poller.watch(spec, interval=interval, source=source)
+            watched = tracker or watch_spec(*jobs, **changes)
+            events = self.poller.watch(watched, interval=interval, source=source)
             async with contextlib.aclosing(events):
                 async for event in events:
                     watching.events.append(event)
@@ -743,8 +751,39 @@ async def test_a_connection_that_was_changed_in_an_outage_is_taken_up(bench: Ben
     for _ in range(4):
         bench.faulty.plan(POLL, faults.refuse)
     await until(lambda: all(watching.task.done() for watching in both))
-    assert [watching.events[-1] for watching in both] == [Moved(now), Moved(now)]
+    moved = [watching.events[-1] for watching in both]
+    assert [isinstance(each, Moved) and each.settings for each in moved] == [now, now]
     assert len(reads) == 3  # once for both, once for each attempt
+
+
+async def test_who_moves_to_a_changed_connection_is_shown_nothing_twice(bench: Bench) -> None:
+    """What was shown could not be written down any more, and was read there."""
+    job = await bench.submit("echo one; sleep 1; echo two; sleep 1; echo three")
+    was, now = settings_of(1), settings_of(2)
+
+    async def read() -> SiteSettings:
+        return now
+
+    bench.poller = SitePoller(SlurmClient(bench.faulty), floor=FLOOR, settings=was)
+    offsets = bench.site.home / job.run_dir / "log_offsets"
+    bench.faulty.plan(f"{offsets} '4\n", faults.drop_before)
+    before = bench.watch(job, source=Source("one", read))
+    await until(lambda: before.lines)
+    bench.faulty.plan(POLL, faults.refuse)
+    await until(before.task.done)
+    moved = before.events[-1]
+    assert isinstance(moved, Moved)
+    assert before.lines == ["one"]
+    assert shown(offsets) in {"", "0"}
+    bench.poller = SitePoller(bench.client, floor=FLOOR, settings=now)
+    after = bench.watch(tracker=moved.tracker)
+    await until(after.task.done)
+    assert after.lines == ["two", "three"]
+    assert after.states == ["COMPLETED"]
+    assert answers_again(after) == 1
+    # Nothing of what was known was forgotten on the way.
+    assert not [note for note in after.notes if "Watching again" in note]
+    assert shown(offsets) == "14"
 
 
 async def test_a_connection_that_cannot_be_read_changes_nothing(bench: Bench) -> None:
