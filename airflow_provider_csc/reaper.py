@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
     from airflow.sdk import DAG
 
-    from airflow_provider_csc.client import SlurmClient
+    from airflow_provider_csc.client.slurm import SlurmClient
 
     StatesOfTask = Callable[[str, str, Sequence[str]], Mapping[str, Mapping[str, str | None]]]
 

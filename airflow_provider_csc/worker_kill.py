@@ -23,7 +23,7 @@ from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 from airflow_provider_csc.task_state import WANTED_OF_WORKER, Standing, TaskName, ask_standing
 
 if TYPE_CHECKING:
-    from airflow_provider_csc.kill import KillLog
+    from airflow_provider_csc.client.kill import KillLog
     from airflow_provider_csc.transport.base import SiteSettings
 
 # What is held is released within a moment, which grows, for it may be an import.
@@ -113,7 +113,7 @@ class _WorkerKill(threading.Thread):
 
     def _find_out_and_kill(self) -> None:
         # All that takes a lock of the import system, before anybody waits for this.
-        from airflow_provider_csc import client, kill  # noqa: F401, PLC0415 - SSH takes a moment
+        from airflow_provider_csc.client import kill, slurm  # noqa: F401, PLC0415 - SSH takes a moment
         from airflow_provider_csc.hooks.slurm import SlurmHook  # noqa: PLC0415
         from airflow_provider_csc.transport import ssh  # noqa: F401
 
@@ -148,7 +148,10 @@ class _WorkerKill(threading.Thread):
             signal.pthread_kill(ident, signal.SIGTERM)
 
     async def _carry_out(self, settings: SiteSettings) -> None:
-        from airflow_provider_csc.kill import kill_jobs, kill_submission  # noqa: PLC0415
+        from airflow_provider_csc.client.kill import (  # noqa: PLC0415
+            kill_jobs,
+            kill_submission,
+        )
 
         order = self.order
         if order.job_id is not None:

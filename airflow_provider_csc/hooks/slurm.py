@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Connection
 
-    from airflow_provider_csc.client import Probe, SlurmClient
+    from airflow_provider_csc.client.slurm import Probe, SlurmClient
     from airflow_provider_csc.slurm.framing import Frame
     from airflow_provider_csc.slurm.identity import TaskIdentity
     from airflow_provider_csc.slurm.policy import PartitionLimits
@@ -50,7 +50,7 @@ async def open_client(settings: SiteSettings) -> AsyncIterator[SlurmClient]:
 
 
 def _open(settings: SiteSettings) -> SlurmClient:
-    from airflow_provider_csc.client import SlurmClient
+    from airflow_provider_csc.client.slurm import SlurmClient
     from airflow_provider_csc.transport.ssh import SshTransport
 
     return SlurmClient(SshTransport(settings.ssh), login_setup=settings.login_setup)
@@ -137,7 +137,7 @@ class SlurmHook(BaseHook):
 
         :raises ConfigError: for a request that cannot be; nothing was submitted.
         """
-        from airflow_provider_csc.submitter import (  # noqa: PLC0415
+        from airflow_provider_csc.client.submitter import (  # noqa: PLC0415
             BRIEF_DELAYS,
             RESOLVE_DELAYS,
             Submitter,

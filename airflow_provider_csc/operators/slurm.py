@@ -5,14 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, timedelta
-from math import inf
-from typing import TYPE_CHECKING, Any, NoReturn
+from datetime import UTC
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import (
     AirflowFailException,
     AirflowTaskTimeout,
-    BaseOperator,
     conf,
 )
 
@@ -21,12 +19,13 @@ from airflow_provider_csc.errors import (
     ConfigError,
     CscError,
     SiteUnavailableError,
-    SubmitKilledError,
     SubmitRejectedError,
     SubmitUnknownError,
     TransportError,
 )
 from airflow_provider_csc.links.slurm import SlurmJobLink
+from airflow_provider_csc.operators._checks import check_policy, check_seconds, seconds_of
+from airflow_provider_csc.operators._killable import KillableOperator, name_task
 from airflow_provider_csc.operators._task_state import recall_changes, remember
 from airflow_provider_csc.slurm.attempt import Attempt
 from airflow_provider_csc.slurm.identity import TaskIdentity, first_try_of_generation
@@ -44,23 +43,20 @@ from airflow_provider_csc.slurm.plan import (
     is_template_file,
 )
 from airflow_provider_csc.slurm.result import JobResult, describe_result, to_xcom
-from airflow_provider_csc.task_state import Standing
-from airflow_provider_csc.worker_kill import KillOrder, kill_from_worker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import timedelta
 
     from airflow.sdk import Context
-    from airflow.triggers.base import BaseTrigger
 
     from airflow_provider_csc.slurm.failures import FailureReason
     from airflow_provider_csc.slurm.policy import Action, PartitionLimits, SlurmRetryPolicy
     from airflow_provider_csc.slurm.submission import Submission
-    from airflow_provider_csc.task_state import TaskName
     from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
 
 
-class SlurmSubmitOperator(BaseOperator):
+class SlurmSubmitOperator(KillableOperator):
     """
     Submit one job to a Slurm cluster, wait for it in the triggerer, and return what became of it.
 
@@ -181,20 +177,14 @@ class SlurmSubmitOperator(BaseOperator):
         self.kill_grace = kill_grace
         self.cancel_held = cancel_held
         self.on_failure = on_failure
-        self._job_id: str | None = None
-        self._run_dir: str | None = None
-        self._identity: TaskIdentity | None = None
-        self._task: TaskName | None = None
-        self._signal: str | None = None
-        self._standing = Standing.LIVE
         # What no template can change is checked while the DAG is parsed.
         check_source(JobSpec(command=command, script=script, remote_script=remote_script))
         if isinstance(options, Mapping):
             check_option_names(options)
         for name in ("timeout", "queue_timeout", "kill_grace"):
-            _check_seconds(name, getattr(self, name))
+            check_seconds(name, getattr(self, name))
         if on_failure is not None:
-            _check_policy(on_failure)
+            check_policy(on_failure)
 
     def resolve_template_files(self) -> None:
         """Load only `script` from a file; a command or a path may end with ``.sh`` too."""
@@ -241,33 +231,6 @@ class SlurmSubmitOperator(BaseOperator):
         result = JobResult.from_payload(payload)
         return self._conclude(context, result, Attempt.from_payload(event.get("attempt")))
 
-    def on_kill(self) -> None:
-        """Cancel the job or stop its submission, unless the worker itself is being stopped."""
-        self._kill(is_interrupted=True)
-
-    def _kill(self, *, is_interrupted: bool) -> None:
-        order = KillOrder(
-            conn_id=self.slurm_conn_id,
-            task=self._task,
-            token=self._identity.token if self._identity else None,
-            identity=self._identity.to_json() if self._identity else "",
-            job_id=self._job_id,
-            run_dir=self._run_dir,
-            grace=_seconds(self.kill_grace) or 0.0,
-            signal=self._signal,
-        )
-        self._standing = kill_from_worker(order, self.log, is_interrupted=is_interrupted)
-
-    def _end_if_killed(self, *, is_ended: bool = False) -> None:
-        """Finish a kill that came before, or that has to come: nobody else would."""
-        if is_ended or self._standing is not Standing.LIVE:
-            self._kill(is_interrupted=False)
-        if self._standing is Standing.ENDED:
-            raise SubmitKilledError(
-                "The task was ended by somebody while it submitted a job; what became of that "
-                "stands above."
-            )
-
     def _run(self, context: Context, attempt: Attempt) -> dict[str, Any]:
         """Submit one job and wait for it."""
         submission = self._submit_patiently(context, attempt)
@@ -287,28 +250,6 @@ class SlurmSubmitOperator(BaseOperator):
         (result,) = run_sync(trigger.wait(settings, self.log))
         self._forget_job()
         return self._conclude(context, result, present)
-
-    def _forget_job(self) -> None:
-        """Note that there is nothing to kill: the job is over, or nobody waits for it."""
-        self._identity = self._job_id = self._run_dir = self._signal = None
-
-    def _hand_over(
-        self,
-        context: Context,
-        trigger: BaseTrigger,
-        method_name: str,
-        kwargs: dict[str, Any] | None = None,
-    ) -> NoReturn:
-        """
-        Defer, unless somebody has ended the task meanwhile.
-
-        Of that the worker hears with a heartbeat, up to seconds later; a task that defers before is
-        refused, and neither its worker nor its trigger is told anything any more.
-        """
-        from airflow_provider_csc.task_state import was_ended  # noqa: PLC0415
-
-        self._end_if_killed(is_ended=was_ended(_name_task(context)))
-        self.defer(trigger=trigger, method_name=method_name, kwargs=kwargs)
 
     def _submit_patiently(self, context: Context, attempt: Attempt) -> Submission:
         """Submit, when the site answers; what is uncertain is then looked for first."""
@@ -347,7 +288,7 @@ class SlurmSubmitOperator(BaseOperator):
         hook = SlurmHook(self.slurm_conn_id)
         settings = hook.get_settings()
         identity = self._identify(context, attempt)
-        self._identity, self._task = identity, _name_task(context)
+        self._identity, self._task = identity, name_task(context)
         # Of a job that a policy replaces nothing is to be killed any more, of the new one all.
         self._job_id = self._run_dir = self._signal = None
         self._end_if_killed()
@@ -389,7 +330,7 @@ class SlurmSubmitOperator(BaseOperator):
     def _check_waited(self, context: Context, event: dict[str, Any], attempt: Attempt) -> None:
         if event["status"] == "deadline":
             # Airflow calls on_kill then, which sees to it that no job comes of the submission.
-            self._identity, self._task = self._identify(context, attempt), _name_task(context)
+            self._identity, self._task = self._identify(context, attempt), name_task(context)
             raise AirflowTaskTimeout(
                 "execution_timeout is reached while the site gave no answer; see above for why. "
                 "A job of this task that it may have taken is cancelled, or adopted by a retry."
@@ -502,14 +443,14 @@ class SlurmSubmitOperator(BaseOperator):
             stream_logs=self.stream_logs,
             poll_interval=self.poll_interval,
             log_limit_bytes=self.log_limit_bytes,
-            queue_timeout=_seconds(self.queue_timeout),
-            run_timeout=_seconds(self.timeout),
+            queue_timeout=seconds_of(self.queue_timeout),
+            run_timeout=seconds_of(self.timeout),
             deadline=attempt.deadline,
-            kill_grace=_seconds(self.kill_grace) or 0,
+            kill_grace=seconds_of(self.kill_grace) or 0,
             kill_signal=_signal_of(attempt.asked),
             cancel_held=self.cancel_held,
             attempt=attempt.to_payload(),
-            task_key=_name_task(context),
+            task_key=name_task(context),
         )
 
     def _build_site_trigger(
@@ -524,51 +465,12 @@ class SlurmSubmitOperator(BaseOperator):
             poll_interval=self.poll_interval,
             token=self._identity.token if self._identity else None,
             identity=self._identity.to_json() if self._identity else None,
-            task_key=_name_task(context),
+            task_key=name_task(context),
             # The site may be well, and only the fate of a submission is open.
             not_before=time.time() + attempt.pause_seconds
             if isinstance(error, (SubmitUnknownError, SiteUnavailableError))
             else None,
         )
-
-
-def _name_task(context: Context) -> TaskName:
-    ti = context["ti"]
-    return {
-        "dag_id": ti.dag_id,
-        "run_id": ti.run_id,
-        "task_id": ti.task_id,
-        "map_index": -1 if ti.map_index is None else ti.map_index,
-    }
-
-
-def _check_seconds(name: str, value: object) -> None:
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    is_length = (
-        isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and 0 <= seconds < inf
-    )
-    if value is not None and not is_length:
-        raise ConfigError(
-            f"{name}: {value!r} is no length of time. Give seconds, or a timedelta, of 0 or more.",
-            field=name,
-            value=value,
-        )
-
-
-def _check_policy(on_failure: object) -> None:
-    from airflow_provider_csc.slurm.policy import SlurmRetryPolicy  # noqa: PLC0415
-
-    if not isinstance(on_failure, SlurmRetryPolicy):
-        raise ConfigError(
-            f"on_failure: {on_failure!r} is no SlurmRetryPolicy. Make one, for example "
-            "SlurmRetryPolicy(infrastructure=2), or read one with SlurmRetryPolicy.from_dict.",
-            field="on_failure",
-            value=on_failure,
-        )
-
-
-def _seconds(limit: float | timedelta | None) -> float | None:
-    return limit.total_seconds() if isinstance(limit, timedelta) else limit
 
 
 def _run_start(context: Context) -> int:

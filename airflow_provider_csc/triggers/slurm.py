@@ -14,9 +14,9 @@ from airflow.configuration import conf
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
 
+from airflow_provider_csc.client.kill import kill_jobs, kill_submission
+from airflow_provider_csc.client.site_watch import watch_for
 from airflow_provider_csc.hooks.slurm import SlurmHook
-from airflow_provider_csc.kill import kill_jobs, kill_submission
-from airflow_provider_csc.site_watch import watch_for
 from airflow_provider_csc.task_state import (
     WANTED_BEFORE_JOB,
     WANTED_OF_TRIGGER,
@@ -28,8 +28,8 @@ from airflow_provider_csc.task_state import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Sequence
 
-    from airflow_provider_csc.client import SlurmClient
-    from airflow_provider_csc.poller import Moved, Source
+    from airflow_provider_csc.client.poller import Moved, Source
+    from airflow_provider_csc.client.slurm import SlurmClient
     from airflow_provider_csc.slurm.result import JobResult
     from airflow_provider_csc.slurm.tracking import JobTracker, WatchSpec
     from airflow_provider_csc.transport.base import SiteSettings
@@ -141,7 +141,7 @@ class _KillableTrigger(BaseTrigger):
 
     def _source(self) -> Source:
         """Return the connection as what may be changed in an outage."""
-        from airflow_provider_csc.poller import Source
+        from airflow_provider_csc.client.poller import Source
 
         return Source(self.slurm_conn_id, SlurmHook(self.slurm_conn_id).aget_settings)
 
@@ -177,7 +177,7 @@ class _KillableTrigger(BaseTrigger):
     @asynccontextmanager
     async def _open_client(self, settings: SiteSettings) -> AsyncIterator[SlurmClient | None]:
         """Yield the client with the open connection while there is one; it stays open so long."""
-        from airflow_provider_csc.poller import poller_for
+        from airflow_provider_csc.client.poller import poller_for
 
         if self._waiting is None or self._waiting.done():
             yield None
@@ -324,7 +324,7 @@ class SlurmJobTrigger(_KillableTrigger):
 
     async def wait(self, settings: SiteSettings, log: TaskLog) -> list[JobResult]:
         """Follow the jobs to their end; also what the operator does when it is not deferred."""
-        from airflow_provider_csc.poller import Moved
+        from airflow_provider_csc.client.poller import Moved
 
         watched: WatchSpec | JobTracker = self._watch_spec()
         while True:
@@ -336,7 +336,7 @@ class SlurmJobTrigger(_KillableTrigger):
     async def _watch(
         self, watched: WatchSpec | JobTracker, settings: SiteSettings, log: TaskLog
     ) -> list[JobResult] | Moved:
-        from airflow_provider_csc.poller import Moved, poller_for
+        from airflow_provider_csc.client.poller import Moved, poller_for
         from airflow_provider_csc.slurm.events import Ended, LogLines  # noqa: PLC0415
 
         events = poller_for(settings).watch(

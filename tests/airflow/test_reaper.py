@@ -35,9 +35,9 @@ from tests.pure.slurm.evidence import answer, queue_line
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from airflow_provider_csc.client import SlurmClient
+    from airflow_provider_csc.client.slurm import SlurmClient
 
-HEAVY = ("asyncssh", "boto3", "airflow_provider_csc.client")
+HEAVY = ("asyncssh", "boto3", "airflow_provider_csc.client.slurm")
 
 
 def report(**changes: Any) -> ReaperReport:

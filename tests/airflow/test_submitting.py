@@ -18,7 +18,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_csc import submitter, task_state
-from airflow_provider_csc.client import SlurmClient
+from airflow_provider_csc.client.slurm import SlurmClient
 from airflow_provider_csc.errors import (
     ConfigError,
     ConnectFailedError,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 
 # The forks must not each import what operators and triggers load when they first need it.
-import airflow_provider_csc.poller
+import airflow_provider_csc.client.poller
 import airflow_provider_csc.transport.ssh  # noqa: F401
 from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
 from airflow_provider_csc.triggers.slurm import SlurmJobTrigger  # noqa: F401

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from airflow_provider_csc.client import SlurmClient
+from airflow_provider_csc.client.slurm import SlurmClient
 from tests.support.bench import Bench, FaultyBench, bench_of, directory_of
 from tests.support.fake_site import FakeSite, FaultyTransport, LocalTransport, fake_site
 from tests.support.real_site import RealSite

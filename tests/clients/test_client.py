@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_csc.client import SlurmClient
+from airflow_provider_csc.client.slurm import SlurmClient
 from airflow_provider_csc.errors import (
     CommandTimeoutError,
     ConnectFailedError,

@@ -17,9 +17,16 @@ import asyncssh
 import pytest
 import pytest_asyncio
 
-from airflow_provider_csc.client import SlurmClient
+from airflow_provider_csc.client.poller import (
+    Moved,
+    SitePoller,
+    Source,
+    backoff_seconds,
+    poller_for,
+)
+from airflow_provider_csc.client.slurm import SlurmClient
+from airflow_provider_csc.client.submitter import Submitter
 from airflow_provider_csc.errors import ConfigError, ConnectFailedError
-from airflow_provider_csc.poller import Moved, SitePoller, Source, backoff_seconds, poller_for
 from airflow_provider_csc.slurm.identity import TaskIdentity
 from airflow_provider_csc.slurm.plan import JobSpec, build_request, read_source
 from airflow_provider_csc.slurm.tracking import (
@@ -30,7 +37,6 @@ from airflow_provider_csc.slurm.tracking import (
     Note,
     WatchSpec,
 )
-from airflow_provider_csc.submitter import Submitter
 from airflow_provider_csc.transport.base import Hop, Secret, SiteSettings, SshSettings
 from tests.support import fake_site as faults
 from tests.support.fake_site import FakeSite, FaultyTransport, LocalTransport, fake_site

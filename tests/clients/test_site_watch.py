@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from airflow_provider_csc.client import SlurmClient
-from airflow_provider_csc.poller import SitePoller, Source
-from airflow_provider_csc.site_watch import SiteWatch
+from airflow_provider_csc.client.poller import SitePoller, Source
+from airflow_provider_csc.client.site_watch import SiteWatch
+from airflow_provider_csc.client.slurm import SlurmClient
 from airflow_provider_csc.transport.base import Hop, SiteSettings, SshSettings
 from tests.support import fake_site as faults
 from tests.support.fake_site import FakeSite, FaultyTransport, LocalTransport

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from airflow_provider_csc.client.kill import kill_jobs, kill_submission
 from airflow_provider_csc.hooks.slurm import SlurmHook
-from airflow_provider_csc.kill import kill_jobs, kill_submission
 from airflow_provider_csc.slurm.run_dir import CANCEL_FILE
 from airflow_provider_csc.triggers.slurm import SlurmSiteTrigger
 from tests.support.task import stored
@@ -225,7 +225,7 @@ def test_a_directory_that_cannot_be_written_keeps_the_site_trigger_waiting(run_d
 
 
 def test_many_site_triggers_share_one_that_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    from airflow_provider_csc.client import SlurmClient
+    from airflow_provider_csc.client.slurm import SlurmClient
 
     asked = 0
     ask = SlurmClient.ask

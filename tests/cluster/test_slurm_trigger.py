@@ -241,7 +241,7 @@ def test_a_kill_of_a_task_that_waits_for_its_site_leaves_no_connection(
 def test_fifty_waiting_triggers_share_one_connection_and_one_query_per_interval(
     cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from airflow_provider_csc.client import SlurmClient
+    from airflow_provider_csc.client.slurm import SlurmClient
 
     programs: list[str] = []
     ask = SlurmClient.ask

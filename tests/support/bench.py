@@ -10,10 +10,10 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_csc.client import SlurmClient
+from airflow_provider_csc.client.slurm import SlurmClient
+from airflow_provider_csc.client.submitter import Submitter
 from airflow_provider_csc.slurm.identity import TaskIdentity
 from airflow_provider_csc.slurm.plan import JobSpec, build_request, read_source
-from airflow_provider_csc.submitter import Submitter
 from tests.support.fake_site import FakeSite, FaultyTransport
 
 if TYPE_CHECKING:

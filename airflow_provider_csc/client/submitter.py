@@ -53,7 +53,7 @@ from airflow_provider_csc.slurm.verdict import UNKNOWN
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from airflow_provider_csc.client import SlurmClient
+    from airflow_provider_csc.client.slurm import SlurmClient
     from airflow_provider_csc.slurm.identity import TaskIdentity
     from airflow_provider_csc.slurm.result import JobResult
 

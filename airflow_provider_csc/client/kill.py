@@ -27,7 +27,7 @@ from airflow_provider_csc.slurm.cancel_commands import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-    from airflow_provider_csc.client import SlurmClient
+    from airflow_provider_csc.client.slurm import SlurmClient
     from airflow_provider_csc.transport.base import SiteSettings
 
 PATIENCE_SECONDS = 25.0
@@ -124,7 +124,7 @@ async def _client_of(
     if client is not None:
         yield client
         return
-    from airflow_provider_csc.client import SlurmClient
+    from airflow_provider_csc.client.slurm import SlurmClient
     from airflow_provider_csc.transport.ssh import SshTransport
 
     own = SlurmClient(SshTransport(settings.ssh), login_setup=settings.login_setup)

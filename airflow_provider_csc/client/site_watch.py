@@ -20,7 +20,7 @@ from airflow_provider_csc.slurm.site_commands import build_site_probe, read_site
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from airflow_provider_csc.poller import SitePoller, Source
+    from airflow_provider_csc.client.poller import SitePoller, Source
     from airflow_provider_csc.transport.base import SiteSettings
 
 # Looked at more often than a site that does not answer at all: a full directory is made room in.
@@ -77,7 +77,7 @@ class SiteWatch:
                     self._task = None
 
     async def _run(self) -> None:
-        from airflow_provider_csc.poller import backoff_seconds
+        from airflow_provider_csc.client.poller import backoff_seconds
 
         away = full = 0
         try:
@@ -129,7 +129,7 @@ class SiteWatch:
 
     async def _reload(self) -> None:
         """Send those who still wait to the watch of their connection, where that was changed."""
-        from airflow_provider_csc.poller import read_if_changed
+        from airflow_provider_csc.client.poller import read_if_changed
 
         waiting = self._waiting()
         for source in {one.source for one in waiting if one.source}:
@@ -146,7 +146,7 @@ _watches: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[SiteSettings, SiteWa
 
 def watch_for(settings: SiteSettings) -> SiteWatch:
     """Return the watch of a site on the running event loop; equal settings share one."""
-    from airflow_provider_csc.poller import poller_for
+    from airflow_provider_csc.client.poller import poller_for
 
     on_loop = _watches.setdefault(asyncio.get_running_loop(), {})
     if settings not in on_loop:

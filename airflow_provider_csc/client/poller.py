@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from airflow_provider_csc.client import SlurmClient
+from airflow_provider_csc.client.slurm import SlurmClient
 from airflow_provider_csc.errors import (
     CommandTimeoutError,
     ConnectionLostError,

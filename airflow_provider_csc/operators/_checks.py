@@ -1,0 +1,40 @@
+"""What is checked of an operator's arguments while the DAG is parsed."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from math import inf
+
+from airflow_provider_csc.errors import ConfigError
+
+
+def check_seconds(name: str, value: object) -> None:
+    """Refuse what is no length of time."""
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    is_length = (
+        isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and 0 <= seconds < inf
+    )
+    if value is not None and not is_length:
+        raise ConfigError(
+            f"{name}: {value!r} is no length of time. Give seconds, or a timedelta, of 0 or more.",
+            field=name,
+            value=value,
+        )
+
+
+def check_policy(on_failure: object) -> None:
+    """Refuse what is no retry policy."""
+    from airflow_provider_csc.slurm.policy import SlurmRetryPolicy  # noqa: PLC0415
+
+    if not isinstance(on_failure, SlurmRetryPolicy):
+        raise ConfigError(
+            f"on_failure: {on_failure!r} is no SlurmRetryPolicy. Make one, for example "
+            "SlurmRetryPolicy(infrastructure=2), or read one with SlurmRetryPolicy.from_dict.",
+            field="on_failure",
+            value=on_failure,
+        )
+
+
+def seconds_of(limit: float | timedelta | None) -> float | None:
+    """Return a length of time in seconds."""
+    return limit.total_seconds() if isinstance(limit, timedelta) else limit
