@@ -17,7 +17,8 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 
-from airflow_provider_csc import submitter, task_state
+from airflow_provider_csc import task_state
+from airflow_provider_csc.client import submitter
 from airflow_provider_csc.client.slurm import SlurmClient
 from airflow_provider_csc.errors import (
     ConfigError,
