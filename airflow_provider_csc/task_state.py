@@ -33,30 +33,33 @@ class Standing(Enum):
 
 
 def read_standing(
-    states: Mapping[str, Mapping[str, str | None]], task: TaskName, *, live: Collection[str]
+    states: Mapping[str, Mapping[str, str | None]], task: TaskName, *, live: Collection[str | None]
 ) -> Standing:
     """
     Return how a task stands, from ``{run_id: {task: state}}`` as Airflow answers.
 
-    ``live`` are its states while nobody has ended it. A task that is not there was deleted.
+    ``live`` are its states while nobody has ended it; None is one that waits to be scheduled. A
+    task that is not there was deleted.
     """
     index = task["map_index"]
     name = task["task_id"] if index < 0 else f"{task['task_id']}_{index}"
-    state = states.get(task["run_id"], {}).get(name)
-    return Standing.LIVE if state in live else Standing.ENDED
+    tasks = states.get(task["run_id"], {})
+    return Standing.LIVE if name in tasks and tasks[name] in live else Standing.ENDED
 
 
 # Where a worker's process is told to stop and its job is still wanted: it is being stopped itself,
-# perhaps just after it handed the task over, or Airflow missed its heartbeats and has the next try
-# take over.
-WANTED_OF_WORKER = frozenset({"running", "deferred", "up_for_retry", "scheduled", "queued"})
-WANTED_OF_TRIGGER = frozenset({"deferred"})
+# perhaps just after it handed the task over; or Airflow missed its heartbeats, or those of its
+# scheduler (the task has no state for a moment then), and has the next try take over.
+WANTED_OF_WORKER: frozenset[str | None] = frozenset(
+    {"running", "deferred", "up_for_retry", None, "scheduled", "queued"}
+)
+WANTED_OF_TRIGGER: frozenset[str | None] = frozenset({"deferred"})
 # A trigger that waits before there is a job: the same try goes on with that very submission, which
 # another triggerer may have woken it for; and one that was cleared sees to it in its next try.
-WANTED_BEFORE_JOB = WANTED_OF_TRIGGER | WANTED_OF_WORKER
+WANTED_BEFORE_JOB = (WANTED_OF_TRIGGER | WANTED_OF_WORKER) - {None}
 
 
-def ask_standing(task: TaskName, *, live: Collection[str]) -> Standing:
+def ask_standing(task: TaskName, *, live: Collection[str | None]) -> Standing:
     """
     Ask Airflow's supervisor how a task stands; UNKNOWN where it does not say.
 

@@ -267,8 +267,7 @@ class SlurmSubmitOperator(KillableOperator):
             except (TransportError, SiteUnavailableError, SubmitUnknownError) as error:
                 if error.details.get("is_lasting") and self._is_fresh(context, attempt):
                     raise  # Nothing can have been submitted, and waiting cannot help.
-                self._wait_for_site(context, attempt, error)
-            attempt = attempt.resumed()
+                attempt = self._wait_for_site(context, attempt, error)
 
     def _learn(self, context: Context) -> dict[str, str]:
         """Return what earlier tries found out, unless the author asks for something else now."""
@@ -316,8 +315,13 @@ class SlurmSubmitOperator(KillableOperator):
         is_first = context["ti"].try_number == 1 and attempt.resubmission == 0
         return is_first and not attempt.is_resumed
 
-    def _wait_for_site(self, context: Context, attempt: Attempt, error: CscError) -> None:
-        trigger = self._build_site_trigger(context, attempt, error)
+    def _wait_for_site(self, context: Context, attempt: Attempt, error: CscError) -> Attempt:
+        """Wait, and return the attempt as it goes on."""
+        pause = None
+        # The site may be well, and only the fate of a submission is open.
+        if isinstance(error, (SubmitUnknownError, SiteUnavailableError)):
+            pause, attempt = attempt.pause_seconds, attempt.left_open()
+        trigger = self._build_site_trigger(context, attempt, error, pause)
         if self.deferrable:
             kwargs = {"attempt": attempt.to_payload()}
             self._hand_over(context, trigger, self.execute_again.__name__, kwargs)
@@ -326,6 +330,7 @@ class SlurmSubmitOperator(KillableOperator):
 
         settings = SlurmHook(self.slurm_conn_id).get_settings()
         self._check_waited(context, run_sync(trigger.wait(settings, self.log)), attempt)
+        return attempt.resumed()
 
     def _check_waited(self, context: Context, event: dict[str, Any], attempt: Attempt) -> None:
         if event["status"] == "deadline":
@@ -454,7 +459,7 @@ class SlurmSubmitOperator(KillableOperator):
         )
 
     def _build_site_trigger(
-        self, context: Context, attempt: Attempt, error: CscError
+        self, context: Context, attempt: Attempt, error: CscError, pause: float | None
     ) -> SlurmSiteTrigger:
         from airflow_provider_csc.triggers.slurm import SlurmSiteTrigger  # noqa: PLC0415
 
@@ -466,10 +471,7 @@ class SlurmSubmitOperator(KillableOperator):
             token=self._identity.token if self._identity else None,
             identity=self._identity.to_json() if self._identity else None,
             task_key=name_task(context),
-            # The site may be well, and only the fate of a submission is open.
-            not_before=time.time() + attempt.pause_seconds
-            if isinstance(error, (SubmitUnknownError, SiteUnavailableError))
-            else None,
+            not_before=None if pause is None else time.time() + pause,
         )
 
 

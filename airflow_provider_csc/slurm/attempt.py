@@ -24,7 +24,7 @@ class Attempt:
     the sbatch options it set, ``asked`` the options of the present job, ``history`` one dict for
     each job before it (see `policy`). ``deadline`` is when ``execution_timeout`` is reached
     (seconds since 1970, Airflow's clock). ``waits`` is how often the try had to wait before it
-    could submit.
+    could submit, ``looks`` how often of these because the fate of a submission was open.
 
     Running tasks hold it: never rename, add only with a default.
     """
@@ -35,6 +35,7 @@ class Attempt:
     history: tuple[PastSubmission, ...] = ()
     deadline: float | None = None
     waits: int = 0
+    looks: int = 0
 
     @property
     def is_resumed(self) -> bool:
@@ -44,12 +45,16 @@ class Attempt:
     @property
     def pause_seconds(self) -> float:
         """How long a submission whose fate is open is left alone before it is looked at again."""
-        longer = 2.0 ** min(max(self.waits - _EQUAL_PAUSES, 0), 10)
+        longer = 2.0 ** min(max(self.looks - _EQUAL_PAUSES, 0), 10)
         return min(_SHORTEST_PAUSE * longer, _LONGEST_PAUSE)
 
     def resumed(self) -> Attempt:
         """Return the attempt as it goes on after a wait."""
         return replace(self, waits=self.waits + 1)
+
+    def left_open(self) -> Attempt:
+        """Return the attempt as it waits because the fate of its submission is open."""
+        return replace(self, looks=self.looks + 1)
 
     def to_payload(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_csc.task_state import WANTED_OF_TRIGGER, Standing, TaskName, read_standing
+from airflow_provider_csc.task_state import (
+    WANTED_OF_TRIGGER,
+    WANTED_OF_WORKER,
+    Standing,
+    TaskName,
+    read_standing,
+)
 from airflow_provider_csc.triggers import slurm as triggers
 from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
 
@@ -37,6 +43,12 @@ def test_a_task_stands_as_its_state_says(
     states: dict[str, dict[str, str | None]], task: TaskName, standing: Standing
 ) -> None:
     assert read_standing(states, task, live=WANTED_OF_TRIGGER) is standing
+
+
+def test_a_task_whose_scheduler_died_is_not_ended() -> None:
+    """Another scheduler takes its state away, and its job belongs to its next try."""
+    assert read_standing({"r": {"t": None}}, TASK, live=WANTED_OF_WORKER) is Standing.LIVE
+    assert read_standing({"r": {}}, TASK, live=WANTED_OF_WORKER) is Standing.ENDED
 
 
 class Kills(SlurmJobTrigger):

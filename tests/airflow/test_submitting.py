@@ -29,7 +29,7 @@ from airflow_provider_csc.errors import (
     SubmitRejectedError,
 )
 from airflow_provider_csc.hooks import slurm as hook_module
-from airflow_provider_csc.operators import slurm as operators
+from airflow_provider_csc.operators import _killable
 from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
 from airflow_provider_csc.slurm.attempt import Attempt
 from airflow_provider_csc.slurm.policy import SlurmRetryPolicy
@@ -289,7 +289,7 @@ def test_a_task_that_was_ended_is_not_handed_over(
         return Standing.ENDED
 
     monkeypatch.setattr(task_state, "was_ended", was_ended)
-    monkeypatch.setattr(operators, "kill_from_worker", kill)
+    monkeypatch.setattr(_killable, "kill_from_worker", kill)
     if not is_reached:
         site.lose(faults.refuse, 20)
         monkeypatch.setattr(submitter, "RESOLVE_DELAYS", (0.1,))

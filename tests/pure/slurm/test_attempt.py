@@ -13,6 +13,7 @@ FULL = Attempt(
     history=({"job_id": "1"},),  # type: ignore[typeddict-item] # only carried here
     deadline=1.5,
     waits=3,
+    looks=2,
 )
 
 
@@ -32,9 +33,17 @@ def test_pauses_grow_as_long_as_the_fate_of_a_submission_is_open() -> None:
     attempt, pauses = Attempt(), []
     for _ in range(19):
         pauses.append(attempt.pause_seconds)
-        attempt = attempt.resumed()
+        attempt = attempt.left_open().resumed()
     assert attempt.is_resumed
     assert pauses == [30] * 13 + [60, 120, 240, 480, 600, 600]
+
+
+def test_waits_for_a_site_that_comes_back_at_once_lengthen_no_pause() -> None:
+    """A claim that was left behind was looked at again only after eight minutes."""
+    attempt = Attempt()
+    for _ in range(30):
+        attempt = attempt.resumed()
+    assert attempt.pause_seconds == 30
 
 
 def test_the_stored_form_is_that_of_the_first_release() -> None:
@@ -46,4 +55,5 @@ def test_the_stored_form_is_that_of_the_first_release() -> None:
         "history": [],
         "deadline": None,
         "waits": 0,
+        "looks": 0,
     }
