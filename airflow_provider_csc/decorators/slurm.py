@@ -249,12 +249,12 @@ def _check_arguments(arguments: Mapping[str, Any]) -> None:
 def _check_waited(event: Mapping[str, Any]) -> None:
     if event["status"] == "deadline":
         raise AirflowTaskTimeout(
-            "execution_timeout is reached while the site gave no answer. The job has completed, and "
-            "its result was not read; see above for why."
+            "execution_timeout is reached while the site gave no answer. The job has completed; its "
+            "result was not read, see above for why."
         )
 
 
-async def _fetch(client: SlurmClient, run_dir: str, patience: Sequence[float] = ()) -> bytes | None:
+async def _fetch(client: SlurmClient, run_dir: str) -> bytes | None:
     """
     Return the result file of a run directory, None when there is none.
 

@@ -4,8 +4,8 @@ Run a Python function on the cluster: the far end of `python_task`, which ships 
 It needs Python 3.6 and its standard library, so it is written in what 3.6 knows, and imports
 nothing of this package. It reads the function and its arguments from the job's script, between
 `PAYLOAD_MARK` and the next empty line, and leaves one JSON document, written as a whole or not at
-all: ``{"value": ...}``,
-or ``{"error": {"kind", "type", "message", "traceback"}}`` with one of the kinds below.
+all: ``{"value": ...}``, or ``{"error": {"kind", "type", "message", "traceback"}}`` with one of the
+kinds below.
 """
 
 import __future__
@@ -194,7 +194,7 @@ def _build(payload: Dict[str, Any]) -> Callable[..., Any]:
     tree.body = [_strip(tree.body[0].body[0] if indented else tree.body[0])]
     ast.increment_lineno(tree, first - (2 if indented else 1))
     # A traceback shows lines of the DAG file, which is not here.
-    lines = [""] * (first - 1) + source.splitlines(True)
+    lines = [""] * (first - 1) + source.splitlines(keepends=True)
     linecache.cache[path] = (len(source), None, lines, path)
     flags = 0
     if payload["annotations_are_text"] and hasattr(__future__, "annotations"):

@@ -63,7 +63,8 @@ rm -f -- "$run_dir/@RESULT"
 python=({python})
 
 refuse() {{
-  local LC_ALL=C text=${{1//[![:print:]]/ }}
+  local LC_ALL=C text
+  text=${{1//[![:print:]]/ }}
   printf 'airflow-provider-csc: %s\n' "$text" >&2
   text=${{text//\\/\\\\}}
   text=${{text//\"/\\\"}}
