@@ -144,20 +144,24 @@ class _SlurmDecoratedOperator(DecoratedOperator, SlurmSubmitOperator):
         context["ti"].xcom_push(
             key="slurm_job", value=super()._take_result(context, result, attempt)
         )
-        while True:
-            try:
-                outcome = self._read_outcome(result)
-                break
-            except (TransportError, UnreadableOutputError) as error:
-                self._wait_to_read(context, result, attempt, error)
-                attempt = attempt.resumed()
-        match outcome:
+        match self._read_patiently(context, result, attempt):
             case Returned(value):
                 return value
-            case Failed():
-                raise self._build_error(result, outcome)
+            case Failed() as failed:
+                raise self._build_error(result, failed)
             case problem:
                 raise build_no_result_error(self._function_name, result, problem)
+
+    def _read_patiently(
+        self, context: Context, result: JobResult, attempt: Attempt
+    ) -> Returned | Failed | str:
+        """Read what the function left, when the site answers."""
+        while True:
+            try:
+                return self._read_outcome(result)
+            except (TransportError, UnreadableOutputError) as error:
+                self._wait_to_read(context, result, attempt, error)
+            attempt = attempt.resumed()
 
     def _explain(self, result: JobResult) -> CscError:
         """Return the function's own error, where it left one; else that of the job."""
@@ -249,8 +253,8 @@ def _check_arguments(arguments: Mapping[str, Any]) -> None:
 def _check_waited(event: Mapping[str, Any]) -> None:
     if event["status"] == "deadline":
         raise AirflowTaskTimeout(
-            "execution_timeout is reached while the site gave no answer. The job has completed; its "
-            "result was not read, see above for why."
+            "execution_timeout is reached while the site gave no answer. The job has completed; "
+            "its result was not read, see above for why."
         )
 
 

@@ -109,7 +109,7 @@ class SlurmSubmitOperator(KillableOperator):
         try, with more memory, more time or without the failed node. Default: none is.
     """
 
-    template_fields = (
+    template_fields: Sequence[str] = (
         "command",
         "script",
         "remote_script",

@@ -33,7 +33,7 @@ from airflow_provider_csc.slurm.result import describe_result, to_xcom
 from airflow_provider_csc.slurm.run_dir import RESULT_FILE, fill_names
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from airflow_provider_csc.slurm.result import JobResult
 
@@ -379,7 +379,11 @@ def _read_variable(name: str, value: object) -> Any:
     return to_json(value, name)
 
 
-_KINDS = {"module": inspect.ismodule, "class": inspect.isclass, "function": inspect.isroutine}
+_KINDS: dict[str, Callable[[object], bool]] = {
+    "module": inspect.ismodule,
+    "class": inspect.isclass,
+    "function": inspect.isroutine,
+}
 _GLOBAL_READS = {"LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS", "STORE_GLOBAL", "DELETE_GLOBAL"}
 
 
