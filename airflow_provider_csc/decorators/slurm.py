@@ -72,7 +72,7 @@ class _SlurmDecoratedOperator(DecoratedOperator, SlurmSubmitOperator):
         ``cloudpickle`` both ends must have it, and the same version of Python.
     """
 
-    template_fields: Sequence[str] = (
+    template_fields = (
         "op_args",
         "op_kwargs",
         "python",

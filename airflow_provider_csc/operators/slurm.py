@@ -45,7 +45,7 @@ from airflow_provider_csc.slurm.plan import (
 from airflow_provider_csc.slurm.result import JobResult, describe_result, to_xcom
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from datetime import timedelta
 
     from airflow.sdk import Context
@@ -109,7 +109,7 @@ class SlurmSubmitOperator(KillableOperator):
         try, with more memory, more time or without the failed node. Default: none is.
     """
 
-    template_fields: Sequence[str] = (
+    template_fields: Collection[str] = (
         "command",
         "script",
         "remote_script",

@@ -18,7 +18,6 @@ import linecache
 import math
 import os
 import pickle
-import socket
 import sys
 import traceback
 import types
@@ -284,7 +283,7 @@ def _clean(text: str) -> str:
 
 def leave(place: Path, document: bytes) -> None:
     """Write the document, as a whole or not at all."""
-    own = place.with_name(f"{place.name}.{socket.gethostname()}.{os.getpid()}")
+    own = place.with_name(f"{place.name}.{os.uname().nodename}.{os.getpid()}")
     own.write_bytes(document)
     own.replace(place)
 

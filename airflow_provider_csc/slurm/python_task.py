@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import CodeType, FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from airflow_provider_csc.errors import (
     ConfigError,
@@ -253,7 +253,7 @@ def render_python_script(call: PythonCall) -> str:
 
 def _describe(call: PythonCall) -> dict[str, Any]:
     """Return a function as its source and the values of the variables it names."""
-    function = call.function
+    function = cast("FunctionType", call.function)  # typeshed takes it for a bound method
     _check_undecorated(function)
     source, line = _read_source(function)
     parameters = inspect.signature(function).parameters
@@ -273,21 +273,20 @@ def _describe(call: PythonCall) -> dict[str, Any]:
         "variables": _read_variables(function),
         "defaults": [value for name, value in defaults.items() if name not in named],
         "keyword_defaults": {name: defaults[name] for name in defaults if name in named},
-        **_arguments(call),
+        **_arguments(function, call),
     }
 
 
-def _arguments(call: PythonCall) -> dict[str, Any]:
-    names = [*inspect.signature(call.function).parameters]
+def _arguments(function: FunctionType, call: PythonCall) -> dict[str, Any]:
+    names = [*inspect.signature(function).parameters]
     names += [f"number {number}" for number in range(len(names), len(call.args))]
     return {
         "args": [
-            _plain(value, f"argument {name}", call.function)
+            _plain(value, f"argument {name}", function)
             for name, value in zip(names, call.args, strict=False)
         ],
         "kwargs": {
-            name: _plain(value, f"argument {name}", call.function)
-            for name, value in call.kwargs.items()
+            name: _plain(value, f"argument {name}", function) for name, value in call.kwargs.items()
         },
     }
 
