@@ -56,7 +56,8 @@ _DELAYS = (1.0, 2.0, 4.0, 8.0, 15.0)
 _SOURCES = ("command", "script", "remote_script")
 
 
-class _SlurmDecoratedOperator(DecoratedOperator, SlurmSubmitOperator):
+# Airflow's own bases say Sequence and Collection of their template_fields.
+class _SlurmDecoratedOperator(DecoratedOperator, SlurmSubmitOperator):  # pyright: ignore[reportIncompatibleVariableOverride]
     """
     Run a Python function as one job, and return what it returns.
 

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import CodeType, FunctionType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_csc.errors import (
     ConfigError,
@@ -100,7 +100,7 @@ class PythonCall:
     Or a list: a program that starts one, its arguments, and the interpreter.
     """
 
-    function: FunctionType
+    function: Any  # a FunctionType, which type checkers take for a method here
     args: Sequence[object] = ()
     kwargs: Mapping[str, object]
     serializer: str = "json"
@@ -253,7 +253,7 @@ def render_python_script(call: PythonCall) -> str:
 
 def _describe(call: PythonCall) -> dict[str, Any]:
     """Return a function as its source and the values of the variables it names."""
-    function = cast("FunctionType", call.function)  # typeshed takes it for a bound method
+    function = call.function
     _check_undecorated(function)
     source, line = _read_source(function)
     parameters = inspect.signature(function).parameters
