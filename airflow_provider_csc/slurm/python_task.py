@@ -136,7 +136,7 @@ def _function_problem(function: object, context_names: Collection[str]) -> str |
         allowed = ", ".join(sorted(CONTEXT_NAMES))
         return (
             f"{names} of Airflow's context cannot go to a cluster; {allowed} can. Give what you "
-            f"need of it as an argument, as '{{{{ {missing[0]} }}}}'."
+            "need of it as an argument: a template, as '{{ ti.try_number }}'."
         )
     return None
 
