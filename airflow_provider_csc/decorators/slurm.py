@@ -17,6 +17,7 @@ from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 from airflow_provider_csc.errors import (
     ConfigError,
     CscError,
+    SiteUnavailableError,
     SlurmError,
     TransportError,
     UnreadableOutputError,
@@ -29,12 +30,14 @@ from airflow_provider_csc.slurm.python_task import (
     PythonCall,
     Returned,
     build_function_error,
+    build_listing,
     build_no_result_error,
     check_function,
     check_options,
     check_python,
     check_serializer,
     fill_in_context,
+    parse_listing,
     parse_outcome,
     render_python_script,
 )
@@ -160,7 +163,7 @@ class _SlurmDecoratedOperator(DecoratedOperator, SlurmSubmitOperator):  # pyrigh
         while True:
             try:
                 return self._read_outcome(result)
-            except (TransportError, UnreadableOutputError) as error:
+            except (TransportError, UnreadableOutputError, SiteUnavailableError) as error:
                 self._wait_to_read(context, result, attempt, error)
             attempt = attempt.resumed()
 
@@ -191,7 +194,8 @@ class _SlurmDecoratedOperator(DecoratedOperator, SlurmSubmitOperator):  # pyrigh
         """
         Return what the function left, or what is wrong with that.
 
-        :raises TransportError, UnreadableOutputError: when the site gave no answer.
+        :raises TransportError, UnreadableOutputError, SiteUnavailableError: when the site does not
+            tell.
         """
         from airflow_provider_csc.hooks.slurm import SlurmHook, open_client  # noqa: PLC0415
         from airflow_provider_csc.sync import run_sync  # noqa: PLC0415
@@ -261,9 +265,11 @@ def _check_waited(event: Mapping[str, Any]) -> None:
 
 async def _fetch(client: SlurmClient, run_dir: str) -> bytes | None:
     """
-    Return the result file of a run directory, None when there is none.
+    Return the result file of a run directory, None when it is certain that there is none.
 
     The job writes its exit record after it: who sees that need not wait for the other.
+
+    :raises SiteUnavailableError: when the run directory cannot be looked at.
     """
     path = join_path(run_dir, RESULT_FILE)
     for delay in _DELAYS:
@@ -273,7 +279,10 @@ async def _fetch(client: SlurmClient, run_dir: str) -> bytes | None:
         if await _read(client, join_path(run_dir, EXIT_FILE)) is not None:
             break
         await asyncio.sleep(delay)
-    return await _read(client, path)
+    data = await _read(client, path)
+    if data is None and parse_listing(await client.run(build_listing(run_dir)), run_dir):
+        raise SiteUnavailableError(f"{path} is there and cannot be read.", path=path)
+    return data
 
 
 async def _read(client: SlurmClient, path: str) -> bytes | None:

@@ -23,6 +23,7 @@ from airflow_provider_csc.errors import (
     ConfigError,
     JobFunctionError,
     JobNoResultError,
+    SiteUnavailableError,
 )
 from airflow_provider_csc.slurm import python_runner
 from airflow_provider_csc.slurm.batch import at_home, check_remote_path
@@ -35,6 +36,7 @@ from airflow_provider_csc.slurm.run_dir import RESULT_FILE, fill_names
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
+    from airflow_provider_csc.slurm.framing import Frame
     from airflow_provider_csc.slurm.result import JobResult
 
 SERIALIZERS = ("json", "cloudpickle")
@@ -85,9 +87,8 @@ if [ "${{BASH_REMATCH[1]}}" -lt 3 ] ||
   refuse "${{python[*]}} on $HOSTNAME is Python $version; 3.6 is the oldest that can be used. \
 Name another with python=, or prepare one with modules= or environment=" 1
 fi
-exec -- "${{python[@]}}" -c 'import sys
-with open(sys.argv[1], encoding="utf-8") as file:
-    exec(file.read().split("\n" + {runner_mark} + "\n")[1])' "$0"
+start='import sys; exec(open(sys.argv[1], encoding="utf-8").read().split({runner_mark})[1])'
+exec -- "${{python[@]}}" -c "$start" "$0"
 
 """
 
@@ -243,7 +244,7 @@ def render_python_script(call: PythonCall) -> str:
     words = [call.python] if isinstance(call.python, str) else call.python
     head = fill_names(_SCRIPT).format(
         python=" ".join([at_home(words[0]), *map(quote, words[1:])]),
-        runner_mark=json.dumps(_RUNNER_MARK),
+        runner_mark=json.dumps(f"\n{_RUNNER_MARK}\n"),
     )
     runner = inspect.getsource(python_runner)
     script = f"{head}{PAYLOAD_MARK}\n{encoded}\n{_RUNNER_MARK}\n{runner}"
@@ -458,6 +459,35 @@ def _check_size(call: PythonCall, size: int, payload: Mapping[str, Any]) -> None
 
 def _mebibytes(size: int) -> str:
     return f"{size / 1024 / 1024:.1f} MiB"
+
+
+# What `build_listing` ends with when the run directory is gone, and what held it is there.
+_GONE = 44
+
+
+def build_listing(run_dir: str) -> str:
+    """Return the command that tells a run directory without a result from one out of reach."""
+    base, _, name = run_dir.rstrip("/").rpartition("/")
+    return (
+        f"cd -- {quote(base or '/')} || exit\n"
+        f"listed=$(LC_ALL=C ls -A -- {quote('./' + name)} 2>&1) || status=$?\n"
+        "printf '%s\\n' \"$listed\"\n"
+        f"case $listed in *'No such file or directory') exit {_GONE} ;; esac\n"
+        "exit ${status-0}"
+    )
+
+
+def parse_listing(answer: Frame, run_dir: str) -> bool:
+    """
+    Return whether there is a result file.
+
+    :raises SiteUnavailableError: when the directory cannot be looked at: nothing is known then.
+    """
+    if answer.status not in {0, _GONE}:
+        raise SiteUnavailableError(
+            f"{run_dir} cannot be looked at on the cluster: {answer.complaint}", path=run_dir
+        )
+    return answer.status == 0 and RESULT_FILE in answer.text.splitlines()
 
 
 @dataclass(frozen=True, slots=True)

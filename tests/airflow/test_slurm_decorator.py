@@ -360,6 +360,31 @@ def test_a_run_directory_that_is_gone_is_no_success(
         operator.execute_complete(context, event)
 
 
+def test_a_file_system_that_is_away_is_waited_for(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator, context, event = completed(site, 1)
+    monkeypatch.setattr(decorators, "_DELAYS", (0.01, 0.01))
+    base = Path(event["results"][0]["run_dir"]).parent
+    base.rename(base.with_name("elsewhere"))
+
+    deferred = deferred_by(lambda: operator.execute_complete(context, event))
+    base.with_name("elsewhere").rename(base)
+
+    assert "cannot be looked at" in deferred.trigger.serialize()[1]["reason"]
+    kept = json.loads(json.dumps(deferred.kwargs))
+    assert operator.execute_fetch(context, {"status": "up"}, **kept) == {"sum": 9}
+
+
+def test_a_result_that_is_there_and_cannot_be_read_is_waited_for(site: Site) -> None:
+    operator, context, event = completed(site, 1)
+    (Path(event["results"][0]["run_dir"]) / "result.json").chmod(0)
+
+    deferred = deferred_by(lambda: operator.execute_complete(context, event))
+
+    assert "is there and cannot be read" in deferred.trigger.serialize()[1]["reason"]
+
+
 def test_a_result_waits_for_a_site_that_is_away(site: Site) -> None:
     operator, context, event = completed(site, 1)
     site.lose_reading(2)

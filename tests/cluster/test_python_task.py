@@ -47,6 +47,10 @@ def home(cluster: dict[str, Any]) -> Iterator[Path]:
         shutil.rmtree(path)
 
 
+def triple(x: Any) -> Any:
+    return x * FACTOR
+
+
 @task.slurm(**SLURM)
 def describe(x: int, *, names: list[str]) -> dict[str, Any]:
     import os
@@ -211,9 +215,6 @@ def test_with_cloudpickle_any_argument_and_helper_goes_along(home: Path) -> None
 
     # The cluster's Python is this one's minor version, and has no cloudpickle of its own.
     shutil.copytree(Path(cloudpickle.__file__).parent, home / "cloudpickle")
-
-    def triple(x: Any) -> Any:
-        return x * FACTOR
 
     @task.slurm(**SLURM, serializer="cloudpickle", env={"PYTHONPATH": str(home)})
     def uses(values: set[int]) -> Any:

@@ -19,19 +19,27 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_csc.errors import ConfigError, JobExitCodeError, JobNoResultError
+from airflow_provider_csc.errors import (
+    ConfigError,
+    JobExitCodeError,
+    JobNoResultError,
+    SiteUnavailableError,
+)
 from airflow_provider_csc.slurm import python_runner, python_task
 from airflow_provider_csc.slurm.batch import check_script
+from airflow_provider_csc.slurm.framing import Frame
 from airflow_provider_csc.slurm.python_runner import UnfitError, to_json
 from airflow_provider_csc.slurm.python_task import (
     Failed,
     PythonCall,
     Returned,
     build_function_error,
+    build_listing,
     build_no_result_error,
     check_function,
     check_python,
     fill_in_context,
+    parse_listing,
     parse_outcome,
     render_python_script,
 )
@@ -537,7 +545,15 @@ def test_with_cloudpickle_helpers_and_closures_go_along(run: Any) -> None:
     def call(x: Any) -> Any:
         return [helper(len(inside)), x.isoformat(), FACTOR]
 
-    done = run(call, dt.date(2026, 1, 2), serializer="cloudpickle")
+    # Nothing of the tests can be imported there.
+    done = run(
+        call,
+        dt.date(2026, 1, 2),
+        serializer="cloudpickle",
+        edit=lambda script: script.replace(
+            'if __name__ == "__main__":', f'sys.modules["{__name__}"] = None\nif True:'
+        ),
+    )
 
     assert done.value == [2, "2026-01-02", 3]
 
@@ -859,6 +875,40 @@ def test_what_the_context_has_of_objects_is_refused() -> None:
 
 
 # ---- what comes back ----
+
+
+def look(run_dir: Path | str) -> Frame:
+    done = subprocess.run(
+        ["bash", "-c", build_listing(str(run_dir))], capture_output=True, check=False
+    )
+    return Frame(done.returncode, done.stdout + done.stderr)
+
+
+@pytest.mark.parametrize("name", [name for name in HOSTILE_NAMES if "/" not in name])
+def test_a_run_directory_without_a_result_is_told_from_one_that_is_gone(
+    tmp_path: Path, name: str
+) -> None:
+    run_dir = tmp_path / name
+
+    assert parse_listing(look(run_dir), str(run_dir)) is False
+    run_dir.mkdir()
+    assert parse_listing(look(run_dir), str(run_dir)) is False
+    (run_dir / "result.json").touch()
+    assert parse_listing(look(run_dir), str(run_dir)) is True
+
+
+def test_where_the_file_system_is_away_nothing_is_known(tmp_path: Path) -> None:
+    run_dir = tmp_path / "not mounted" / "run"
+
+    with pytest.raises(SiteUnavailableError, match="cannot be looked at"):
+        parse_listing(look(run_dir), str(run_dir))
+
+
+def test_a_run_directory_that_cannot_be_read_tells_nothing() -> None:
+    answer = Frame(2, b"ls: cannot open directory './run': Input/output error")
+
+    with pytest.raises(SiteUnavailableError, match="Input/output error"):
+        parse_listing(answer, "/x/run")
 
 
 @pytest.mark.parametrize(
