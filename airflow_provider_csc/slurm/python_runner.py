@@ -117,8 +117,8 @@ def main(script: str) -> int:
         document = _encode(value, payload["result_limit"])
     except UnfitError as error:
         return _refuse(place, RESULT, str(error))
-    # With srun there are several of these; the first one's result is the task's.
-    if os.environ.get("SLURM_PROCID", "0") == "0":
+    # With srun there are several of these: the result is that of the first, unless one has failed.
+    if os.environ.get("SLURM_PROCID", "0") == "0" and not place.is_file():
         leave(place, document)
     return 0
 

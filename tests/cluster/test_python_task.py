@@ -14,7 +14,12 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import DAG, task
 
-from airflow_provider_csc.errors import JobFunctionError, JobNoResultError, JobSignalError
+from airflow_provider_csc.errors import (
+    JobExitCodeError,
+    JobFunctionError,
+    JobNoResultError,
+    JobSignalError,
+)
 from tests.support.task import build_context, run_task
 
 if TYPE_CHECKING:
@@ -208,6 +213,27 @@ def test_an_interpreter_that_is_missing_is_named() -> None:
         run(describe.override(python="/no/such/python"), 1, names=[])
 
     assert caught.value.exit_code == 127
+
+
+def test_with_srun_each_task_calls_the_function_and_the_first_gives_the_result(
+    task_log: list[str],
+) -> None:
+    options = {**SLURM["options"], "ntasks": 2, "nodes": 2}
+
+    @task.slurm(**{**SLURM, "options": options}, python=["srun", "--mem=0", "python3"])
+    def rank(failing: str) -> str:
+        import os
+
+        own = os.environ["SLURM_PROCID"]
+        print("rank", own, "of", os.environ["SLURM_NTASKS"], flush=True)
+        if own == failing:
+            raise RuntimeError("rank " + own)
+        return own
+
+    assert run(rank, "") == "0"
+    assert {"rank 0 of 2", "rank 1 of 2"} <= set(task_log)
+    with pytest.raises(JobFunctionError, match="RuntimeError: rank 1"):
+        run(rank, "1")
 
 
 def test_with_cloudpickle_any_argument_and_helper_goes_along(home: Path) -> None:

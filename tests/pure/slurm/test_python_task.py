@@ -321,6 +321,27 @@ def test_the_first_of_several_processes_gives_the_result(run: Any, tmp_path: Pat
     assert run(rank, python=[str(many), HERE], directory=directory).value == "0"
 
 
+@pytest.mark.parametrize("order", ["0 1", "1 0"])
+def test_what_one_of_several_processes_raises_is_not_lost(
+    run: Any, tmp_path: Path, order: str
+) -> None:
+    def fails_elsewhere() -> None:
+        import os
+
+        if os.environ["SLURM_PROCID"] == "1":
+            raise RuntimeError("one of two")
+
+    many = tmp_path / "srun"
+    many.write_text(f'#!/bin/sh\nfor n in {order}; do SLURM_PROCID=$n "$@"; done\n')
+    many.chmod(0o755)
+    directory = tmp_path / "d"
+    directory.mkdir()
+
+    failed = run(fails_elsewhere, python=[str(many), HERE], directory=directory).failed
+
+    assert failed.message == "one of two"
+
+
 def test_an_interpreter_below_home_is_found(run: Any, tmp_path: Path) -> None:
     (tmp_path / "my python").symlink_to(USABLE[sys.version_info[:2]])
     environ = {**os.environ, "HOME": str(tmp_path)}
