@@ -43,6 +43,9 @@ def get_provider_info() -> dict[str, object]:
         "sensors": [_modules("Slurm", "sensors.slurm")],
         "triggers": [_modules("Slurm", "triggers.slurm")],
         "connection-types": [SLURM_CONNECTION, ALLAS_CONNECTION],
+        "task-decorators": [
+            {"name": "slurm", "class-name": "airflow_provider_csc.decorators.slurm.slurm_task"}
+        ],
         "extra-links": ["airflow_provider_csc.links.slurm.SlurmJobLink"],
         "config": {"csc": CONFIG_SECTION},
     }

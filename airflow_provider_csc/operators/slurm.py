@@ -45,7 +45,7 @@ from airflow_provider_csc.slurm.plan import (
 from airflow_provider_csc.slurm.result import JobResult, describe_result, to_xcom
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from datetime import timedelta
 
     from airflow.sdk import Context
@@ -109,7 +109,7 @@ class SlurmSubmitOperator(KillableOperator):
         try, with more memory, more time or without the failed node. Default: none is.
     """
 
-    template_fields = (
+    template_fields: Collection[str] = (
         "command",
         "script",
         "remote_script",
@@ -210,7 +210,7 @@ class SlurmSubmitOperator(KillableOperator):
                 self.template_ext = extensions
         return super().render_template(content, *args, **kwargs)
 
-    def execute(self, context: Context) -> dict[str, Any]:
+    def execute(self, context: Context) -> Any:
         """Submit, record the job, and wait for it."""
         limit = self.execution_timeout
         # defer(timeout=...) would expire without anybody cancelling the job.
@@ -219,19 +219,19 @@ class SlurmSubmitOperator(KillableOperator):
 
     def execute_again(
         self, context: Context, event: dict[str, Any], attempt: dict[str, Any]
-    ) -> dict[str, Any]:
+    ) -> Any:
         """Go on with a submission that had to wait until the site answered."""
         known = Attempt.from_payload(attempt)
         self._check_waited(context, event, known)
         return self._run(context, known.resumed())
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Take up the trigger's event: return the result, or do what the failure asks for."""
         (payload,) = event["results"]
         result = JobResult.from_payload(payload)
         return self._conclude(context, result, Attempt.from_payload(event.get("attempt")))
 
-    def _run(self, context: Context, attempt: Attempt) -> dict[str, Any]:
+    def _run(self, context: Context, attempt: Attempt) -> Any:
         """Submit one job and wait for it."""
         submission = self._submit_patiently(context, attempt)
         context["ti"].xcom_push(key="job_id", value=submission.job_id)
@@ -341,17 +341,17 @@ class SlurmSubmitOperator(KillableOperator):
                 "A job of this task that it may have taken is cancelled, or adopted by a retry."
             )
 
-    def _conclude(self, context: Context, result: JobResult, attempt: Attempt) -> dict[str, Any]:
+    def _conclude(self, context: Context, result: JobResult, attempt: Attempt) -> Any:
         """Return what became of the job, raise it, or submit another as the policy says."""
         if result.accounting:
             self.log.info("Accounting of job %s:\n%s", result.job_id, result.accounting)
         if result.is_success:
             self.log.info("%s", describe_result(result))
-            return _to_value(result, attempt)
-        from airflow_provider_csc.slurm.failures import error_for, failure_of  # noqa: PLC0415
+            return self._take_result(context, result, attempt)
+        from airflow_provider_csc.slurm.failures import failure_of  # noqa: PLC0415
         from airflow_provider_csc.slurm.policy import Fail, Resubmit  # noqa: PLC0415
 
-        error = error_for(result)
+        error = self._explain(result)
         reason = failure_of(result)
         if self.on_failure is None or reason is None:
             raise error
@@ -371,6 +371,16 @@ class SlurmSubmitOperator(KillableOperator):
             case action:
                 self.log.info("%s", action.why)
                 raise error
+
+    def _take_result(self, context: Context, result: JobResult, attempt: Attempt) -> Any:  # noqa: ARG002
+        """Return what the task returns for a job that completed."""
+        return _to_value(result, attempt)
+
+    def _explain(self, result: JobResult) -> CscError:
+        """Return the error that stands for a failed job."""
+        from airflow_provider_csc.slurm.failures import error_for  # noqa: PLC0415
+
+        return error_for(result)
 
     def _decide(
         self,

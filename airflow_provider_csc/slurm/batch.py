@@ -168,15 +168,15 @@ def _render_environment(environment: Environment) -> str:
         lines.append(_MODULE_HELP)
         lines += [f"prepare module {words(parse_module(each))}" for each in environment.modules]
     if environment.path:
-        lines.append(f"prepare source {_at_home(environment.path.rstrip('/') + '/bin/activate')}")
+        lines.append(f"prepare source {at_home(environment.path.rstrip('/') + '/bin/activate')}")
     exports = "\n".join(
         f"  export {name}={quote(value)}" for name, value in environment.env.items()
     )
     return "\n".join(lines) + _START.format(exports=exports)
 
 
-def _at_home(path: str) -> str:
-    """Quote a path, of which ``~/`` at the beginning is the home directory."""
+def at_home(path: str) -> str:
+    """Return a path quoted for bash, of which ``~/`` at the beginning is the home directory."""
     return f'"$HOME"/{quote(path[2:])}' if path.startswith("~/") else quote(path)
 
 

@@ -24,6 +24,8 @@ LOG_FILE = "stdout.log"
 PROGRESS_FILE = "log_offsets"
 # What the job itself wrote as its very last act.
 EXIT_FILE = "exit.json"
+# What a Python function returned, or how it failed; see `python_task`.
+RESULT_FILE = "result.json"
 # The end its task took note of.
 VERDICT_FILE = "verdict"
 
@@ -37,6 +39,7 @@ _NAMES = {
     "LOG": LOG_FILE,
     "PROGRESS": PROGRESS_FILE,
     "EXIT": EXIT_FILE,
+    "RESULT": RESULT_FILE,
     "VERDICT": VERDICT_FILE,
 }
 

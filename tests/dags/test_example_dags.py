@@ -78,6 +78,7 @@ def runs(airflow: Airflow, watch: Callable[..., dict[str, Watched]]) -> dict[str
     return watch(
         airflow,
         hello_slurm={},
+        slurm_python={},
         train_on_slurm={"rounds": ROUNDS},
         train_on_slurm_with_sensor={"rounds": ROUNDS, "minimum_accuracy": 1.0},
     )
@@ -138,6 +139,17 @@ class TestHello:
     def test_the_job_speaks_in_the_task_log(self, runs: dict[str, Watched]) -> None:
         job_id = runs["hello_slurm"].run.xcom("hello", "job_id")
         assert any(f"job {job_id} on c" in line for line in runs["hello_slurm"].log("hello"))
+
+
+@pytest.mark.cluster
+class TestPython:
+    def test_every_instance_returns_what_its_function_returned(
+        self, runs: dict[str, Watched]
+    ) -> None:
+        watched = runs["slurm_python"]
+        assert watched.state == "success", watched.logs()
+        assert 3.1 < watched.run.xcom("estimate") < 3.2
+        assert [task["task_id"] for task in watched.run.tasks()].count("count_inside") == 3
 
 
 @pytest.fixture
