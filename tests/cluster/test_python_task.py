@@ -15,7 +15,6 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import DAG, task
 
 from airflow_provider_csc.errors import (
-    JobExitCodeError,
     JobFunctionError,
     JobNoResultError,
     JobSignalError,
