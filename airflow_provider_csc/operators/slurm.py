@@ -22,9 +22,15 @@ from airflow_provider_csc.errors import (
     SubmitRejectedError,
     SubmitUnknownError,
     TransportError,
+    UpstreamFailedError,
 )
 from airflow_provider_csc.links.slurm import SlurmJobLink
 from airflow_provider_csc.operators._checks import check_policy, check_seconds, seconds_of
+from airflow_provider_csc.operators._dependencies import (
+    check_depends_on,
+    name_tasks,
+    plan_links,
+)
 from airflow_provider_csc.operators._killable import KillableOperator, name_task
 from airflow_provider_csc.operators._task_state import recall_changes, remember
 from airflow_provider_csc.slurm.attempt import Attempt
@@ -49,6 +55,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from airflow.sdk import Context
+    from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
     from airflow_provider_csc.slurm.failures import FailureReason
     from airflow_provider_csc.slurm.policy import Action, PartitionLimits, SlurmRetryPolicy
@@ -107,6 +114,11 @@ class SlurmSubmitOperator(KillableOperator):
     :param cancel_held: cancel a job that is held until somebody releases it, instead of waiting.
     :param on_failure: a `SlurmRetryPolicy`: which failures are followed by another job within this
         try, with more memory, more time or without the failed node. Default: none is.
+    :param depends_on: Slurm tasks of this DAG, or their ids, whose jobs must have succeeded before
+        Slurm starts this one: one, a list, or a dict by kind of dependency, as
+        ``{"afterok": [prepare], "afterany": ["warm_up"]}``; also job ids. It is no edge of
+        Airflow's: this job is submitted as soon as theirs are, and waits in Slurm's queue with
+        them. (templated)
     """
 
     template_fields = (
@@ -119,6 +131,7 @@ class SlurmSubmitOperator(KillableOperator):
         "environment",
         "work_dir",
         "job_name",
+        "depends_on",
         "slurm_conn_id",
     )
     template_ext: Sequence[str] = TEMPLATE_EXTENSIONS
@@ -154,6 +167,7 @@ class SlurmSubmitOperator(KillableOperator):
         kill_grace: float | timedelta = 0,
         cancel_held: bool = False,
         on_failure: SlurmRetryPolicy | None = None,
+        depends_on: object = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -177,6 +191,7 @@ class SlurmSubmitOperator(KillableOperator):
         self.kill_grace = kill_grace
         self.cancel_held = cancel_held
         self.on_failure = on_failure
+        self.depends_on = name_tasks(depends_on)
         # What no template can change is checked while the DAG is parsed.
         check_source(JobSpec(command=command, script=script, remote_script=remote_script))
         if isinstance(options, Mapping):
@@ -185,6 +200,14 @@ class SlurmSubmitOperator(KillableOperator):
             check_seconds(name, getattr(self, name))
         if on_failure is not None:
             check_policy(on_failure)
+        check_depends_on(self.depends_on, options, self.task_id, self.get_dag())
+
+    @classmethod
+    def partial(cls, *, depends_on: object = None, **kwargs: Any) -> OperatorPartial:
+        """Make a mapped task; Airflow would take a task in ``depends_on`` for one of its edges."""
+        given = {} if depends_on is None else {"depends_on": name_tasks(depends_on)}
+        made: OperatorPartial = super().partial(**given, **kwargs)
+        return made
 
     def resolve_template_files(self) -> None:
         """Load only `script` from a file; a command or a path may end with ``.sh`` too."""
@@ -225,6 +248,12 @@ class SlurmSubmitOperator(KillableOperator):
         self._check_waited(context, event, known)
         return self._run(context, known.resumed())
 
+    def execute_linked(
+        self, context: Context, event: dict[str, Any], attempt: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Go on when the jobs are known that this one is to depend on."""
+        return self._run(context, self._link(event, Attempt.from_payload(attempt)))
+
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Take up the trigger's event: return the result, or do what the failure asks for."""
         (payload,) = event["results"]
@@ -233,7 +262,7 @@ class SlurmSubmitOperator(KillableOperator):
 
     def _run(self, context: Context, attempt: Attempt) -> dict[str, Any]:
         """Submit one job and wait for it."""
-        submission = self._submit_patiently(context, attempt)
+        submission, attempt = self._submit_patiently(context, attempt)
         context["ti"].xcom_push(key="job_id", value=submission.job_id)
         if not self.wait_for_completion:
             self._end_if_killed()
@@ -251,11 +280,15 @@ class SlurmSubmitOperator(KillableOperator):
         self._forget_job()
         return self._conclude(context, result, present)
 
-    def _submit_patiently(self, context: Context, attempt: Attempt) -> Submission:
+    def _submit_patiently(self, context: Context, attempt: Attempt) -> tuple[Submission, Attempt]:
         """Submit, when the site answers; what is uncertain is then looked for first."""
         while True:
+            attempt = self._wait_for_upstreams(context, attempt)
             try:
-                return self._submit(context, attempt)
+                return self._submit(context, attempt), attempt
+            except UpstreamFailedError as error:
+                attempt = self._look_for_others(error, attempt)
+                continue
             except SubmitRejectedError as error:
                 if error.details.get("is_temporary"):
                     raise  # A full queue has room later: an ordinary failure, with retries.
@@ -299,6 +332,7 @@ class SlurmSubmitOperator(KillableOperator):
             report=self.log.info,
             is_fresh=self._is_fresh(context, attempt),
             is_resumed=attempt.is_resumed,
+            needs=attempt.needs,
         )
         self._job_id, self._run_dir = submission.job_id, submission.run_dir
         self._signal = _signal_of(submission.asked)
@@ -309,6 +343,67 @@ class SlurmSubmitOperator(KillableOperator):
         remember(context, submission, self.options, attempt.changes)
         self._end_if_killed()
         return submission
+
+    def _wait_for_upstreams(self, context: Context, attempt: Attempt) -> Attempt:
+        """Find out which jobs this one is to depend on; wait where they are not submitted yet."""
+        if self.depends_on is None or attempt.upstreams is not None:
+            return attempt
+        known, tasks = self._links()
+        if not tasks:
+            return replace(attempt, upstreams=known)
+        from airflow_provider_csc.triggers.slurm_dependency import (  # noqa: PLC0415
+            SlurmDependencyTrigger,
+        )
+
+        trigger = SlurmDependencyTrigger(
+            dag_id=context["ti"].dag_id,
+            run_id=context["ti"].run_id,
+            links=tasks,
+            replaced=attempt.replaced,
+            deadline=attempt.deadline,
+        )
+        event = trigger.look()
+        if event is None and self.deferrable:
+            kwargs = {"attempt": attempt.to_payload()}
+            self._hand_over(context, trigger, self.execute_linked.__name__, kwargs)
+        if event is None:
+            from airflow_provider_csc.sync import run_sync  # noqa: PLC0415
+
+            event = run_sync(trigger.wait(self.log))
+        return self._link(event, attempt)
+
+    def _links(self) -> tuple[tuple[dict[str, str], ...], list[tuple[str, str]]]:
+        try:
+            return plan_links(
+                self.depends_on,
+                self.task_id,
+                self.slurm_conn_id,
+                self.get_dag(),
+                SlurmSubmitOperator,
+            )
+        except ConfigError as error:
+            raise AirflowFailException(error.message) from error
+
+    def _link(self, event: dict[str, Any], attempt: Attempt) -> Attempt:
+        """Take up which jobs this one is to depend on."""
+        if event["status"] == "never":
+            raise AirflowFailException(f"depends_on: {event['reason']}")
+        if event["status"] == "deadline":
+            raise AirflowTaskTimeout(
+                "execution_timeout is reached while the tasks that this one depends on had not "
+                "submitted their jobs. Nothing was submitted."
+            )
+        known, _ = self._links()
+        return replace(attempt, upstreams=(*known, *event["upstreams"]))
+
+    def _look_for_others(self, error: UpstreamFailedError, attempt: Attempt) -> Attempt:
+        """Let the tasks whose jobs ended otherwise than is asked be waited for once more."""
+        if error.details.get("is_lasting"):
+            raise AirflowFailException(f"depends_on: {error.message}") from error
+        self.log.warning("%s It is waited for whether its task tries again.", error.message)
+        jobs = error.details["jobs"]
+        replaced = {**attempt.replaced, **(jobs if isinstance(jobs, Mapping) else {})}
+        return replace(attempt, upstreams=None, replaced=replaced)
 
     @staticmethod
     def _is_fresh(context: Context, attempt: Attempt) -> bool:
@@ -348,18 +443,16 @@ class SlurmSubmitOperator(KillableOperator):
 
         error = error_for(result)
         reason = failure_of(result)
+        if reason == "dependency" and (again := attempt.unlinked(result)):
+            self.log.warning("%s", error.message)
+            return self._run(context, again)
         if self.on_failure is None or reason is None:
             raise error
         self.log.error("%s", error.message)
         match self._decide(self.on_failure, reason, result, attempt):
             case Resubmit(why=why, options=options, history=history):
                 self.log.warning("%s", why)
-                following = Attempt(
-                    resubmission=attempt.resubmission + 1,
-                    changes=options,
-                    history=tuple(history),
-                    deadline=attempt.deadline,
-                )
+                following = attempt.followed(changes=options, history=history)
                 return self._run(context, following)
             case Fail(why=why):
                 raise AirflowFailException(f"{error.message} {why}") from error

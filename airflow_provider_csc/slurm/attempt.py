@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_csc.slurm.dependencies import Needs, Upstream
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from airflow_provider_csc.slurm.policy import PastSubmission
+    from airflow_provider_csc.slurm.result import JobResult
 
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 30.0, 600.0
 # So many last longer than it takes until a claim that was left behind is given up.
@@ -20,11 +23,18 @@ class Attempt:
     """
     Which job of a try this is.
 
-    ``resubmission`` counts the jobs that a retry policy submitted within the try; ``changes`` are
-    the sbatch options it set, ``asked`` the options of the present job, ``history`` one dict for
-    each job before it (see `policy`). ``deadline`` is when ``execution_timeout`` is reached
-    (seconds since 1970, Airflow's clock). ``waits`` is how often the try had to wait before it
-    could submit.
+    ``resubmission`` counts the jobs that were submitted again within the try; ``changes`` are the
+    sbatch options that a retry policy set, ``asked`` the options of the present job, ``history``
+    one dict for each job before it (see `policy`). ``deadline`` is when ``execution_timeout`` is
+    reached (seconds since 1970, Airflow's clock). ``waits`` is how often the try had to wait before
+    it could submit.
+
+    ``upstreams`` is what the present job depends on (see `dependencies.Upstream`), None as long as
+    that is not known; ``replaced`` are jobs that it was to depend on and that ended otherwise, with
+    their states; ``unsatisfied`` those of which Slurm said that they never will be as asked.
+
+    ``refusals`` counts how often in a row the queue was full, ``queued_since`` tells since when
+    (seconds since 1970, Airflow's clock).
 
     Running tasks hold it: never rename, add only with a default.
     """
@@ -35,6 +45,11 @@ class Attempt:
     history: tuple[PastSubmission, ...] = ()
     deadline: float | None = None
     waits: int = 0
+    upstreams: tuple[Mapping[str, str], ...] | None = None
+    replaced: Mapping[str, str] = field(default_factory=dict)
+    unsatisfied: tuple[str, ...] = ()
+    refusals: int = 0
+    queued_since: float | None = None
 
     @property
     def is_resumed(self) -> bool:
@@ -51,15 +66,60 @@ class Attempt:
         """Return the attempt as it goes on after a wait."""
         return replace(self, waits=self.waits + 1)
 
+    @property
+    def needs(self) -> Needs | None:
+        """What the job is to wait for inside Slurm."""
+        if self.upstreams is None:
+            return None
+        upstreams = tuple(Upstream.from_payload(each) for each in self.upstreams)
+        return Needs(upstreams=upstreams, unsatisfied=self.unsatisfied)
+
+    def followed(self, *, changes: Mapping[str, str], history: Sequence[PastSubmission]) -> Attempt:
+        """Return the next job's attempt, by the same task in the same try."""
+        return Attempt(
+            resubmission=self.resubmission + 1,
+            changes=changes,
+            history=tuple(history),
+            deadline=self.deadline,
+            upstreams=self.upstreams,
+            replaced=self.replaced,
+            unsatisfied=self.unsatisfied,
+        )
+
+    def unlinked(self, result: JobResult) -> Attempt | None:
+        """
+        Return the attempt after Slurm said that this job's dependency can never be satisfied.
+
+        Which of the jobs is to blame is found out before the next submission; None when that has
+        been tried with these very jobs, or when the task named none.
+        """
+        needs = self.needs
+        if needs is None or not needs.job_ids or needs.job_ids == self.unsatisfied:
+            return None
+        entry: PastSubmission = {
+            "job_id": result.job_id,
+            "state": result.state,
+            "reason": "dependency",
+            "nodes": None,
+            "changed": {},
+            "why": f"job {', '.join(needs.job_ids)} did not end as this one asks; if the task "
+            "tries again, this job is submitted again behind its new one.",
+        }
+        following = self.followed(changes=self.changes, history=(*self.history, entry))
+        return replace(following, unsatisfied=needs.job_ids)
+
     def to_payload(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {**asdict(self), "asked": list(self.asked), "history": list(self.history)}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+        }
 
     @classmethod
     def from_payload(cls, payload: Mapping[str, Any] | None) -> Attempt:
         """Read what `to_payload` made, also when another version added fields to it."""
         known = {each.name for each in fields(cls)}
         given = {name: value for name, value in (payload or {}).items() if name in known}
-        for name in ("asked", "history"):
-            given[name] = tuple(given.get(name, ()))
+        for name, value in given.items():
+            given[name] = tuple(value) if isinstance(value, list) else value
         return cls(**given)
