@@ -189,7 +189,7 @@ class Waiter:
 class UpstreamWatch:
     """Asks Airflow in rounds until everybody who waits knows."""
 
-    def __init__(self, *, interval: float = ASK_SECONDS) -> None:
+    def __init__(self, *, interval: float) -> None:
         self._interval = interval
         self._waiters: list[Waiter] = []
         self._known: dict[tuple[RunName, Instance], str | None] = {}
@@ -271,7 +271,7 @@ _watches: WeakKeyDictionary[asyncio.AbstractEventLoop, UpstreamWatch] = WeakKeyD
 
 def upstream_watch() -> UpstreamWatch:
     """Return the watch of the running event loop."""
-    return _watches.setdefault(asyncio.get_running_loop(), UpstreamWatch())
+    return _watches.setdefault(asyncio.get_running_loop(), UpstreamWatch(interval=ASK_SECONDS))
 
 
 def look_once(waiter: Waiter) -> list[Upstream] | None:

@@ -12,7 +12,7 @@ database='sacct: error: slurm_persist_conn_open_without_init: failed to open per
 sacct: error: Sending PersistInit msg: Connection refused
 Problem talking to the database: Connection refused'
 properties='name state reason partition submitted started ended code signal work_dir stdout stderr
-  argument group in_queue in_accounting'
+  argument group in_queue in_accounting dependency'
 declare -A option
 rest=()
 
@@ -116,8 +116,11 @@ enqueue() {
   put "$id" group ''
   put "$id" in_queue yes
   put "$id" in_accounting yes
+  put "$id" dependency "${option[dependency]}"
+  # What it waits for is not played: a test lets it go on or end.
+  [ -z "${option[dependency]}" ] || put "$id" reason Dependency
   unlock
-  if [ -z "${option[hold]}" ] && [ "$partition" != down ]; then
+  if [ -z "${option[hold]}${option[dependency]}" ] && [ "$partition" != down ]; then
     setsid "$site/bin/run-job" "$id" </dev/null >/dev/null 2>&1 &
   fi
 }
