@@ -303,7 +303,9 @@ class Submitter:
             if isinstance(error, SubmitRejectedError):
                 asked = " ".join(self.request.asked) or "no options"
                 raise SubmitRejectedError(
-                    f"{error.message} Asked for: {asked}.", **error.details
+                    f"{error.message} Asked for: {asked}.",
+                    **error.details,
+                    asked=self.request.asked,
                 ) from error
             raise
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from airflow_provider_csc.slurm.framing import Frame
     from airflow_provider_csc.slurm.identity import TaskIdentity
     from airflow_provider_csc.slurm.policy import PartitionLimits
+    from airflow_provider_csc.slurm.queue_limits import QueueLimit, QueueScope
     from airflow_provider_csc.slurm.result import JobResult
     from airflow_provider_csc.slurm.submission import Submission
     from airflow_provider_csc.slurm.submit_commands import SubmitRequest
@@ -197,6 +198,12 @@ class SlurmHook(BaseHook):
     def partition_limits(self, name: str) -> PartitionLimits:
         """Return what a partition allows."""
         return self._with_client(lambda client: client.partition_limits(name))
+
+    def queue_limits(self, scope: QueueScope) -> tuple[QueueLimit, ...]:
+        """Return the limits on jobs in the queue that hold for a submission, and what is queued."""
+        from airflow_provider_csc.client.queue_watch import ask_limits  # noqa: PLC0415
+
+        return self._with_client(lambda client: ask_limits(client, scope))
 
     def read_bytes(self, path: str, *, offset: int = 0, limit: int = 1 << 20) -> bytes:
         """Return a part of a file on the cluster; see `SlurmClient.read_bytes`."""

@@ -22,6 +22,7 @@ from airflow_provider_csc.errors import (
     SubmitRejectedError,
     SubmitUnknownError,
     TransportError,
+    UnreadableOutputError,
     UpstreamFailedError,
 )
 from airflow_provider_csc.links.slurm import SlurmJobLink
@@ -290,6 +291,9 @@ class SlurmSubmitOperator(KillableOperator):
                 attempt = self._look_for_others(error, attempt)
                 continue
             except SubmitRejectedError as error:
+                if error.details.get("is_queue_limit"):
+                    attempt = self._wait_for_room(context, attempt, error)
+                    continue
                 if error.details.get("is_temporary"):
                     raise  # A full queue has room later: an ordinary failure, with retries.
                 raise AirflowFailException(_describe_refusal(error, attempt)) from error
@@ -411,8 +415,59 @@ class SlurmSubmitOperator(KillableOperator):
         is_first = context["ti"].try_number == 1 and attempt.resubmission == 0
         return is_first and not attempt.is_resumed
 
+    def _wait_for_room(
+        self, context: Context, attempt: Attempt, error: SubmitRejectedError
+    ) -> Attempt:
+        """Wait where the queue is full; fail where that is not, or never will be, otherwise."""
+        from airflow_provider_csc.hooks.slurm import SlurmHook  # noqa: PLC0415
+        from airflow_provider_csc.slurm.queue_limits import (  # noqa: PLC0415
+            Refusal,
+            judge_refusal,
+            read_scope,
+        )
+
+        asked, said = error.details.get("asked"), str(error.details.get("stderr", ""))
+        scope = read_scope(asked if isinstance(asked, (list, tuple)) else (), said)
+        try:
+            limits = SlurmHook(self.slurm_conn_id).queue_limits(scope)
+        except (TransportError, UnreadableOutputError):
+            limits = ()
+        judgement = judge_refusal(scope, limits)
+        told = judgement.describe(scope.needed)
+        if judgement.refusal is Refusal.BEYOND or attempt.is_refused_for_good(judgement.refusal):
+            message = f"{_describe_refusal(error, attempt)} {told}"
+            raise AirflowFailException(message) from error
+        if attempt.is_refused_too_often(judgement.refusal):
+            raise error
+        following = attempt.refused(judgement.refusal)
+        if judgement.refusal is not Refusal.ROOM:
+            self._stand_in_line(context, following, told, scope.to_payload())
+        return following.resumed()
+
+    def _stand_in_line(
+        self, context: Context, attempt: Attempt, told: str, scope: Mapping[str, Any]
+    ) -> None:
+        from airflow_provider_csc.triggers.slurm_queue import SlurmQueueTrigger  # noqa: PLC0415
+
+        trigger = SlurmQueueTrigger(
+            slurm_conn_id=self.slurm_conn_id,
+            deadline=attempt.deadline,
+            reason=told,
+            poll_interval=self.poll_interval,
+            token=self._identity.token if self._identity else None,
+            identity=self._identity.to_json() if self._identity else None,
+            since=attempt.queued_since,
+            # Where nobody can tell whether there is room, only another attempt does.
+            not_before=time.time() + attempt.refusal_pause_seconds if attempt.refusals else None,
+            task_key=name_task(context),
+            scope=scope,
+        )
+        self._wait_by(context, attempt, trigger)
+
     def _wait_for_site(self, context: Context, attempt: Attempt, error: CscError) -> None:
-        trigger = self._build_site_trigger(context, attempt, error)
+        self._wait_by(context, attempt, self._build_site_trigger(context, attempt, error))
+
+    def _wait_by(self, context: Context, attempt: Attempt, trigger: SlurmSiteTrigger) -> None:
         if self.deferrable:
             kwargs = {"attempt": attempt.to_payload()}
             self._hand_over(context, trigger, self.execute_again.__name__, kwargs)

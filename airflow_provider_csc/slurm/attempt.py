@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_csc.slurm.dependencies import Needs, Upstream
+from airflow_provider_csc.slurm.queue_limits import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 30.0, 600.0
 # So many last longer than it takes until a claim that was left behind is given up.
 _EQUAL_PAUSES = 12
+# Between a refusal and the look at the queue jobs may have ended; not so again and again.
+_REFUSALS_WITH_ROOM = 2
+# About an hour, with the pauses there are between them.
+_REFUSALS_UNKNOWN = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +68,11 @@ class Attempt:
         longer = 2.0 ** min(max(self.waits - _EQUAL_PAUSES, 0), 10)
         return min(_SHORTEST_PAUSE * longer, _LONGEST_PAUSE)
 
+    @property
+    def refusal_pause_seconds(self) -> float:
+        """How long to wait after a refusal for a limit that nobody can read."""
+        return min(_SHORTEST_PAUSE * 2.0 ** min(self.refusals, 10), _LONGEST_PAUSE)
+
     def resumed(self) -> Attempt:
         """Return the attempt as it goes on after a wait."""
         return replace(self, waits=self.waits + 1)
@@ -85,6 +96,20 @@ class Attempt:
             replaced=self.replaced,
             unsatisfied=self.unsatisfied,
         )
+
+    def refused(self, refusal: Refusal) -> Attempt:
+        """Return the attempt after a refusal for a full queue; its place in the line stays."""
+        in_a_row = 0 if refusal is Refusal.FULL else self.refusals + 1
+        since = time.time() if self.queued_since is None else self.queued_since
+        return replace(self, refusals=in_a_row, queued_since=since)
+
+    def is_refused_for_good(self, refusal: Refusal) -> bool:
+        """Whether a limit cannot be the reason: there was room each time, and in no time."""
+        return refusal is Refusal.ROOM and self.refusals >= _REFUSALS_WITH_ROOM
+
+    def is_refused_too_often(self, refusal: Refusal) -> bool:
+        """Whether a wait for a limit that nobody can read has to end some time."""
+        return refusal is Refusal.UNKNOWN and self.refusals >= _REFUSALS_UNKNOWN
 
     def unlinked(self, result: JobResult) -> Attempt | None:
         """

@@ -124,7 +124,7 @@ def test_a_running_task_is_believed_after_a_while(
     one = waiter("a")
     states = airflow.ask_states(RUN, {"a"})
     assert one.judge(states, {Instance("a", -1): "5"}) is None
-    time.sleep(0.1)  # noqa: TID251 - what is waited for is time
+    time.sleep(0.1)
     assert one.judge(states, {Instance("a", -1): "6"}) is None
     assert jobs(one.judge(states, {Instance("a", -1): "5"})) == ["5"]
 
@@ -138,11 +138,13 @@ async def rounds(watch: UpstreamWatch, *waiters: Waiter) -> list[Any]:
 async def test_many_who_wait_for_one_task_ask_once(airflow: FakeAirflow) -> None:
     airflow.set("a", "deferred")
     watch = UpstreamWatch(interval=0.01)
-    waiting = asyncio.ensure_future(rounds(watch, *(waiter("a") for _ in range(500))))
+    waiting = asyncio.gather(*(watch.wait(waiter("a")) for _ in range(500)))
     while len(airflow.asked_jobs) < 3:
         await asyncio.sleep(0.01)
     airflow.set("a", "deferred", "5")
-    assert [jobs(found) for found in await waiting] == [["5"]] * 500
+    async with asyncio.timeout(10):
+        found = await waiting
+    assert [jobs(each) for each in found] == [["5"]] * 500
     assert len(airflow.asked_jobs) == len(airflow.asked_states) <= 10
 
 

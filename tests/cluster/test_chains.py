@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 import subprocess
@@ -17,12 +18,11 @@ from airflow_provider_csc import upstreams
 from airflow_provider_csc.errors import JobFailedError
 from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
 from airflow_provider_csc.upstreams import read_states
-from tests.support.task import build_context, first_event, resume, stored
+from tests.support.task import build_context, first_event, stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.cluster.conftest import SlurmConnection
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("slurm_connection")]
 
@@ -187,7 +187,7 @@ def test_singletons_of_one_name_run_one_after_the_other(run: Run) -> None:
     ]
     results = run.play_all(*tasks)
     times = sorted(accounted(result) for result in results.values())
-    assert all(end <= start for (_, end), (start, _) in zip(times, times[1:], strict=False))
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(times))
 
 
 def test_a_job_whose_upstream_is_cancelled_by_hand_ends_at_once(run: Run) -> None:

@@ -89,7 +89,14 @@ sbatch: error: Batch job submission failed: Invalid partition name specified" ;;
 }
 
 enqueue() {
+  local live limit
   lock
+  if is_faulty max_submit; then
+    limit=$(cat "$site/faults/max_submit")
+    live=$(grep -l -E '^(PENDING|RUNNING)$' "$site"/jobs/*/state 2>/dev/null | wc -l)
+    [ "$live" -lt "$limit" ] || fail "sbatch: error: AssocMaxSubmitJobLimit
+sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
+  fi
   id=$(($(cat "$site/last" 2>/dev/null || echo 100) + 1))
   printf '%s' "$id" >"$site/last"
   mkdir -p "$site/jobs/$id"
@@ -175,6 +182,10 @@ squeue() {
   for id in "${selected[@]}"; do
     load "$id"
     [ -n "$in_queue" ] || continue
+    case ${option[states]-live},$state in
+      live,PENDING | live,RUNNING) ;;
+      live,*) continue ;;
+    esac
     format=${option[format]} line=
     while [ -n "$format" ]; do
       case $format in
@@ -187,6 +198,8 @@ squeue() {
         %S*) line+=${started:-N/A} ;;
         %e*) line+=${ended:-N/A} ;;
         %u*) line+=somebody ;;
+        %a*) line+=project ;;
+        %q*) line+=normal ;;
         %j*) line+=$name ;;
         *) line+=${format:0:1}; format=${format:1}; continue ;;
       esac
@@ -232,6 +245,19 @@ sacct() {
     done
     printf '%s\n' "${line%"${option[delimiter]}"}"
   done
+}
+
+sacctmgr() {
+  local limit
+  split "$@"
+  ! is_faulty slurmdbd_down || fail "$database"
+  limit=$(cat "$site/faults/max_submit_shown" "$site/faults/max_submit" 2>/dev/null | head -n 1)
+  case ${rest[*]} in
+    'show user '*) printf 'project\n' ;;
+    'show assoc where user= '*) printf 'fake|project|\n' ;;
+    'show assoc '*) printf 'fake|project||%s|\n' "$limit" ;;
+    'show qos '*) printf 'normal|||\n' ;;
+  esac
 }
 
 scancel() {

@@ -172,8 +172,14 @@ def test_live_jobs_are_left_to_slurm_by_kind() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "state"),
-    [("afterok", "COMPLETED"), ("afterany", "COMPLETED"), ("afterany", "FAILED")]
-    + [("aftercorr", "COMPLETED"), ("afternotok", "FAILED"), ("afternotok", "CANCELLED")],
+    [
+        ("afterok", "COMPLETED"),
+        ("aftercorr", "COMPLETED"),
+        ("afterany", "COMPLETED"),
+        ("afterany", "FAILED"),
+        ("afternotok", "FAILED"),
+        ("afternotok", "CANCELLED"),
+    ],
 )
 def test_what_is_satisfied_is_left_out(kind: str, state: str) -> None:
     assert text(upstream(kind), job5=state) == ""
