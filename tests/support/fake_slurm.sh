@@ -77,6 +77,7 @@ sbatch() {
     *) fail "sbatch: error: invalid partition specified: $partition
 sbatch: error: Batch job submission failed: Invalid partition name specified" ;;
   esac
+  ! is_faulty sbatch_says || fail "$(cat "$site/faults/sbatch_says")"
   if is_faulty sbatch_is_late; then
     (sleep "$(cat "$site/faults/sbatch_is_late")"; enqueue) </dev/null >/dev/null 2>&1 &
     fail 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation'
