@@ -26,7 +26,6 @@ from airflow_provider_csc.errors import (
     JobFailedError,
     JobNodeFailureError,
     SubmitKilledError,
-    SubmitRejectedError,
 )
 from airflow_provider_csc.hooks import slurm as hook_module
 from airflow_provider_csc.operators import slurm as operators
