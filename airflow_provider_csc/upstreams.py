@@ -11,7 +11,6 @@ import asyncio
 import contextvars
 import re
 import time
-from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -22,7 +21,7 @@ from airflow_provider_csc.errors import UpstreamFailedError
 from airflow_provider_csc.slurm.dependencies import NotYet, Upstream, judge_upstream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from airflow_provider_csc.slurm.dependencies import Link
 
@@ -113,9 +112,13 @@ class Waiter:
     run: RunName
     links: Sequence[Link]
     replaced: Mapping[str, str]
-    answer: asyncio.Future[list[Upstream]] | None = None
     waits_for: str = ""
     _since: dict[tuple[Instance, str], float] = field(default_factory=dict)
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for all who wait for the same."""
+        return self.run, tuple(self.links), tuple(sorted(self.replaced.items()))
 
     @property
     def task_ids(self) -> set[str]:
@@ -186,14 +189,35 @@ class Waiter:
         )
 
 
+@dataclass(eq=False)
+class _Group:
+    """All who wait for the same."""
+
+    waiter: Waiter
+    answers: list[asyncio.Future[list[Upstream]]] = field(default_factory=list)
+
+    def tell(self, states: States, job_ids: Mapping[Instance, str | None]) -> None:
+        """Answer all, if there is an answer."""
+        waiting = [answer for answer in self.answers if not answer.done()]
+        try:
+            found = self.waiter.judge(states, job_ids)
+        except UpstreamFailedError as error:
+            for answer in waiting:
+                answer.set_exception(error)
+            return
+        if found is not None:
+            for answer in waiting:
+                answer.set_result(found)
+
+
 class UpstreamWatch:
     """Asks Airflow in rounds until everybody who waits knows."""
 
     def __init__(self, *, interval: float) -> None:
         self._interval = interval
-        self._waiters: list[Waiter] = []
-        self._known: dict[tuple[RunName, Instance], str | None] = {}
-        self._turn: deque[tuple[RunName, Instance]] = deque()
+        self._groups: dict[Hashable, _Group] = {}
+        self._known: dict[RunName, dict[Instance, str | None]] = {}
+        self._turn: dict[RunName, list[Instance]] = {}
         self._task: asyncio.Task[None] | None = None
         self.problem = ""
 
@@ -203,8 +227,9 @@ class UpstreamWatch:
 
         :raises UpstreamFailedError: when one can never be as asked.
         """
-        waiter.answer = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
+        group = self._groups.setdefault(waiter.key, _Group(waiter))
+        answer: asyncio.Future[list[Upstream]] = asyncio.get_running_loop().create_future()
+        group.answers.append(answer)
         if self._task is None or self._task.done():
             # A context of its own: it belongs to no one trigger. It is never cancelled, because
             # Airflow 3.1 reads its next answer wrongly when a question is given up.
@@ -212,58 +237,48 @@ class UpstreamWatch:
                 self._run(), context=contextvars.Context(), name="slurm-upstreams"
             )
         try:
-            return await waiter.answer
+            return await answer
         finally:
-            self._waiters.remove(waiter)
+            group.answers.remove(answer)
+            if not group.answers and self._groups.get(waiter.key) is group:
+                del self._groups[waiter.key]
 
     async def _run(self) -> None:
-        while self._waiters:
-            try:
-                await self._round()
-                self.problem = ""
-            except Exception as error:  # noqa: BLE001 - whatever Airflow lacks, it is asked again
-                self.problem = f"{type(error).__name__}: {error}"
+        while self._groups:
+            runs: dict[RunName, list[_Group]] = {}
+            for group in self._groups.values():
+                runs.setdefault(group.waiter.run, []).append(group)
+            problem = ""
+            for run, groups in runs.items():
+                try:
+                    await self._ask(run, groups)
+                except Exception as error:  # noqa: BLE001 - whatever Airflow lacks, it is asked again
+                    problem = f"{type(error).__name__}: {error}"
+            self.problem = problem
+            self._known = {run: self._known[run] for run in runs if run in self._known}
+            self._turn = {run: self._turn[run] for run in runs if run in self._turn}
             await asyncio.sleep(self._interval)
 
-    async def _round(self) -> None:
-        waiting = [one for one in self._waiters if one.answer and not one.answer.done()]
-        states: dict[RunName, States] = {}
-        for run in {one.run for one in waiting}:
-            task_ids = {name for one in waiting if one.run == run for name in one.task_ids}
-            states[run] = await sync_to_async(ask_states)(run, task_ids)
-        await self._ask_job_ids(waiting, states)
-        for one in waiting:
-            known = {name: each for (run, name), each in self._known.items() if run == one.run}
-            self._tell(one, states[one.run], known)
-
-    async def _ask_job_ids(
-        self, waiting: Sequence[Waiter], states: Mapping[RunName, States]
-    ) -> None:
-        """Ask for as many as one round may; who was not asked for is asked for in the next."""
-        wanted = {(one.run, name) for one in waiting for name in one.wanted(states[one.run])}
+    async def _ask(self, run: RunName, groups: Sequence[_Group]) -> None:
+        """Ask about one run: the states of all tasks, and as many jobs as one round may."""
+        task_ids = {name for group in groups for name in group.waiter.task_ids}
+        states = await sync_to_async(ask_states)(run, task_ids)
+        wanted = {name for group in groups for name in group.waiter.wanted(states)}
         # What a task had while it started may be of the try before: that is asked for anew.
-        self._known = {
-            (run, name): value
-            for (run, name), value in self._known.items()
-            if (run, name) in wanted and states[run][name.task_id][name] != "running"
+        known = {
+            name: value
+            for name, value in self._known.get(run, {}).items()
+            if name in wanted and states[name.task_id][name] != "running"
         }
-        queue = [key for key in self._turn if key in wanted]
-        queue += sorted(wanted - set(queue))
-        for run, instance in queue[:_ASKS_PER_ROUND]:
-            self._known[run, instance] = await sync_to_async(ask_job_id)(run, instance)
-        self._turn = deque([*queue[_ASKS_PER_ROUND:], *queue[:_ASKS_PER_ROUND]])
-
-    @staticmethod
-    def _tell(waiter: Waiter, states: States, job_ids: Mapping[Instance, str | None]) -> None:
-        if waiter.answer is None or waiter.answer.done():
-            return
-        try:
-            found = waiter.judge(states, job_ids)
-        except UpstreamFailedError as error:
-            waiter.answer.set_exception(error)
-            return
-        if found is not None:
-            waiter.answer.set_result(found)
+        # Who was not asked for in this round is asked for in the next.
+        line = [name for name in self._turn.get(run, []) if name in wanted]
+        line += sorted(wanted - set(line))
+        for name in line[:_ASKS_PER_ROUND]:
+            known[name] = await sync_to_async(ask_job_id)(run, name)
+        self._known[run] = known
+        self._turn[run] = [*line[_ASKS_PER_ROUND:], *line[:_ASKS_PER_ROUND]]
+        for group in groups:
+            group.tell(states, known)
 
 
 _watches: WeakKeyDictionary[asyncio.AbstractEventLoop, UpstreamWatch] = WeakKeyDictionary()

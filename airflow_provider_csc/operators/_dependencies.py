@@ -119,10 +119,11 @@ def _check_task(name: str, conn_id: str, dag: DAG, slurm_task: type) -> None:
 
 
 def _check_cycle(task_id: str, wanted: set[str], dag: DAG | None) -> None:
-    before: dict[str, set[str]] = {}
-    for name, task in (dag.task_dict if dag else {}).items():
-        before[name] = set(task.upstream_task_ids) | _named_by(task)
-    before[task_id] = before.get(task_id, set()) | wanted
+    def before(name: str) -> set[str]:
+        task = dag.task_dict.get(name) if dag else None
+        known = set(task.upstream_task_ids) | _named_by(task) if task else set[str]()
+        return known | wanted if name == task_id else known
+
     way = find_cycle(task_id, before)
     if way:
         raise _error(

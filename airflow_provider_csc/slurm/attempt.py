@@ -83,7 +83,7 @@ class Attempt:
         if self.upstreams is None:
             return None
         upstreams = tuple(Upstream.from_payload(each) for each in self.upstreams)
-        return Needs(upstreams=upstreams, unsatisfied=self.unsatisfied)
+        return Needs(upstreams=upstreams)
 
     def followed(self, *, changes: Mapping[str, str], history: Sequence[PastSubmission]) -> Attempt:
         """Return the next job's attempt, by the same task in the same try."""

@@ -19,7 +19,7 @@ from airflow_provider_csc.slurm.shell import SLURM
 from airflow_provider_csc.slurm.specs import parse_job_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from airflow_provider_csc.slurm.framing import Frame
     from airflow_provider_csc.slurm.result import JobResult
@@ -95,12 +95,12 @@ def _error(problem: str, value: object) -> ConfigError:
     )
 
 
-def find_cycle(start: str, before: Mapping[str, Iterable[str]]) -> list[str]:
+def find_cycle(start: str, before: Callable[[str], Iterable[str]]) -> list[str]:
     """Return a way from a task back to itself through what has to come ``before`` each; or none."""
     ways, seen = [[start]], set[str]()
     while ways:
         way = ways.pop()
-        for task_id in sorted(before.get(way[-1], ())):
+        for task_id in sorted(before(way[-1])):
             if task_id == start:
                 return [*way, start]
             if task_id not in seen:
@@ -140,14 +140,9 @@ class Upstream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """
-    What one submission is to wait for inside Slurm.
-
-    ``unsatisfied`` are jobs of which Slurm has said that they never will be as asked.
-    """
+    """What one submission is to wait for inside Slurm."""
 
     upstreams: tuple[Upstream, ...]
-    unsatisfied: tuple[str, ...] = ()
 
     @property
     def job_ids(self) -> tuple[str, ...]:
@@ -278,7 +273,7 @@ def build_dependency(needs: Needs, jobs: Mapping[str, JobResult]) -> str:
 
     :raises UpstreamFailedError: naming the jobs that ended otherwise than is asked.
     """
-    wrong = [each for each in needs.upstreams if _is_never(each, jobs.get(each.job_id), needs)]
+    wrong = [each for each in needs.upstreams if _is_never(each, jobs.get(each.job_id))]
     if wrong:
         raise _wrong(wrong, jobs)
     by_kind: dict[str, list[str]] = {}
@@ -288,17 +283,15 @@ def build_dependency(needs: Needs, jobs: Mapping[str, JobResult]) -> str:
     return ",".join(f"{kind}:{':'.join(dict.fromkeys(ids))}" for kind, ids in by_kind.items())
 
 
-def _is_never(upstream: Upstream, job: JobResult | None, needs: Needs) -> bool:
+def _is_never(upstream: Upstream, job: JobResult | None) -> bool:
     if not upstream.job_id:
         return False
     if job is None:
         return not upstream.state or (upstream.kind == AFTER_NOT_OK and upstream.state == "success")
     if not job.is_final or upstream.kind == AFTER_ANY:
         return False
-    if upstream.kind == AFTER_CORR and upstream.job_id not in needs.unsatisfied:
-        # It goes by the elements of an array; Slurm alone can tell.
-        return False
-    # A user may mark a task as he likes it.
+    # Which elements of an array that is over did not succeed Slurm may have forgotten: aftercorr
+    # is then what afterok is. A user may mark a task as he likes it.
     is_success = job.is_success or upstream.state == "success"
     return is_success is (upstream.kind == AFTER_NOT_OK)
 
@@ -307,7 +300,7 @@ def _is_open(upstream: Upstream, job: JobResult | None) -> bool:
     """Whether Slurm still has something to wait for."""
     if job is None:
         return upstream.state not in _OVER
-    return not job.is_final or (upstream.kind == AFTER_CORR and not job.is_success)
+    return not job.is_final
 
 
 def _wrong(wrong: Sequence[Upstream], jobs: Mapping[str, JobResult]) -> UpstreamFailedError:

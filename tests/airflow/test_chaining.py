@@ -136,6 +136,21 @@ def test_a_task_defers_until_the_other_has_submitted(world: World) -> None:
     assert world.dependency(trigger.job_ids[0]) == f"afterok:{up}"
 
 
+def test_a_task_that_is_not_deferrable_waits_in_its_worker(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    up = world.submit()
+    world.ids = {"up": up}
+    answers = iter(["scheduled", "deferred", "deferred"])
+    monkeypatch.setattr(upstreams, "ASK_SECONDS", 0.05)
+    monkeypatch.setattr(
+        upstreams, "ask_states", lambda _run, ids: read_states({"up": next(answers)}, set(ids))
+    )
+    task = operator(deferrable=False, wait_for_completion=False)
+    result = task.execute(build_context(task))
+    assert world.dependency(result["job_id"]) == f"afterok:{up}"
+
+
 def test_kinds_and_job_ids_may_be_mixed(world: World) -> None:
     one, two = world.submit(), world.submit()
     world.states, world.ids = {"up": "deferred"}, {"up": one}

@@ -197,6 +197,29 @@ async def test_who_is_cancelled_leaves_the_others_alone(airflow: FakeAirflow) ->
         assert jobs(await stays) == ["5"]
 
 
+@pytest.mark.asyncio
+async def test_a_run_that_cannot_be_asked_about_keeps_no_other_waiting(
+    airflow: FakeAirflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    airflow.set("a", "deferred", "5")
+    lost = RunName("dag", "lost")
+
+    def ask(run: RunName, task_ids: Iterable[str]) -> upstreams.States:
+        if run == lost:
+            raise RuntimeError("lost")
+        return airflow.ask_states(run, task_ids)
+
+    monkeypatch.setattr(upstreams, "ask_states", ask)
+    watch = UpstreamWatch(interval=0.01)
+    stuck = Waiter(run=lost, links=[Link("afterok", task_id="a")], replaced={})
+    waiting = asyncio.ensure_future(watch.wait(stuck))
+    (found,) = await rounds(watch, waiter("a"))
+    assert jobs(found) == ["5"]
+    assert "lost" in watch.problem
+    waiting.cancel()
+    await asyncio.wait([waiting])
+
+
 # ---- the trigger ----
 
 

@@ -78,6 +78,7 @@ def runs(airflow: Airflow, watch: Callable[..., dict[str, Watched]]) -> dict[str
     return watch(
         airflow,
         hello_slurm={},
+        slurm_chain={},
         train_on_slurm={"rounds": ROUNDS},
         train_on_slurm_with_sensor={"rounds": ROUNDS, "minimum_accuracy": 1.0},
     )
@@ -138,6 +139,18 @@ class TestHello:
     def test_the_job_speaks_in_the_task_log(self, runs: dict[str, Watched]) -> None:
         job_id = runs["hello_slurm"].run.xcom("hello", "job_id")
         assert any(f"job {job_id} on c" in line for line in runs["hello_slurm"].log("hello"))
+
+
+@pytest.mark.cluster
+class TestChain:
+    def test_all_jobs_are_queued_before_the_first_has_ended_and_run_in_order(
+        self, runs: dict[str, Watched]
+    ) -> None:
+        chain = runs["slurm_chain"]
+        assert chain.state == "success", chain.logs()
+        prepare, train, report = (chain.run.xcom(name) for name in ("prepare", "train", "report"))
+        assert train["submit_time"] < prepare["end_time"] <= train["start_time"]
+        assert train["end_time"] <= report["start_time"]
 
 
 @pytest.fixture
