@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from asgiref.sync import async_to_sync
 
 from airflow_provider_csc import upstreams
 from airflow_provider_csc.errors import UpstreamFailedError
@@ -280,3 +281,41 @@ def test_a_run_that_is_played_says_that_the_wait_would_have_no_end(
     airflow.set("a", None)
     with pytest.raises(RuntimeError, match=r"dag\.test\(\) runs one task after the other"):
         trigger().look()
+
+
+class TriggererComms:
+    """The channel of a triggerer, which only its own event loop may use (as in Airflow 3.1)."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.lock = asyncio.Lock()
+        self.asked: list[Any] = []
+
+    def send(self, message: Any) -> Any:
+        return async_to_sync(self.asend)(message)
+
+    async def asend(self, message: Any) -> Any:
+        from airflow.sdk.execution_time import comms
+
+        async with self.lock:
+            assert asyncio.get_running_loop() is self.loop
+            await asyncio.sleep(0.01)
+            self.asked.append(message)
+        if isinstance(message, comms.GetTaskStates):
+            return comms.TaskStatesResult(task_states={"run": {"a_0": "deferred"}})
+        return comms.XComResult(key="job_id", value="5")
+
+
+@pytest.mark.asyncio
+async def test_airflow_is_asked_over_the_channel_of_its_triggerer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from airflow.sdk.execution_time import task_runner
+
+    channel = TriggererComms()
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", channel, raising=False)
+    (found,) = await rounds(UpstreamWatch(interval=0.01), waiter("a"))
+    assert found == [Upstream(kind="afterok", name="a[0]", job_id="5", state="deferred")]
+    states, job = channel.asked
+    assert (states.task_ids, states.run_ids, states.dag_id) == (["a"], ["run"], "dag")
+    assert (job.key, job.task_id, job.run_id, job.map_index) == ("job_id", "a", "run", 0)
