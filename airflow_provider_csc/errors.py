@@ -12,6 +12,7 @@ CscError
     SubmitUnknownError     sbatch gave no verdict; a job may or may not exist
     SubmitKilledError      a kill came while the job was being submitted
     SiteUnavailableError   nothing can be submitted now (a full disk); nothing was
+    UpstreamFailedError    what the job depends on ended otherwise; nothing was submitted
     UnreadableOutputError  an answer did not have the documented form
   JobFailedError           the job ended, and not with success; in which way, its subclasses tell
     JobExitCodeError       its script ended with an exit code other than 0
@@ -108,6 +109,14 @@ class SubmitKilledError(SlurmError):
 
 class SiteUnavailableError(SlurmError):
     """The site can take no submission now (a full disk); no job exists, and waiting helps."""
+
+
+class UpstreamFailedError(SlurmError):
+    """
+    What a job was to depend on ended otherwise than was asked; nothing was submitted.
+
+    ``is_lasting``: no task that could try again stands behind it.
+    """
 
 
 class UnreadableOutputError(SlurmError):

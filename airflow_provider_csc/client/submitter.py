@@ -51,7 +51,7 @@ from airflow_provider_csc.slurm.submit_commands import (
 from airflow_provider_csc.slurm.verdict import UNKNOWN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from airflow_provider_csc.client.slurm import SlurmClient
     from airflow_provider_csc.slurm.identity import TaskIdentity
@@ -74,7 +74,9 @@ class Submitter:
     ``label`` is the readable part of the job's name. ``since`` (seconds since 1970, this machine's
     clock) is when the DAG run began. ``report`` is told, in words, what was found and decided.
     ``is_fresh`` is true for the very first submission of a task instance, before which there can
-    be nothing to find but its run directory. ``delays`` are the seconds between two looks.
+    be nothing to find but its run directory. ``prepare`` completes the request right before it is
+    submitted, once it is known that no job was found; it may raise, and then nothing is submitted.
+    ``delays`` are the seconds between two looks.
     """
 
     client: SlurmClient
@@ -85,6 +87,7 @@ class Submitter:
     report: Callable[[str], None]
     is_fresh: bool = False
     delays: Sequence[float] = RESOLVE_DELAYS
+    prepare: Callable[[SubmitRequest], Awaitable[SubmitRequest]] | None = None
 
     async def submit(self) -> Submission:
         """
@@ -101,6 +104,9 @@ class Submitter:
             found = await self._find_earlier()
             if found:
                 return found
+        if self.prepare:
+            request = await self.prepare(self.request)
+            return await replace(self, request=request, is_fresh=True, prepare=None).submit()
         takes_over = False
         attempts = 0
         while True:
@@ -132,9 +138,13 @@ class Submitter:
     async def _find_earlier(self) -> Submission | None:
         """Look for what came before; adopt it, or see to it that none of it lives."""
         while True:
-            decision = decide(
-                await self._look_up_quietly(), self.identity, run_seconds=self._run_seconds()
-            )
+            look_up = await self._look_up_quietly()
+            here = self._present(look_up)
+            if self.prepare and here and here.job_id and not here.is_given_up:
+                # It need not be prepared any more.
+                self.report(f"This very try had submitted job {here.job_id} already; adopted.")
+                return await self._adopt(here)
+            decision = decide(look_up, self.identity, run_seconds=self._run_seconds())
             if not decision.give_up or await self._give_up(decision.give_up):
                 break
         self.report(decision.why)
@@ -293,7 +303,9 @@ class Submitter:
             if isinstance(error, SubmitRejectedError):
                 asked = " ".join(self.request.asked) or "no options"
                 raise SubmitRejectedError(
-                    f"{error.message} Asked for: {asked}.", **error.details
+                    f"{error.message} Asked for: {asked}.",
+                    **error.details,
+                    asked=self.request.asked,
                 ) from error
             raise
 

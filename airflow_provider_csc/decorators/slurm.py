@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, Any, cast
 
 from airflow.providers.common.compat.sdk import (
@@ -164,8 +163,7 @@ class _SlurmDecoratedOperator(DecoratedOperator, SlurmSubmitOperator):  # pyrigh
             try:
                 return self._read_outcome(result)
             except (TransportError, UnreadableOutputError, SiteUnavailableError) as error:
-                self._wait_to_read(context, result, attempt, error)
-            attempt = attempt.resumed()
+                attempt = self._wait_to_read(context, result, attempt, error)
 
     def _explain(self, result: JobResult) -> CscError:
         """Return the function's own error, where it left one; else that of the job."""
@@ -216,11 +214,12 @@ class _SlurmDecoratedOperator(DecoratedOperator, SlurmSubmitOperator):  # pyrigh
 
     def _wait_to_read(
         self, context: Context, result: JobResult, attempt: Attempt, error: CscError
-    ) -> None:
-        trigger = self._build_site_trigger(context, attempt, error)
+    ) -> Attempt:
+        """Wait, and return the attempt as it goes on."""
+        pause = attempt.pause_seconds if attempt.is_resumed else None
+        attempt = attempt.left_open()
+        trigger = self._build_site_trigger(context, attempt, error, pause)
         trigger.reason = f"the result of job {result.job_id} could not be read: {error.message}"
-        if attempt.is_resumed:
-            trigger.not_before = time.time() + attempt.pause_seconds
         if self.deferrable:
             kwargs = {"result": result.to_payload(), "attempt": attempt.to_payload()}
             self._hand_over(context, trigger, self.execute_fetch.__name__, kwargs)
@@ -229,6 +228,7 @@ class _SlurmDecoratedOperator(DecoratedOperator, SlurmSubmitOperator):  # pyrigh
 
         settings = SlurmHook(self.slurm_conn_id).get_settings()
         _check_waited(run_sync(trigger.wait(settings, self.log)))
+        return attempt.resumed()
 
     @property
     def _function_name(self) -> str:

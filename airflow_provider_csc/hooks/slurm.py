@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
 
     from airflow_provider_csc.client.slurm import Probe, SlurmClient
+    from airflow_provider_csc.slurm.dependencies import Needs
     from airflow_provider_csc.slurm.framing import Frame
     from airflow_provider_csc.slurm.identity import TaskIdentity
     from airflow_provider_csc.slurm.policy import PartitionLimits
+    from airflow_provider_csc.slurm.queue_limits import QueueLimit, QueueScope
     from airflow_provider_csc.slurm.result import JobResult
     from airflow_provider_csc.slurm.submission import Submission
     from airflow_provider_csc.slurm.submit_commands import SubmitRequest
@@ -128,15 +130,19 @@ class SlurmHook(BaseHook):
         report: Callable[[str], None],
         is_fresh: bool = False,
         is_resumed: bool = False,
+        needs: Needs | None = None,
     ) -> Submission:
         """
         Submit a job exactly once for this task instance; see `Submitter`.
+
+        ``needs`` is what it is to wait for inside Slurm (see `client.dependencies`).
 
         ``is_resumed`` is for a submission that has waited already: where its fate is still open, it
         is soon left alone again.
 
         :raises ConfigError: for a request that cannot be; nothing was submitted.
         """
+        from airflow_provider_csc.client.dependencies import Linker  # noqa: PLC0415
         from airflow_provider_csc.client.submitter import (  # noqa: PLC0415
             BRIEF_DELAYS,
             RESOLVE_DELAYS,
@@ -147,7 +153,10 @@ class SlurmHook(BaseHook):
 
         async def work(client: SlurmClient) -> Submission:
             request, label = await _plan(client, settings, spec, identity)
-            return await Submitter(
+            linker = (
+                Linker(client=client, needs=needs, label=label, report=report) if needs else None
+            )
+            submission = await Submitter(
                 client=client,
                 request=request,
                 identity=identity,
@@ -156,7 +165,11 @@ class SlurmHook(BaseHook):
                 report=report,
                 is_fresh=is_fresh,
                 delays=BRIEF_DELAYS if is_resumed else RESOLVE_DELAYS,
+                prepare=linker.prepare if linker else None,
             ).submit()
+            if linker:
+                await linker.keep_alone(submission)
+            return submission
 
         return self._with_client(work, settings)
 
@@ -185,6 +198,12 @@ class SlurmHook(BaseHook):
     def partition_limits(self, name: str) -> PartitionLimits:
         """Return what a partition allows."""
         return self._with_client(lambda client: client.partition_limits(name))
+
+    def queue_limits(self, scope: QueueScope) -> tuple[QueueLimit, ...]:
+        """Return the limits on jobs in the queue that hold for a submission, and what is queued."""
+        from airflow_provider_csc.client.queue_watch import ask_limits  # noqa: PLC0415
+
+        return self._with_client(lambda client: ask_limits(client, scope))
 
     def read_bytes(self, path: str, *, offset: int = 0, limit: int = 1 << 20) -> bytes:
         """Return a part of a file on the cluster; see `SlurmClient.read_bytes`."""

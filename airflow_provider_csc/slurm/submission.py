@@ -28,7 +28,7 @@ from airflow_provider_csc.slurm.output import (
     parse_log_paths,
     parse_queue,
 )
-from airflow_provider_csc.slurm.rejections import find_remedy, is_temporary
+from airflow_provider_csc.slurm.rejections import explain_rejection, find_remedy, is_temporary
 from airflow_provider_csc.slurm.states import STATES
 from airflow_provider_csc.slurm.submit_commands import GIVEN_UP
 from airflow_provider_csc.slurm.verdict import UNKNOWN, Evidence, judge
@@ -217,9 +217,17 @@ def _read_refusal(sbatch: Frame, run_dir: str, new_base: str) -> NoVerdict:
     if sbatch.status == 0 or not is_submit_verdict(sbatch):
         return NoVerdict(run_dir=run_dir, message=sbatch.text)
     said = "\n".join(line for line in sbatch.text.splitlines()[-5:])
+    known = explain_rejection(sbatch.text)
+    if known and known.is_busy:
+        raise SiteUnavailableError(
+            f"Slurm takes no more jobs just now ({said}). Nothing was submitted.",
+            run_dir=run_dir,
+            new_base=new_base,
+        )
     raise SubmitRejectedError(
         f"Slurm refused the job: {said}\n{find_remedy(sbatch.text)} Nothing was submitted.",
         is_temporary=is_temporary(sbatch.text),
+        is_queue_limit=known is not None and known.is_queue_limit,
         run_dir=run_dir,
         new_base=new_base,
         stderr=sbatch.text,

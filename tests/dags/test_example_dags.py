@@ -79,6 +79,7 @@ def runs(airflow: Airflow, watch: Callable[..., dict[str, Watched]]) -> dict[str
         airflow,
         hello_slurm={},
         slurm_python={},
+        slurm_chain={},
         train_on_slurm={"rounds": ROUNDS},
         train_on_slurm_with_sensor={"rounds": ROUNDS, "minimum_accuracy": 1.0},
     )
@@ -150,6 +151,18 @@ class TestPython:
         assert watched.state == "success", watched.logs()
         assert 3.1 < watched.run.xcom("estimate") < 3.2
         assert [task["task_id"] for task in watched.run.tasks()].count("count_inside") == 3
+
+
+@pytest.mark.cluster
+class TestChain:
+    def test_all_jobs_are_queued_before_the_first_has_ended_and_run_in_order(
+        self, runs: dict[str, Watched]
+    ) -> None:
+        chain = runs["slurm_chain"]
+        assert chain.state == "success", chain.logs()
+        prepare, train, report = (chain.run.xcom(name) for name in ("prepare", "train", "report"))
+        assert train["submit_time"] < prepare["end_time"] <= train["start_time"]
+        assert train["end_time"] <= report["start_time"]
 
 
 @pytest.fixture

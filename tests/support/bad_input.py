@@ -99,6 +99,22 @@ CASES = [
     Case("an array", option("array", "0-9"), ["options['array']", "expand"]),
     Case("a bad dependency", option("dependency", "after"), ["options['dependency']", "afterok"]),
     Case(
+        "a kind of dependency that does not exist",
+        command(depends_on={"after_ok": "prepare"}),
+        ["depends_on", "after_ok", "afterok"],
+    ),
+    Case(
+        "a dependency on a task that does not exist",
+        command(depends_on="prepare"),
+        ["depends_on", "'prepare'", "no task"],
+    ),
+    Case("a dependency on itself", command(depends_on="job"), ["depends_on", "'job' waits for"]),
+    Case(
+        "two dependencies",
+        command(depends_on="prepare", options={"dependency": "afterok:1"}),
+        ["depends_on", "options['dependency']", "Leave one"],
+    ),
+    Case(
         "options that exclude each other",
         command(options={"mem": "1G", "mem_per_cpu": "1G"}),
         ["mem", "mem-per-cpu", "Leave one out"],
