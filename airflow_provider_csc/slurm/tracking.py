@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from dataclasses import dataclass, field
+from operator import is_
 from typing import TYPE_CHECKING
 
 from airflow_provider_csc.slurm.batch import parse_exit_record
@@ -52,6 +53,8 @@ _LAG_SECONDS = 600
 _MAY_RETURN = frozenset({"NODE_FAIL", "PREEMPTED", "BOOT_FAIL"})
 # A job that scancel took on needs KillWait (30 s by default, slurm.conf(5)) to end.
 _CANCEL_AGAIN_SECONDS = 60
+# For figures about many jobs.
+TRACKED_STATES = ("queued", "running", "ending", "unknown")
 _PLAIN_ID = re.compile(r"[0-9]+(_[0-9]+)?")
 
 
@@ -112,11 +115,25 @@ class _Job:
     cancelled_at: float | None = None
     cancel_again: float = 0.0
     result: JobResult | None = None
+    # What squeue said of it last, before it was weighed.
+    rows: tuple[QueueRow, ...] = ()
+    # Squeue is asked for it by its id, since it was not among the jobs of the user we log in as.
+    is_by_id: bool = False
 
     @property
     def is_live(self) -> bool:
         """Whether squeue shows it as not ended."""
         return is_live(self.queue)
+
+    @property
+    def tracked_state(self) -> str:
+        """Where it is as far as is known: one of `TRACKED_STATES`."""
+        if self.settling_since is not None:
+            return "ending"
+        if self.last_seen is None:
+            return "unknown"
+        phase = self.last_seen[0].state.phase
+        return phase.value if phase in (Phase.QUEUED, Phase.RUNNING) else "unknown"
 
     @property
     def live_rows(self) -> list[QueueRow]:
@@ -134,6 +151,21 @@ class _Job:
 
 class JobTracker:
     """Follow the jobs of one `WatchSpec`; ``name`` makes its frames unique in an answer."""
+
+    __slots__ = (
+        "_asked",
+        "_clock",
+        "_has_no_accounting",
+        "_is_overdue_told",
+        "_jobs",
+        "_lacks_accounting",
+        "_limits",
+        "_name",
+        "_parking",
+        "limit",
+        "logs",
+        "spec",
+    )
 
     def __init__(self, name: str, spec: WatchSpec) -> None:
         self.spec = spec
@@ -169,6 +201,11 @@ class JobTracker:
     def is_parked(self) -> bool:
         """Whether it waits for a source that is away."""
         return self._parking.is_parked
+
+    @property
+    def states(self) -> list[str]:
+        """Which of `TRACKED_STATES` each of its jobs is in."""
+        return [job.tracked_state for job in self._open]
 
     @property
     def is_done(self) -> bool:
@@ -237,8 +274,10 @@ class JobTracker:
 
     def ask(self) -> PollRequest:
         """Return what a regular round asks: squeue, and the logs of what runs."""
+        queued, owned = self._queue_ids()
         self._asked = PollRequest(
-            queued=tuple(job.job_id for job in self._open),
+            queued=queued,
+            owned=owned,
             progress=self.logs.progress_request(),
             logs=self.logs.requests() if self._is_running else (),
             acknowledged=self.logs.acknowledge_memo(),
@@ -257,14 +296,25 @@ class JobTracker:
             return self._asked
         over = tuple(job.job_id for job in self._open if job.settling_since is not None)
         has_controller = self._has_no_accounting
+        queued, owned = self._queue_ids()
         self._asked = PollRequest(
-            queued=tuple(job.job_id for job in self._open),
+            queued=queued,
+            owned=owned,
             accounted=over,
             detailed=tuple(filter(_PLAIN_ID.fullmatch, over)) if has_controller else (),
             exit_records=((self._exit_name, self.spec.run_dir),) if self.spec.run_dir else (),
             logs=self.logs.requests(),
         )
         return self._asked
+
+    def _queue_ids(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return whom squeue is asked for by id, and whom among the user's own jobs."""
+        jobs = self._open
+        is_ours = bool(self.spec.run_dir)
+        return (
+            tuple(job.job_id for job in jobs if job.is_by_id or not is_ours),
+            tuple(job.job_id for job in jobs if is_ours and not job.is_by_id),
+        )
 
     @property
     def _exit_name(self) -> str:
@@ -277,18 +327,19 @@ class JobTracker:
         It answers the requests of other trackers as well: what was not asked is not denied.
         """
         self._clock = answers.clock
-        queue = answers.queue if self._asked.queued else None
-        accounting = answers.accounting if self._asked.accounted else None
+        asked = self._asked
+        jobs = asked.queued + asked.owned
+        queue = answers.queue_about(jobs) if jobs else None
+        accounting = answers.accounting_about(asked.accounted) if asked.accounted else None
         events = self._read_logs(answers, now)
         if isinstance(queue, NoAnswer):
             self._doubt_denials()
             return [*events, *self.park(controller_outage(queue.reason, now), now)]
         if queue is not None:
             changes = self._observe_queue(answers, now)
-            self.logs.memo = write_memories({job.job_id: job.memory for job in self._jobs})
             events = [*self._resume(accounting, now), *changes, *events]
         if accounting is not None:
-            events += self._settle(answers, now)
+            events += self._settle(answers, accounting, now)
         return [*events, *self._check_limits(now)]
 
     def _read_logs(self, answers: Answers, now: Moment) -> list[Event]:
@@ -331,8 +382,14 @@ class JobTracker:
 
     def _observe_queue(self, answers: Answers, now: Moment) -> list[Event]:
         events: list[Event] = []
+        is_changed = False
         for job in self._open:
-            rows = self._own(job, answers.queue_of(job.job_id).rows)
+            said = answers.queue_of(job.job_id).rows
+            if job.last_seen and job.is_live and _are_same(said, job.rows):
+                job.last_seen = job.last_seen[0], answers.clock
+                continue
+            is_changed, job.rows = True, said
+            rows = self._own(job, said)
             job.queue = Answer((*rows, *self._remember_ends(job, rows)))
             if job.is_live:
                 job.settling_since = job.forgotten_since = None
@@ -341,6 +398,8 @@ class JobTracker:
             elif job.settling_since is None:
                 job.settling_since = now.steady
                 events += _describe_revoked(job)
+        if is_changed:
+            self.logs.memo = write_memories({job.job_id: job.memory for job in self._jobs})
         return events
 
     def _own(self, job: _Job, rows: tuple[QueueRow, ...]) -> tuple[QueueRow, ...]:
@@ -404,10 +463,12 @@ class JobTracker:
         length = "" if seconds is None else f" of {seconds:.0f} s"
         return [Note(f"{self.limit}{length} is reached; cancelling.", logging.WARNING)]
 
-    def _settle(self, answers: Answers, now: Moment) -> list[Event]:
+    def _settle(
+        self, answers: Answers, accounting: Answer[AccountingRow] | NoAnswer, now: Moment
+    ) -> list[Event]:
         frame = answers.frames.get(self._exit_name)
         record = parse_exit_record(frame.data) if frame else None
-        events = self._note_missing_accounting(answers.accounting)
+        events = self._note_missing_accounting(accounting)
         for job in self._open:
             if job.settling_since is None or job.job_id not in self._asked.accounted:
                 continue
@@ -415,7 +476,7 @@ class JobTracker:
             if self._is_settled(job, evidence, now):
                 job.result = self._build_result(job, evidence)
                 events += self._describe_result(job, evidence)
-        return [*events, *self._explain_wait(answers.accounting, now), *self._end()]
+        return [*events, *self._explain_wait(accounting, now), *self._end()]
 
     def _gather(self, job: _Job, answers: Answers, record: ExitRecord | None) -> Evidence:
         accounting = answers.accounting_of(job.job_id)
@@ -456,6 +517,7 @@ class JobTracker:
             job.forgotten_since = None
         elif job.forgotten_since is None:
             job.forgotten_since = now.steady
+            job.is_by_id = True
         verdict = judge(evidence)
         if not verdict.is_final:
             start, patience = job.forgotten_since, self.spec.missing_seconds
@@ -517,6 +579,11 @@ class JobTracker:
         rest = self.logs.last_lines()
         ended = Ended([job.result for job in self._jobs if job.result is not None])
         return [LogLines(rest), ended] if rest else [ended]
+
+
+def _are_same(rows: tuple[QueueRow, ...], others: tuple[QueueRow, ...]) -> bool:
+    """Whether these are the very same objects: a row that did not change is not read again."""
+    return len(rows) == len(others) and all(map(is_, rows, others))
 
 
 def _telling_row(rows: list[QueueRow]) -> QueueRow:
