@@ -174,10 +174,10 @@ class Question:
     command: str
     job_ids: Sequence[str]
 
-    @property
-    def text(self) -> str:
-        """What the site runs."""
-        return f"ask {self.frame} {self.command} --jobs={id_list(self.job_ids)}"
+
+# Squeue compares each job it was sent with each id it was given, one by one; of more ids than this
+# it is asked for all jobs of the user.
+_MOST_LISTED = 1000
 
 
 def queue_questions(request: PollRequest) -> list[Question]:
@@ -189,10 +189,16 @@ def queue_questions(request: PollRequest) -> list[Question]:
         for job_id in group_elements(request.owned)
         if not known.intersection((job_id, base_of(job_id)))
     ]
-    return [
-        *_questions("squeue", squeue(), plain),
-        *_questions("squeue.mine", squeue(only_mine=True), owned),
-    ]
+    questions = _questions("squeue", squeue(), plain)
+    if len(owned) > _MOST_LISTED:
+        # Jobs in hidden partitions it shows only of a list, or of all (src/squeue/squeue.c).
+        return [*questions, Question(_MINE, f"{squeue(only_mine=True)} --all", owned)]
+    # Of a single id slurmctld sends that job alone, whosever it is.
+    mine = squeue(only_mine=True) if len(owned) > 1 else squeue()
+    return [*questions, *_questions(_MINE, mine, owned)]
+
+
+_MINE = "squeue.mine"
 
 
 def accounting_questions(request: PollRequest) -> list[Question]:
@@ -202,7 +208,9 @@ def accounting_questions(request: PollRequest) -> list[Question]:
 
 def _questions(frame: str, command: str, job_ids: Iterable[str]) -> list[Question]:
     return [
-        Question(f"{frame}.{number}" if number else frame, command, chunk)
+        Question(
+            f"{frame}.{number}" if number else frame, f"{command} --jobs={id_list(chunk)}", chunk
+        )
         for number, chunk in enumerate(split_ids(job_ids))
     ]
 
@@ -211,7 +219,7 @@ def group_elements(job_ids: Iterable[str]) -> list[str]:
     """
     Return job ids with one in place of several elements of one array.
 
-    squeue compares each job with each id of its list, and shows of an array only what is alive.
+    Squeue shows of an array little more than is alive, and what waits as one row.
     """
     unique = set(job_ids)
     elements = Counter(base_of(job_id) for job_id in unique if "_" in job_id)
@@ -263,8 +271,8 @@ def build_poll(request: PollRequest) -> str:
     if notes:
         lines.append(_NOTE)
     lines.extend(f"note {quote(path)} {quote(text)}" for path, text in notes)
-    lines.extend(question.text for question in queue_questions(request))
-    lines.extend(question.text for question in accounting_questions(request))
+    questions = [*queue_questions(request), *accounting_questions(request)]
+    lines.extend(f"ask {question.frame} {question.command}" for question in questions)
     lines.extend(_ask_controller(sorted(set(request.detailed))))
     records = [
         *((name, join_path(run_dir, EXIT_FILE)) for name, run_dir in request.exit_records),

@@ -66,9 +66,8 @@ def split_ids(job_ids: Iterable[str]) -> Iterator[list[str]]:
     chunk: list[str] = []
     size = 0
     for job_id in sorted(set(job_ids)):
-        # With the separator, and the first one's repetition.
         needed = len(job_id) + 1
-        if chunk and size + needed + len(chunk[0]) > _MAX_LIST_BYTES:
+        if chunk and size + needed > _MAX_LIST_BYTES:
             yield chunk
             chunk, size = [], 0
         chunk.append(job_id)
@@ -78,11 +77,12 @@ def split_ids(job_ids: Iterable[str]) -> Iterator[list[str]]:
 
 
 def id_list(job_ids: Iterable[str]) -> str:
-    """Return job ids, quoted, for ``--jobs``."""
-    unique = sorted(set(job_ids))
-    # squeue answers an unknown id with an error when it is the only one asked for, and leaves it
-    # out otherwise (src/squeue/squeue.c); asked for twice it is never the only one.
-    return quote(",".join([*unique, unique[0]]))
+    """
+    Return job ids, quoted, for ``--jobs``.
+
+    An unknown id squeue leaves out, unless it is the only one: then it says so, with an error.
+    """
+    return quote(",".join(sorted(set(job_ids))))
 
 
 def join_path(directory: str, name: str) -> str:

@@ -47,7 +47,7 @@ def test_squeue_and_sacct_are_asked_once_for_all(site: FakeSite) -> None:
     poll(site, queued=("3", "1_4", "2"), accounted=("7",))
     squeue, sacct = site.calls("squeue"), site.calls("sacct")
     assert [call.args for call in squeue] == [
-        ["--noheader", "--states=all", f"--format={QUEUE_FORMAT}", "--jobs=1_4,2,3,1_4"]
+        ["--noheader", "--states=all", f"--format={QUEUE_FORMAT}", "--jobs=1_4,2,3"]
     ]
     assert [call.args for call in sacct] == [
         [
@@ -55,7 +55,7 @@ def test_squeue_and_sacct_are_asked_once_for_all(site: FakeSite) -> None:
             "--parsable2",
             f"--delimiter={SEPARATOR}",
             f"--format={','.join(ACCOUNTING_FORMAT)}",
-            "--jobs=7,7",
+            "--jobs=7",
         ]
     ]
 

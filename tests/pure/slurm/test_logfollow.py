@@ -42,6 +42,9 @@ def test_each_file_is_read_on_from_its_own_place() -> None:
         LogRequest(name="w7.log0", path="/out", offset=5, limit=256 * 1024),
         LogRequest(name="w7.log1", path="/err", offset=4, limit=256 * 1024),
     )
+    follower.read({"w7.log0": part(b"wo\nx", offset=5)}, now=1)
+    # Of a log that was read to its end nothing need be said while it has that size.
+    assert [request.known for request in follower.requests()] == [9, -1]
     assert (follower.offsets, follower.has_more, follower.is_unread) == ("4 4", True, False)
 
 

@@ -475,15 +475,15 @@ def test_a_waiting_job_costs_one_question_a_round() -> None:
     story = Story(SPEC, Site(answer(queue_line(state="PENDING"))))
     story.round()
     assert story.site.requests == [
-        PollRequest(queued=("123",), progress=(("w0.progress", RUN_DIR),))
+        PollRequest(owned=("123",), progress=(("w0.progress", RUN_DIR),))
     ]
     story.round(15)
     # What identifies the job, for whoever watches it next, goes along once.
     (later,) = story.site.requests[1:]
-    assert replace(later, acknowledged=()) == PollRequest(queued=("123",))
+    assert replace(later, acknowledged=()) == PollRequest(owned=("123",))
     assert [run_dir for run_dir, _ in later.acknowledged] == [RUN_DIR]
     story.round(15)
-    assert story.site.requests[2:] == [PollRequest(queued=("123",))]
+    assert story.site.requests[2:] == [PollRequest(owned=("123",))]
 
 
 def test_a_running_job_costs_one_question_a_round_once_its_log_is_there() -> None:
