@@ -116,29 +116,44 @@ class _Watcher:
     ended: Ended | None = None
     # When it was first heard of its jobs, by the cluster's clock.
     seen_since: int = 0
-    _box: list[_Batch | BaseException] = field(default_factory=list)
+    box: list[_Batch | BaseException] = field(default_factory=list)
     _arrival: asyncio.Future[None] | None = None
 
     @property
     def is_behind(self) -> bool:
         """Whether it does not take what it is given."""
-        return len(self._box) >= _MANY_BATCHES
+        return len(self.box) >= _MANY_BATCHES
 
     def put(self, batch: _Batch | BaseException) -> None:
         """Leave something for the watcher, which takes it in its own task and log context."""
-        self._box.append(batch)
+        self.box.append(batch)
         if self._arrival is not None and not self._arrival.done():
             self._arrival.set_result(None)
+        self._arrival = None
 
-    async def get(self) -> _Batch | BaseException:
-        """Wait for something and take it."""
-        while not self._box:
-            self._arrival = asyncio.get_running_loop().create_future()
-            try:
-                await self._arrival
-            finally:
-                self._arrival = None
-        return self._box.pop(0)
+    def arrival(self) -> asyncio.Future[None]:
+        """Return what ends when something is left in the box."""
+        self._arrival = asyncio.get_running_loop().create_future()
+        return self._arrival
+
+    def take(self) -> Iterator[Event | Moved]:
+        """
+        Yield what is in the box and empty it; lines are confirmed when more is asked for.
+
+        Nothing of it is held here afterwards: of a log that may be a lot.
+        """
+        while self.box:
+            batch = self.box.pop(0)
+            if isinstance(batch, BaseException):
+                raise batch
+            for event in batch.events:
+                if isinstance(event, Ended):
+                    self.tracker.logs.confirm(batch.offsets)
+                    self.ended = event
+                    yield event
+                    return
+                yield event
+            self.tracker.logs.confirm(batch.offsets)
 
     @property
     def verdict(self) -> tuple[tuple[str, str], ...]:
@@ -149,10 +164,10 @@ class _Watcher:
             return ()
         return ((run_dir, " ".join(result.state for result in self.ended.results)),)
 
-    def observe(self, answers: Answers) -> list[Event]:
+    def observe(self, answers: Answers, now: Moment) -> list[Event]:
         """Take in an answer; what goes wrong with it here is no other watcher's business."""
         try:
-            events = self.tracker.observe(answers, _now())
+            events = self.tracker.observe(answers, now)
         except Exception as error:  # noqa: BLE001 - it is raised where somebody waits for it
             self.put(error)
             return []
@@ -171,11 +186,15 @@ class _Turns:
     def __init__(self) -> None:
         self._since = time.monotonic()
 
-    async def pause(self) -> None:
-        """Let others run, if they have not for a while."""
-        if time.monotonic() - self._since > _TURN_SECONDS:
-            await asyncio.sleep(0)
-            self._since = time.monotonic()
+    @property
+    def is_over(self) -> bool:
+        """Whether this turn has lasted long enough."""
+        return time.monotonic() - self._since > _TURN_SECONDS
+
+    async def give(self) -> None:
+        """Let others run."""
+        await asyncio.sleep(0)
+        self._since = time.monotonic()
 
 
 class SitePoller:
@@ -242,26 +261,17 @@ class SitePoller:
             # The next attempt may be minutes away.
             watcher.deliver(watcher.tracker.park(self._outage, _now()))
         self._start()
+        event: Event | Moved | None
         try:
-            async for event in self._take(watcher):
-                yield event
+            while watcher.ended is None:
+                if not watcher.box:
+                    await watcher.arrival()
+                for event in watcher.take():
+                    yield event
+                # Or the last one would be held as long as nothing else happens.
+                event = None
         finally:
             await self._detach(name, watcher)
-
-    @staticmethod
-    async def _take(watcher: _Watcher) -> AsyncIterator[Event | Moved]:
-        while True:
-            batch = await watcher.get()
-            if isinstance(batch, BaseException):
-                raise batch
-            for event in batch.events:
-                if isinstance(event, Ended):
-                    watcher.tracker.logs.confirm(batch.offsets)
-                    watcher.ended = event
-                    yield event
-                    return
-                yield event
-            watcher.tracker.logs.confirm(batch.offsets)
 
     @contextlib.asynccontextmanager
     async def hold(self) -> AsyncIterator[None]:
@@ -449,7 +459,8 @@ class SitePoller:
             asked = question(watcher.tracker)
             # What nobody takes must not pile up.
             requests.append(replace(asked, logs=()) if watcher.is_behind else asked)
-            await turns.pause()
+            if turns.is_over:
+                await turns.give()
         request = merge(requests)
         if not request:
             return
@@ -457,15 +468,17 @@ class SitePoller:
         frames = await self._client.poll(request)
         self._count(frames, time.monotonic() - sent)
         answers = Answers(frames, request, memo)
-        await turns.pause()
+        now = _now()
         for watcher in watchers:
+            if turns.is_over:
+                await turns.give()
+                now = _now()
             began = watcher.seen_since = watcher.seen_since or answers.clock
-            for event in watcher.observe(answers):
-                self._changed = time.monotonic()
+            for event in watcher.observe(answers, now):
+                self._changed = now.steady
                 if isinstance(event, Ended):
-                    clock = answers.clock + time.monotonic() - sent
+                    clock = answers.clock + now.steady - sent
                     self._measure(event, began=began, clock=clock)
-            await turns.pause()
 
     def _count(self, frames: Mapping[str, Frame], seconds: float) -> None:
         size = sum(len(frame.data) for frame in frames.values())
@@ -498,8 +511,9 @@ class SitePoller:
             ]
 
     async def _cancel(self, watchers: list[_Watcher]) -> None:
+        now = _now()
         for watcher in watchers:
-            now, tracker = _now(), watcher.tracker
+            tracker = watcher.tracker
             if job_ids := tracker.jobs_to_cancel(now):
                 run_dirs = [tracker.spec.run_dir] if tracker.spec.run_dir else []
                 try:
@@ -507,6 +521,7 @@ class SitePoller:
                         job_ids, notice=tracker.cancel_notice, run_dirs=run_dirs
                     )
                     tracker.note_cancelled(now)
+                    now = _now()
                 except SlurmError as error:
                     watcher.deliver([Note(error.message, logging.WARNING)])
 

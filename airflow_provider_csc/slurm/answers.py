@@ -64,15 +64,15 @@ class Answers:
         asked = request or PollRequest()
         self._queue = _Source(
             _frames_of(frames, "squeue"),
-            queue_questions(asked),
+            lambda: queue_questions(asked),
             lambda frame: parse_queue(frame, memo),
         )
         self._accounting = _Source(
-            _frames_of(frames, "sacct"), accounting_questions(asked), parse_accounting
+            _frames_of(frames, "sacct"), lambda: accounting_questions(asked), parse_accounting
         )
         self._controller = _Source(
             {name: frame for name, frame in frames.items() if name == ALL_JOBS_FRAME},
-            (),
+            list,
             parse_controller,
         )
 
@@ -126,7 +126,7 @@ class _Source(Generic[Row]):
     def __init__(
         self,
         frames: Mapping[str, Frame],
-        questions: Sequence[Question],
+        questions: Callable[[], Sequence[Question]],
         parse: Callable[[Frame], Answer[Row] | NoAnswer],
     ) -> None:
         parts = {name: parse(frame) for name, frame in frames.items()}
@@ -137,8 +137,8 @@ class _Source(Generic[Row]):
         self._failure = next(iter(failed.values()), None)
         self._unheard = {
             job_id: failed[question.frame]
-            for question in questions
-            if question.frame in failed and heard
+            for question in (questions() if failed and heard else ())
+            if question.frame in failed
             for job_id in question.job_ids
         }
         self._index: _Index[Row] = _Index(self._known.rows)
@@ -198,6 +198,8 @@ class _Index(Generic[Row]):
 
 def _wholes(row_id: str) -> list[str]:
     """Return ``123_4.batch`` and all it is a part of: ``123_4``, ``123``."""
+    if row_id.isdecimal():
+        return [row_id]
     ends = [place for place, letter in enumerate(row_id) if letter in "_+."]
     return [row_id, *(row_id[:end] for end in ends)]
 

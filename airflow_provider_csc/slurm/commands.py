@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Not frozen, as is `PollRequest`: of both, thousands are made in each round.
+@dataclass(slots=True, kw_only=True)
 class LogRequest:
     """
     Read at most ``limit`` bytes of a file from ``offset``; negative: from the end.
@@ -141,7 +142,7 @@ def _read_logs(requests: Sequence[LogRequest], room: int) -> str:
     return f"{_READ_LOGS}\nroom={room}\nlogs=(\n{wanted}\n)\nread_logs\n"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class PollRequest:
     """
     What one round asks a site; empty parts cost nothing.
@@ -184,11 +185,9 @@ def queue_questions(request: PollRequest) -> list[Question]:
     """Return how squeue is asked: as few times as the ids fit into its argument."""
     plain = group_elements(request.queued)
     known = set(plain)
-    owned = [
-        job_id
-        for job_id in group_elements(request.owned)
-        if not known.intersection((job_id, base_of(job_id)))
-    ]
+    owned = group_elements(request.owned)
+    if known:
+        owned = [each for each in owned if not known.intersection((each, base_of(each)))]
     questions = _questions("squeue", squeue(), plain)
     if len(owned) > _MOST_LISTED:
         # Jobs in hidden partitions it shows only of a list, or of all (src/squeue/squeue.c).
@@ -222,14 +221,13 @@ def group_elements(job_ids: Iterable[str]) -> list[str]:
     Squeue shows of an array little more than is alive, and what waits as one row.
     """
     unique = set(job_ids)
-    elements = Counter(base_of(job_id) for job_id in unique if "_" in job_id)
-    return sorted(
-        {
-            base if elements[base] > 1 or base in unique else job_id
-            for job_id in unique
-            for base in (base_of(job_id),)
-        }
-    )
+    bases = {job_id: base_of(job_id) for job_id in unique if not job_id.isdecimal()}
+    elements = Counter(base for job_id, base in bases.items() if "_" in job_id)
+    for job_id, base in bases.items():
+        if elements[base] > 1 or base in unique:
+            unique.remove(job_id)
+            unique.add(base)
+    return sorted(unique)
 
 
 # The frame of what scontrol says of a job is named by this and the job's id; that of what it says

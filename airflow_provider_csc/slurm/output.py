@@ -252,7 +252,7 @@ def _parse_queue_row(fields: list[str]) -> QueueRow:
         state=state,
         reason="" if reason == "None" else intern(reason),
         partition=intern(partition),
-        nodes=intern(nodes),
+        nodes=nodes,
         submitted=_integer(submitted),
         started=_integer(started),
         # Until the end it is when the time limit would be reached.

@@ -153,7 +153,8 @@ class JobTracker:
     """Follow the jobs of one `WatchSpec`; ``name`` makes its frames unique in an answer."""
 
     __slots__ = (
-        "_asked",
+        "_asked_accounting",
+        "_asked_queue",
         "_clock",
         "_has_no_accounting",
         "_is_overdue_told",
@@ -181,7 +182,9 @@ class JobTracker:
         self._lacks_accounting = False
         self._has_no_accounting = False
         self._is_overdue_told = False
-        self._asked = PollRequest()
+        # Whom squeue and sacct were asked about last.
+        self._asked_queue: tuple[str, ...] = ()
+        self._asked_accounting: tuple[str, ...] = ()
         self._clock: int | None = None
         self.limit: str | None = None
 
@@ -274,15 +277,15 @@ class JobTracker:
 
     def ask(self) -> PollRequest:
         """Return what a regular round asks: squeue, and the logs of what runs."""
-        queued, owned = self._queue_ids()
-        self._asked = PollRequest(
+        queued, owned = self._ask_queue()
+        self._asked_accounting = ()
+        return PollRequest(
             queued=queued,
             owned=owned,
             progress=self.logs.progress_request(),
             logs=self.logs.requests() if self._is_running else (),
             acknowledged=self.logs.acknowledge_memo(),
         )
-        return self._asked
 
     def follow_up(self) -> PollRequest:
         """
@@ -292,12 +295,13 @@ class JobTracker:
         shows as ended, or not at all.
         """
         if not self.is_settling:
-            self._asked = PollRequest(logs=self.logs.requests())
-            return self._asked
+            self._asked_queue = self._asked_accounting = ()
+            return PollRequest(logs=self.logs.requests())
         over = tuple(job.job_id for job in self._open if job.settling_since is not None)
         has_controller = self._has_no_accounting
-        queued, owned = self._queue_ids()
-        self._asked = PollRequest(
+        queued, owned = self._ask_queue()
+        self._asked_accounting = over
+        return PollRequest(
             queued=queued,
             owned=owned,
             accounted=over,
@@ -305,16 +309,19 @@ class JobTracker:
             exit_records=((self._exit_name, self.spec.run_dir),) if self.spec.run_dir else (),
             logs=self.logs.requests(),
         )
-        return self._asked
 
-    def _queue_ids(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def _ask_queue(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return whom squeue is asked for by id, and whom among the user's own jobs."""
         jobs = self._open
-        is_ours = bool(self.spec.run_dir)
-        return (
-            tuple(job.job_id for job in jobs if job.is_by_id or not is_ours),
-            tuple(job.job_id for job in jobs if is_ours and not job.is_by_id),
-        )
+        job_ids = tuple(job.job_id for job in jobs)
+        # As long as none has ended that is the same tuple for all rounds.
+        self._asked_queue = job_ids = self.spec.job_ids if job_ids == self.spec.job_ids else job_ids
+        if not self.spec.run_dir:
+            return job_ids, ()
+        by_id = tuple(job.job_id for job in jobs if job.is_by_id)
+        if not by_id:
+            return (), job_ids
+        return by_id, tuple(job.job_id for job in jobs if not job.is_by_id)
 
     @property
     def _exit_name(self) -> str:
@@ -327,10 +334,9 @@ class JobTracker:
         It answers the requests of other trackers as well: what was not asked is not denied.
         """
         self._clock = answers.clock
-        asked = self._asked
-        jobs = asked.queued + asked.owned
-        queue = answers.queue_about(jobs) if jobs else None
-        accounting = answers.accounting_about(asked.accounted) if asked.accounted else None
+        queued, accounted = self._asked_queue, self._asked_accounting
+        queue = answers.queue_about(queued) if queued else None
+        accounting = answers.accounting_about(accounted) if accounted else None
         events = self._read_logs(answers, now)
         if isinstance(queue, NoAnswer):
             self._doubt_denials()
@@ -385,12 +391,14 @@ class JobTracker:
         is_changed = False
         for job in self._open:
             said = answers.queue_of(job.job_id).rows
-            if job.last_seen and job.is_live and _are_same(said, job.rows):
+            # It was alive when it was last seen, and nothing about it has changed.
+            if job.last_seen and job.settling_since is None and _are_same(said, job.rows):
                 job.last_seen = job.last_seen[0], answers.clock
                 continue
             is_changed, job.rows = True, said
             rows = self._own(job, said)
-            job.queue = Answer((*rows, *self._remember_ends(job, rows)))
+            ended = self._remember_ends(job, rows)
+            job.queue = Answer((*rows, *ended) if ended else rows)
             if job.is_live:
                 job.settling_since = job.forgotten_since = None
                 self.logs.forget_expectations()
@@ -451,9 +459,11 @@ class JobTracker:
         return [Note(text, logging.WARNING)]
 
     def _check_limits(self, now: Moment) -> list[Event]:
+        if self.limit is not None or self._clock is None or not self._limits.are_set(now):
+            return []
         live = [job for job in self._open if job.is_live]
         # Where nothing is left that could be cancelled, a job's own end counts.
-        if self.limit is not None or self._clock is None or not live:
+        if not live:
             return []
         rows = [QueuedRow(row, job.memory.queued_before) for job in live for row in job.live_rows]
         found = self._limits.find(rows, self._clock, now)
@@ -470,7 +480,7 @@ class JobTracker:
         record = parse_exit_record(frame.data) if frame else None
         events = self._note_missing_accounting(accounting)
         for job in self._open:
-            if job.settling_since is None or job.job_id not in self._asked.accounted:
+            if job.settling_since is None or job.job_id not in self._asked_accounting:
                 continue
             evidence = self._gather(job, answers, record)
             if self._is_settled(job, evidence, now):
@@ -583,7 +593,7 @@ class JobTracker:
 
 def _are_same(rows: tuple[QueueRow, ...], others: tuple[QueueRow, ...]) -> bool:
     """Whether these are the very same objects: a row that did not change is not read again."""
-    return len(rows) == len(others) and all(map(is_, rows, others))
+    return bool(rows) and len(rows) == len(others) and all(map(is_, rows, others))
 
 
 def _telling_row(rows: list[QueueRow]) -> QueueRow:

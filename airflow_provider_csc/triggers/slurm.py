@@ -354,6 +354,8 @@ class SlurmJobTrigger(_KillableTrigger):
                             log.info("%s", line)
                     case _:
                         log.log(event.level, "%s", event.text)
+                # Lines are not held until something else happens.
+                del event
         raise RuntimeError("the poller stopped before the jobs had ended")
 
     def _watch_spec(self) -> WatchSpec:
