@@ -368,13 +368,14 @@ class SitePoller:
         loop = asyncio.get_running_loop()
         urgent = any(watcher.tracker.is_urgent for watcher in self._watchers.values())
         shortest = min((watcher.interval for watcher in self._watchers.values()), default=0.0)
-        calm = quiet_seconds(time.monotonic() - self._changed, max(self._floor, shortest))
-        delay = self._floor if urgent else calm
+        delay = self._floor if urgent else max(self._floor, shortest)
         if self._failures:
             await self._back_off(started + backoff_seconds(self._failures, delay))
             return
         if self._vain_rounds:
             delay = backoff_seconds(self._vain_rounds, delay)
+        elif not urgent:
+            delay = quiet_seconds(time.monotonic() - self._changed, delay)
         with contextlib.suppress(TimeoutError):
             deadline = loop.time() + self._seconds_to_deadline()
             async with asyncio.timeout_at(min(started + delay, deadline)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, fields
+from os.path import commonprefix
 from typing import TYPE_CHECKING
 
 from airflow_provider_csc.slurm.framing import quote
@@ -136,10 +137,13 @@ give_room() {
 
 
 def _read_logs(requests: Sequence[LogRequest], room: int) -> str:
+    # Run directories lie in one place, as a rule; of thousands it need not be said each time.
+    place = commonprefix([log.path for log in requests]).rpartition("/")[0]
     wanted = "\n".join(
-        f"{log.name} {quote(log.path)} {log.offset} {log.limit} {log.known}" for log in requests
+        f'{log.name} "$in"{quote(log.path[len(place) :])} {log.offset} {log.limit} {log.known}'
+        for log in requests
     )
-    return f"{_READ_LOGS}\nroom={room}\nlogs=(\n{wanted}\n)\nread_logs\n"
+    return f"{_READ_LOGS}\nroom={room} in={quote(place)}\nlogs=(\n{wanted}\n)\nread_logs\n"
 
 
 @dataclass(slots=True, kw_only=True)

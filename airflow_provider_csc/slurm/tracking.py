@@ -25,6 +25,7 @@ from airflow_provider_csc.slurm.output import (
     Answer,
     NoAnswer,
     QueueRow,
+    base_of,
     is_without_accounting,
 )
 from airflow_provider_csc.slurm.ownership import Memory, own_rows, read_memories, write_memories
@@ -119,6 +120,13 @@ class _Job:
     rows: tuple[QueueRow, ...] = ()
     # Squeue is asked for it by its id, since it was not among the jobs of the user we log in as.
     is_by_id: bool = False
+    # An element that was cancelled in the queue with its array: sacct tells of the array alone.
+    is_by_array: bool = False
+
+    @property
+    def accounted_id(self) -> str:
+        """What sacct is asked about it by."""
+        return base_of(self.job_id) if self.is_by_array else self.job_id
 
     @property
     def is_live(self) -> bool:
@@ -297,14 +305,15 @@ class JobTracker:
         if not self.is_settling:
             self._asked_queue = self._asked_accounting = ()
             return PollRequest(logs=self.logs.requests())
-        over = tuple(job.job_id for job in self._open if job.settling_since is not None)
+        ending = [job for job in self._open if job.settling_since is not None]
+        over = tuple(job.job_id for job in ending)
         has_controller = self._has_no_accounting
         queued, owned = self._ask_queue()
         self._asked_accounting = over
         return PollRequest(
             queued=queued,
             owned=owned,
-            accounted=over,
+            accounted=tuple(job.accounted_id for job in ending),
             detailed=tuple(filter(_PLAIN_ID.fullmatch, over)) if has_controller else (),
             exit_records=((self._exit_name, self.spec.run_dir),) if self.spec.run_dir else (),
             logs=self.logs.requests(),
@@ -523,6 +532,7 @@ class JobTracker:
     def _is_settled(self, job: _Job, evidence: Evidence, now: Moment) -> bool:
         since = now.steady if job.settling_since is None else job.settling_since
         is_late = now.steady - since >= _SETTLE_SECONDS
+        job.is_by_array = job.is_by_array or evidence.accounting == Answer(())
         if not evidence.is_forgotten:
             job.forgotten_since = None
         elif job.forgotten_since is None:

@@ -142,14 +142,14 @@ def test_squeue_tells_of_our_own_jobs_what_it_tells_by_id(
     array: str, settings: SiteSettings
 ) -> None:
     """Also of elements, of ids that nobody knows, and of more ids than it is given."""
-    unknown = tuple(str(number) for number in range(4_000_000_000, 4_000_000_003))
+    unknown = tuple(str(number) for number in range(66_000_000, 66_000_003))
     asked = [
         PollRequest(owned=(f"{array}_4", f"{array}_7")),
         PollRequest(owned=(f"{array}_4",)),
         PollRequest(owned=(array, *unknown)),
-        PollRequest(owned=(array, *(str(number) for number in range(10**9, 10**9 + 2000)))),
+        PollRequest(owned=(array, *(str(number) for number in range(60_000_000, 60_002_000)))),
         PollRequest(queued=(array, *unknown)),
-        PollRequest(queued=unknown, owned=(f"{array}_4", "4000000009")),
+        PollRequest(queued=unknown, owned=(f"{array}_4", "66000009")),
     ]
     nothing = [
         PollRequest(owned=unknown),
@@ -168,18 +168,18 @@ def test_squeue_tells_of_our_own_jobs_what_it_tells_by_id(
                 answers = await ask(client, request)
                 (row,) = answers.queue_of(f"{array}_4").rows
                 assert (row.state.name, row.name) == ("PENDING", f"scale.{TOKEN}"), request
-                assert answers.queue_of("4000000000") == Answer(())
+                assert answers.queue_of("66000000") == Answer(())
             for request in nothing:
                 answers = await ask(client, request)
                 assert isinstance(answers.queue, Answer), request
-                assert answers.queue_of("4000000000") == Answer(())
+                assert answers.queue_of("66000000") == Answer(())
 
     asyncio.run(story())
 
 
 def test_thousands_of_ids_are_asked_for_in_one_command(settings: SiteSettings) -> None:
     """More than one argument may hold; nobody knows them, and that is an answer."""
-    many = tuple(str(number) for number in range(3_000_000_000, 3_000_012_000))
+    many = tuple(str(number) for number in range(50_000_000, 50_012_000))
     request = PollRequest(queued=many, accounted=many)
 
     async def story() -> None:

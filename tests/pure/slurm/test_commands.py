@@ -341,6 +341,20 @@ def test_of_a_log_that_has_the_known_size_nothing_is_said(site: FakeSite, tmp_pa
     assert parse_log(frames["w3.log0"]) is None
 
 
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_logs_of_any_names_are_read_together(site: FakeSite, tmp_path: Path, name: str) -> None:
+    paths = [tmp_path / name / "a" / name, tmp_path / name / "b" / "log", tmp_path / "log"]
+    for number, path in enumerate(paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(str(number))
+    for some in (paths, paths[:2], paths[:1], [paths[0], paths[0]]):
+        requests = [log_request(number, path) for number, path in enumerate(some)]
+        frames = poll(site, logs=tuple(requests))
+        found = [parse_log(frames[f"w{number}.log0"]) for number in range(len(some))]
+        assert found == [(1, 0, path.read_bytes()) for path in some]
+    assert list_files(site.home) == set()
+
+
 def count_processes(site: FakeSite, *names: str) -> None:
     """Have these programs take note of each time they are started."""
     for name in names:
