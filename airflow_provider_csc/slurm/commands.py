@@ -138,7 +138,8 @@ give_room() {
 
 def _read_logs(requests: Sequence[LogRequest], room: int) -> str:
     # Run directories lie in one place, as a rule; of thousands it need not be said each time.
-    place = commonprefix([log.path for log in requests]).rpartition("/")[0]
+    paths = [log.path for log in requests]
+    place = commonprefix(paths).rpartition("/")[0]  # noqa: RUF071 - it is cut at a slash
     wanted = "\n".join(
         f'{log.name} "$in"{quote(log.path[len(place) :])} {log.offset} {log.limit} {log.known}'
         for log in requests
