@@ -465,8 +465,10 @@ class SitePoller:
         request = merge(requests)
         if not request:
             return
+        await turns.give()
         sent = time.monotonic()
         frames = await self._client.poll(request)
+        await turns.give()
         self._count(frames, time.monotonic() - sent)
         answers = Answers(frames, request, memo)
         now = _now()
