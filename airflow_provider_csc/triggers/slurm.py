@@ -16,6 +16,7 @@ from asgiref.sync import sync_to_async
 
 from airflow_provider_csc.client.kill import kill_jobs, kill_submission
 from airflow_provider_csc.client.site_watch import watch_for
+from airflow_provider_csc.hooks._stats import AirflowMeter
 from airflow_provider_csc.hooks.slurm import SlurmHook
 from airflow_provider_csc.task_state import (
     WANTED_BEFORE_JOB,
@@ -339,7 +340,7 @@ class SlurmJobTrigger(_KillableTrigger):
         from airflow_provider_csc.client.poller import Moved, poller_for
         from airflow_provider_csc.slurm.events import Ended, LogLines  # noqa: PLC0415
 
-        events = poller_for(settings).watch(
+        events = poller_for(settings, AirflowMeter()).watch(
             watched, interval=self.poll_interval, source=self._source()
         )
         async with aclosing(events):
@@ -354,6 +355,8 @@ class SlurmJobTrigger(_KillableTrigger):
                             log.info("%s", line)
                     case _:
                         log.log(event.level, "%s", event.text)
+                # Lines are not held until something else happens.
+                del event
         raise RuntimeError("the poller stopped before the jobs had ended")
 
     def _watch_spec(self) -> WatchSpec:

@@ -44,7 +44,7 @@ class Site:
     def answer(self, request: PollRequest, clock: int) -> Answers:
         self.requests.append(request)
         frames = {"clock": Frame(0, str(clock).encode())}
-        if request.queued:
+        if request.queued or request.owned:
             frames["squeue"] = self.squeue
         if request.accounted:
             frames["sacct"] = self.sacct
