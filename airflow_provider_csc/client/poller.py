@@ -27,10 +27,11 @@ from airflow_provider_csc.errors import (
     UnreadableOutputError,
 )
 from airflow_provider_csc.slurm.answers import Answers
+from airflow_provider_csc.slurm.array_tracking import make_tracker
 from airflow_provider_csc.slurm.commands import PollRequest
 from airflow_provider_csc.slurm.events import Ended, Event, Moment, Note
 from airflow_provider_csc.slurm.parking import Outage
-from airflow_provider_csc.slurm.tracking import JobTracker, WatchSpec
+from airflow_provider_csc.slurm.tracking import WatchSpec
 from airflow_provider_csc.transport.ssh import SshTransport
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         Sequence,
     )
 
+    from airflow_provider_csc.slurm.tracking import JobTracker
     from airflow_provider_csc.transport.base import SiteSettings
 
 _log = logging.getLogger(__name__)
@@ -99,7 +101,7 @@ class _Watcher:
         # A job that was found by its name alone has none.
         if self.ended is None or not run_dir:
             return ()
-        return ((run_dir, " ".join(result.state for result in self.ended.results)),)
+        return ((run_dir, " ".join(result.noted for result in self.ended.results)),)
 
     def observe(self, answers: Answers) -> None:
         """Take in an answer; what goes wrong with it here is no other watcher's business."""
@@ -159,7 +161,7 @@ class SitePoller:
         a person mends then. Leaving the iterator early affects nothing but this watcher.
         """
         name = next(_names)
-        tracker = JobTracker(name, watched) if isinstance(watched, WatchSpec) else watched
+        tracker = make_tracker(name, watched) if isinstance(watched, WatchSpec) else watched
         watcher = _Watcher(tracker, interval, source)
         self._watchers[name] = watcher
         if self._outage is not None:
@@ -371,10 +373,9 @@ class SitePoller:
         for watcher in watchers:
             now, tracker = _now(), watcher.tracker
             if job_ids := tracker.jobs_to_cancel(now):
-                run_dirs = [tracker.spec.run_dir] if tracker.spec.run_dir else []
                 try:
                     await self._client.cancel(
-                        job_ids, notice=tracker.cancel_notice, run_dirs=run_dirs
+                        job_ids, notice=tracker.cancel_notice, run_dirs=tracker.marked_dirs
                     )
                     tracker.note_cancelled(now)
                 except SlurmError as error:
@@ -416,6 +417,7 @@ def merge(requests: Iterable[PollRequest]) -> PollRequest:
         accounted=tuple(job for part in parts for job in part.accounted),
         detailed=tuple(job for part in parts for job in part.detailed),
         exit_records=tuple(record for part in parts for record in part.exit_records),
+        array_records=tuple(record for part in parts for record in part.array_records),
         progress=tuple(pair for part in parts for pair in part.progress),
         logs=tuple(log for part in parts for log in part.logs),
         acknowledged=tuple(pair for part in parts for pair in part.acknowledged),

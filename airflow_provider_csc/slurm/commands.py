@@ -11,7 +11,12 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from airflow_provider_csc.slurm.framing import quote
-from airflow_provider_csc.slurm.run_dir import EXIT_FILE, PROGRESS_FILE, VERDICT_FILE
+from airflow_provider_csc.slurm.run_dir import (
+    ARRAY_EXIT_FILE,
+    EXIT_FILE,
+    PROGRESS_FILE,
+    VERDICT_FILE,
+)
 from airflow_provider_csc.slurm.shell import PLACE, SLURM, id_list, join_path, sacct, squeue
 
 if TYPE_CHECKING:
@@ -52,13 +57,15 @@ class PollRequest:
     What one round asks a site; empty parts cost nothing.
 
     ``detailed`` are jobs that scontrol is asked about, ``acknowledged`` and ``verdicts`` what is
-    written into run directories.
+    written into run directories. ``array_records`` are exit records of tasks of arrays: the name of
+    their frame, the run directory, and the tasks by Slurm's ids.
     """
 
     queued: tuple[str, ...] = ()
     accounted: tuple[str, ...] = ()
     detailed: tuple[str, ...] = ()
     exit_records: tuple[tuple[str, str], ...] = ()
+    array_records: tuple[tuple[str, str, tuple[int, ...]], ...] = ()
     progress: tuple[tuple[str, str], ...] = ()
     logs: tuple[LogRequest, ...] = ()
     acknowledged: tuple[tuple[str, str], ...] = ()
@@ -75,6 +82,17 @@ CONTROLLER_FRAME = "scontrol."
 # As a whole or not at all: a full disk must not take away what was noted before.
 _NOTE = """
 note() { printf '%s\\n' "$2" >"$1.new" && mv -f -- "$1.new" "$1"; }
+"""
+
+
+# A task that has no record yet is left out.
+_ARRAY_RECORDS = """
+array_records() {
+  local directory=$1 pattern=$2 index paths=()
+  shift 2
+  for index; do paths+=("$directory/${pattern/'%a'/"$index"}"); done
+  cat -- "${paths[@]}" 2>/dev/null
+}
 """
 
 
@@ -98,6 +116,12 @@ def build_poll(request: PollRequest) -> str:
     )
     for name, run_dir in request.exit_records:
         lines.append(f"ask {name} cat -- {quote(join_path(run_dir, EXIT_FILE))}")
+    if request.array_records:
+        lines.append(_ARRAY_RECORDS)
+    for name, run_dir, indices in request.array_records:
+        numbers = " ".join(map(str, indices))
+        directory, pattern = quote(run_dir), quote(ARRAY_EXIT_FILE)
+        lines.append(f"ask {name} array_records {directory} {pattern} {numbers}")
     for name, run_dir in request.progress:
         lines.append(f"ask {name} cat -- {quote(join_path(run_dir, PROGRESS_FILE))}")
     if request.logs:
