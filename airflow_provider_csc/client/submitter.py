@@ -98,7 +98,7 @@ class Submitter:
         :raises SubmitUnknownError: when it stays unknown whether there is a job; ask again later.
         """
         if not self.is_fresh:
-            found = await self._find_earlier()
+            found, _ = await self.look_back()
             if found:
                 return found
         takes_over = False
@@ -113,7 +113,7 @@ class Submitter:
             here = self._present(await self._settle(answer))
             if here and here.job_id:
                 self.report(f"It was accepted as job {here.job_id}.")
-                return await self._adopt(here)
+                return await self.adopt(here)
             if attempts == _MAX_SUBMITS:
                 raise self._unknown(answer)
             takes_over = here is not None and here.run_dir is not None
@@ -129,8 +129,12 @@ class Submitter:
             )
         return replace(submission, asked=self.request.asked)
 
-    async def _find_earlier(self) -> Submission | None:
-        """Look for what came before; adopt it, or see to it that none of it lives."""
+    async def look_back(self) -> tuple[Submission | None, Decision]:
+        """
+        Look for what came before; adopt it, or see to it that none of it lives.
+
+        :raises SubmitUnknownError: when that cannot be told, or not be seen to, now.
+        """
         while True:
             decision = decide(
                 await self._look_up_quietly(), self.identity, run_seconds=self._run_seconds()
@@ -140,7 +144,7 @@ class Submitter:
         self.report(decision.why)
         if decision.cancel:
             await self._cancel_earlier(decision)
-        return await self._adopt(decision.adopt) if decision.adopt else None
+        return await self.adopt(decision.adopt) if decision.adopt else None, decision
 
     def _run_seconds(self) -> float:
         return max(time.time() - self.since, 0)
@@ -297,7 +301,8 @@ class Submitter:
                 ) from error
             raise
 
-    async def _adopt(self, previous: Previous) -> Submission:
+    async def adopt(self, previous: Previous) -> Submission:
+        """Return an earlier submission that has a job as the one to go on with."""
         if previous.job_id is None:
             raise ValueError("only a submission with a job id can be adopted")
         recorded = previous.recorded
@@ -306,7 +311,7 @@ class Submitter:
             frames = await self.client.ask(build_show_job(previous.job_id))
             recorded = frames["job"].text if frames["job"].status == 0 else ""
         found = adopt(previous.job_id, previous.run_dir or "", recorded=recorded, log_name=LOG_FILE)
-        return replace(found, asked=self.request.asked)
+        return replace(found, asked=self.request.asked, array=previous.array)
 
     def _unknown(self, unclear: Claimed | NoVerdict) -> SubmitUnknownError:
         return SubmitUnknownError(

@@ -1,5 +1,5 @@
 """
-The logs of a job array's tasks: all of them while they are written, or the ends of those that failed.
+The logs of a job array's tasks: all of them while they grow, or the ends of those that failed.
 
 Every line is shown behind the id of its task, ``[7]``.
 """
@@ -119,7 +119,7 @@ class ArrayLogs(LogFollower):
     ``shift`` is by how much Slurm's ids are lower than those shown. The limit is for all together.
     """
 
-    def __init__(  # noqa: PLR0913 - one argument for each thing that is known of the logs
+    def __init__(
         self,
         name: str,
         patterns: Sequence[str],
@@ -353,7 +353,8 @@ class ArrayLogs(LogFollower):
         if not self._untold:
             return []
         where = " and ".join(self._patterns)
-        return [
+        told = (
             f"[the logs of {len(self._untold)} more tasks that failed are not shown: "
             f"{format_array(array_of(self._untold))}, in {where}]"
-        ]
+        )
+        return [told]

@@ -106,7 +106,9 @@ def choose_part(todo: ArraySpec, limits: ArrayLimits) -> ArrayPart:
 
     What Slurm takes as it stands is taken first; only higher ids are shifted, to begin with 0.
     """
-    if not limits.most or (len(todo) <= limits.most and _highest(todo) < (limits.max_id or 1 << 31)):
+    if not limits.most or (
+        len(todo) <= limits.most and _highest(todo) < (limits.max_id or 1 << 31)
+    ):
         return ArrayPart(spec=todo)
     first = next(iter(todo))
     shift = 0 if limits.max_id is None or first < limits.max_id else first

@@ -230,9 +230,7 @@ def is_tolerable(record: ArrayRecord, whole: ArraySpec, limit: FailureLimit) -> 
     states = {end.state for end in record.ends.values()}
     is_whole = all(each in record.ends for each in whole)
     is_known = UNKNOWN not in states
-    return (
-        is_whole and is_known and len(record.failed) <= failures_allowed(limit, len(whole))
-    )
+    return is_whole and is_known and len(record.failed) <= failures_allowed(limit, len(whole))
 
 
 def describe_failures(record: ArrayRecord, limit: FailureLimit, size: int) -> str:

@@ -8,7 +8,6 @@ said of it is said of counts, once per round and only when they changed.
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter
 from dataclasses import replace
 from itertools import islice
@@ -18,7 +17,8 @@ from airflow_provider_csc.slurm.array_logs import ArrayLogs
 from airflow_provider_csc.slurm.array_parts import name_task, parse_part
 from airflow_provider_csc.slurm.array_record import ArrayRecord, TaskEnd, describe_counts
 from airflow_provider_csc.slurm.array_result import sum_up
-from airflow_provider_csc.slurm.arrays import array_of, format_array, parse_array
+from airflow_provider_csc.slurm.array_rows import rows_by_task
+from airflow_provider_csc.slurm.arrays import array_of, format_array
 from airflow_provider_csc.slurm.batch import parse_exit_records
 from airflow_provider_csc.slurm.cancel_commands import read_notice
 from airflow_provider_csc.slurm.commands import PollRequest
@@ -27,9 +27,7 @@ from airflow_provider_csc.slurm.events import Ended, Event, LogLines, Moment, No
 from airflow_provider_csc.slurm.failures import failure_of
 from airflow_provider_csc.slurm.limits import QueuedRow
 from airflow_provider_csc.slurm.output import (
-    AccountingRow,
     Answer,
-    ControllerRow,
     NoAnswer,
     QueueRow,
 )
@@ -37,19 +35,21 @@ from airflow_provider_csc.slurm.ownership import own_rows, read_memories, write_
 from airflow_provider_csc.slurm.parking import controller_outage
 from airflow_provider_csc.slurm.result import build_result
 from airflow_provider_csc.slurm.states import Phase
-from airflow_provider_csc.slurm.tracking import JobTracker, WatchSpec, _Job
+from airflow_provider_csc.slurm.tracking import (
+    _CANCEL_AGAIN_SECONDS,
+    JobTracker,
+    WatchSpec,
+    _Job,
+)
 from airflow_provider_csc.slurm.verdict import Evidence, is_revoked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from typing import TypeVar
+    from collections.abc import Sequence
 
     from airflow_provider_csc.slurm.answers import Answers
-    from airflow_provider_csc.slurm.batch import ExitRecord
     from airflow_provider_csc.slurm.cancel_commands import Notice
     from airflow_provider_csc.slurm.result import JobResult
 
-    Row = TypeVar("Row", QueueRow, AccountingRow, ControllerRow)
 
 # Of so many tasks that are over the end is asked for at once, each in its turn; of more than the
 # second number it is cheaper to hear of the whole array.
@@ -59,7 +59,6 @@ _MAX_NAMED = 50
 _MAX_NOTES = 3
 
 _NOT_SEEN = "PENDING"
-_ELEMENT = re.compile(r"\d+_(?:(?P<index>\d+)|\[(?P<spec>[^\]]+)\])")
 
 
 def make_tracker(name: str, spec: WatchSpec) -> JobTracker:
@@ -71,7 +70,7 @@ class ArrayTracker(JobTracker):
     """
     Follow one job array to the end of its last task.
 
-    Its one result has the record of all tasks. ``queue_timeout`` and ``timeout`` hold for each task.
+    Its one result has the record of all tasks. ``queue_timeout`` and ``timeout`` hold for each.
     """
 
     def __init__(self, name: str, spec: WatchSpec) -> None:
@@ -79,12 +78,10 @@ class ArrayTracker(JobTracker):
         part = parse_part(spec.array or "")
         (self._base,) = spec.job_ids
         self._shift = part.shift
-        self._text = format_array(replace(part.spec, throttle=None))
         # By Slurm's ids; those who read see the others.
-        self._tasks = {
+        self._left = {
             each - part.shift: _Job(name_task(self._base, each, part.shift)) for each in part.spec
         }
-        self._left = dict(self._tasks)
         self._over: dict[int, _Job] = {}
         self._batch: tuple[int, ...] = ()
         # What holds for the array as such: whose it is, why it waits, that it is cancelled.
@@ -94,8 +91,8 @@ class ArrayTracker(JobTracker):
         self._told: dict[str, int] = {}
         self._has_told = self._is_revoked_told = False
         self._odd = 0
-        self._runs = False
-        self.logs: ArrayLogs = ArrayLogs(
+        self._runs = self._has_ended = False
+        self.logs = self._logs = ArrayLogs(
             name,
             [path for path in dict.fromkeys((spec.stdout_path, spec.stderr_path)) if path],
             which=spec.array_logs if spec.stream_logs else "none",
@@ -121,12 +118,13 @@ class ArrayTracker(JobTracker):
     @property
     def is_urgent(self) -> bool:
         """Whether its next round should not wait: something ends, or is being cancelled."""
-        return super().is_urgent or (not self._left and not self.is_parked)
+        is_ending = bool(self._whole.limit) or not self._left
+        return super().is_urgent or (is_ending and not self.is_parked)
 
     @property
     def is_done(self) -> bool:
         """Whether every task has its result, and its log was read."""
-        return not self._left and self.logs.is_finished
+        return not self._left and self._logs.is_finished
 
     @property
     def _waiting(self) -> list[str]:
@@ -177,7 +175,7 @@ class ArrayTracker(JobTracker):
         notice = self.cancel_notice
         for job in self._to_cancel(now):
             job.cancelled_at = now.steady
-            job.cancel_again = notice.seconds if notice else self._cancel_again_seconds
+            job.cancel_again = notice.seconds if notice else _CANCEL_AGAIN_SECONDS
 
     # ---- asking ----
 
@@ -261,7 +259,7 @@ class ArrayTracker(JobTracker):
         live = self._whole.live_rows
         if live:
             self._note_identity(live)
-        shown = _by_task(rows, self._left)
+        shown = rows_by_task(rows)
         nothing: Answer[QueueRow] = Answer(())
         requeued: list[int] = []
         self._runs = any(row.state.phase is Phase.RUNNING for row in live)
@@ -297,11 +295,11 @@ class ArrayTracker(JobTracker):
         row = job.live_rows[0]
         job.last_seen = row, clock
         if row.state.phase is Phase.RUNNING:
-            self.logs.begin(index + self._shift)
+            self._logs.begin(index + self._shift)
         is_own = row.job_id == job.job_id and row.state.name != "COMPLETING"
         if not is_own or not job.memory.note_row(row):
             return False
-        self.logs.note_requeued(index + self._shift)
+        self._logs.note_requeued(index + self._shift)
         return True
 
     def _note_revoked(self, rows: Sequence[QueueRow]) -> list[Event]:
@@ -349,7 +347,7 @@ class ArrayTracker(JobTracker):
             return []
         counts = Counter(end.state for end in self._ends.values())
         for job in self._left.values():
-            counts[job.last_seen[0].state.name if job.last_seen else _NOT_SEEN] += 1
+            counts[_live_name(job)] += 1
         if counts == self._told:
             return []
         self._told = dict(counts)
@@ -367,11 +365,11 @@ class ArrayTracker(JobTracker):
             rows = accounting.rows
             if self.spec.token:
                 rows = own_rows(rows, self.spec.token, self._whole.memory)
-            accounted = _by_task(rows, self._batch)
+            accounted = rows_by_task(rows)
         else:
             accounted = {}
         controller = answers.controller_of(self._base)
-        detailed = _by_task(controller.rows, self._batch) if isinstance(controller, Answer) else {}
+        detailed = rows_by_task(controller.rows) if isinstance(controller, Answer) else {}
         for index in self._batch:
             job = self._over.get(index)
             if job is None:
@@ -392,7 +390,7 @@ class ArrayTracker(JobTracker):
 
     def _finish(self, index: int, job: _Job, evidence: Evidence, now: Moment) -> list[Event]:
         shown_id, record = index + self._shift, evidence.exit_record
-        paths = self.logs.paths_of(shown_id, record)
+        paths = self._logs.paths_of(shown_id, record)
         result = build_result(
             job.job_id,
             evidence,
@@ -414,11 +412,12 @@ class ArrayTracker(JobTracker):
             log=result.stdout_path if failure else None,
             failure=str(failure) if failure else None,
         )
-        self._results.append(replace(result, accounting="", run_dir=None) if not failure else result)
+        self._results.append(
+            replace(result, accounting="", run_dir=None) if not failure else result
+        )
         self._left.pop(index)
         self._over.pop(index)
-        self._tasks[index] = job
-        self.logs.end(shown_id, record, is_success=failure is None, now=now.steady)
+        self._logs.end(shown_id, record, is_success=failure is None, now=now.steady)
         return self._describe_oddity(result)
 
     def _describe_oddity(self, result: JobResult) -> list[Event]:
@@ -440,12 +439,11 @@ class ArrayTracker(JobTracker):
         return [Note(text + more, logging.WARNING)]
 
     def _end(self) -> list[Event]:
-        if not self.is_done:
+        if not self.is_done or self._has_ended:
             return []
+        self._has_ended = True
         rest = self.logs.last_lines()
-        record = ArrayRecord(
-            {index + self._shift: end for index, end in self._ends.items()}
-        )
+        record = ArrayRecord({index + self._shift: end for index, end in self._ends.items()})
         result = sum_up(
             self._base,
             self._results,
@@ -453,27 +451,15 @@ class ArrayTracker(JobTracker):
             run_dir=self.spec.run_dir,
             stdout_path=self.spec.stdout_path,
             stderr_path=self.spec.stderr_path,
-            limit=self.limit or self._whole.limit,
         )
         ended = Ended([result])
         return [LogLines(rest), ended] if rest else [ended]
 
 
-def _by_task(rows: Iterable[Row], wanted: Iterable[int]) -> dict[int, Answer[Row]]:
-    """Return the rows of each task; of several that wait, or were cancelled so, there is one."""
-    own: dict[int, list[Row]] = {}
-    shared: dict[int, Answer[Row]] = {}
-    for row in rows:
-        match = _ELEMENT.match(row.job_id)
-        if match is None:
-            continue
-        if match["index"]:
-            own.setdefault(int(match["index"]), []).append(row)
-        else:
-            shared |= dict.fromkeys(parse_array(match["spec"]), Answer((row,)))
-    found = {index: Answer(tuple(rows)) for index, rows in own.items()}
-    # A task that was requeued may be in its array's row again; what it has itself is newer.
-    return {**shared, **found}
+def _live_name(job: _Job) -> str:
+    """Return how a task was seen last; one that is ending is no news yet."""
+    name = job.last_seen[0].state.name if job.last_seen else _NOT_SEEN
+    return "RUNNING" if name == "COMPLETING" else name
 
 
 def _describe_requeued(indices: Sequence[int]) -> list[Event]:

@@ -54,6 +54,9 @@ class ArraySpec:
         return all(before[-1] < after[0] for before, after in pairwise(ordered))
 
 
+NO_TASKS = ArraySpec(ranges=())
+
+
 def array_of(task_ids: Iterable[int], throttle: int | None = None) -> ArraySpec:
     """Return some task ids in few ranges, each id once and in ascending order."""
     ids = sorted(set(task_ids))
@@ -78,7 +81,7 @@ def read_ids(text: str) -> ArraySpec:
 
     :raises NotationError: for any other text.
     """
-    return parse_array(text) if text else ArraySpec(ranges=())
+    return parse_array(text) if text else NO_TASKS
 
 
 def format_array(spec: ArraySpec) -> str:

@@ -24,7 +24,8 @@ class Attempt:
     the sbatch options it set, ``asked`` the options of the present job, ``history`` one dict for
     each job before it (see `policy`). ``deadline`` is when ``execution_timeout`` is reached
     (seconds since 1970, Airflow's clock). ``waits`` is how often the try had to wait before it
-    could submit.
+    could submit. ``array`` is what is known of a job array that takes several jobs (see
+    `array_attempt`).
 
     Running tasks hold it: never rename, add only with a default.
     """
@@ -35,6 +36,7 @@ class Attempt:
     history: tuple[PastSubmission, ...] = ()
     deadline: float | None = None
     waits: int = 0
+    array: Mapping[str, Any] | None = None
 
     @property
     def is_resumed(self) -> bool:

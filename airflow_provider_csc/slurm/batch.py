@@ -171,7 +171,10 @@ class Environment:
 
 
 def render_batch_script(
-    *, directives: Sequence[str], environment: Environment, promised: Mapping[str, str] | None = None
+    *,
+    directives: Sequence[str],
+    environment: Environment,
+    promised: Mapping[str, str] | None = None,
 ) -> str:
     """
     Return the text of the batch script, which gets its run directory as only argument.
