@@ -8,7 +8,6 @@ import json
 import logging
 import re
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -341,11 +340,7 @@ def test_a_retry_of_shifted_tasks_runs_only_those(
 
 def test_the_limits_of_the_real_site_are_read() -> None:
     hook = SlurmHook()
-    limits = []
-
-    class Spy:
-        pass
-
+    limits: list[ArrayLimits] = []
     task = operator("0-1")
     original = array_submitter.parse_limits
 
@@ -448,4 +443,3 @@ def test_the_listed_directory_has_two_files_for_each_task() -> None:
         *(f"exit.{index}.json" for index in range(3)),
         *(f"stdout.{index}.log" for index in range(3)),
     }
-    assert replace(ArrayLimits(), max_id=3).most == 3

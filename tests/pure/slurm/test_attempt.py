@@ -46,4 +46,6 @@ def test_the_stored_form_is_that_of_the_first_release() -> None:
         "history": [],
         "deadline": None,
         "waits": 0,
+        # From here on what came later.
+        "array": None,
     }
