@@ -417,7 +417,9 @@ class ArrayTracker(JobTracker):
         )
         self._left.pop(index)
         self._over.pop(index)
-        self._logs.end(shown_id, record, is_success=failure is None, now=now.steady)
+        # Of a task that never ran there is no log to wait for.
+        if evidence.has_run:
+            self._logs.end(shown_id, record, is_success=failure is None, now=now.steady)
         return self._describe_oddity(result)
 
     def _describe_oddity(self, result: JobResult) -> list[Event]:
