@@ -39,6 +39,16 @@ def rows_by_task(rows: Iterable[Row]) -> dict[int, Answer[Row]]:
     return {**shared, **{index: Answer(tuple(found)) for index, found in own.items()}}
 
 
+def rows_of_array(rows: Iterable[Row], job_id: str) -> Answer[Row]:
+    """
+    Return the rows of the array as such, without the id of any task.
+
+    So sacct may show what was cancelled before it ran (seen on 22.05, after ``scancel
+    --state=PENDING``). They are evidence only of tasks that are not known to have run.
+    """
+    return Answer(tuple(row for row in rows if row.job_id == job_id))
+
+
 def find_completed(
     job_id: str,
     part: ArrayPart,

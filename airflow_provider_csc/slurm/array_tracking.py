@@ -17,7 +17,7 @@ from airflow_provider_csc.slurm.array_logs import ArrayLogs
 from airflow_provider_csc.slurm.array_parts import name_task, parse_part
 from airflow_provider_csc.slurm.array_record import ArrayRecord, TaskEnd, describe_counts
 from airflow_provider_csc.slurm.array_result import sum_up
-from airflow_provider_csc.slurm.array_rows import rows_by_task
+from airflow_provider_csc.slurm.array_rows import rows_by_task, rows_of_array
 from airflow_provider_csc.slurm.arrays import array_of, format_array
 from airflow_provider_csc.slurm.batch import parse_exit_records
 from airflow_provider_csc.slurm.cancel_commands import read_notice
@@ -27,6 +27,7 @@ from airflow_provider_csc.slurm.events import Ended, Event, LogLines, Moment, No
 from airflow_provider_csc.slurm.failures import failure_of
 from airflow_provider_csc.slurm.limits import QueuedRow
 from airflow_provider_csc.slurm.output import (
+    AccountingRow,
     Answer,
     NoAnswer,
     QueueRow,
@@ -217,8 +218,7 @@ class ArrayTracker(JobTracker):
         Of tasks that were cancelled in the queue it tells only as part of the array.
         """
         jobs = [self._over[index] for index in self._batch]
-        seen = [job.last_seen is not None and job.last_seen[0].job_id == job.job_id for job in jobs]
-        if len(jobs) > _MAX_NAMED or not all(seen):
+        if len(jobs) > _MAX_NAMED or not all(map(_has_row, jobs)):
             return (self._base,)
         return tuple(job.job_id for job in jobs)
 
@@ -260,11 +260,11 @@ class ArrayTracker(JobTracker):
         if live:
             self._note_identity(live)
         shown = rows_by_task(rows)
-        nothing: Answer[QueueRow] = Answer(())
+        nameless, nothing = rows_of_array(rows, self._base), Answer[QueueRow](())
         requeued: list[int] = []
         self._runs = any(row.state.phase is Phase.RUNNING for row in live)
         for index, job in self._left.items():
-            own = shown.get(index, nothing)
+            own = shown.get(index, nothing if _has_row(job) else nameless)
             job.queue = own
             if job.ends or any(row.state.is_final for row in own.rows):
                 job.queue = Answer((*own.rows, *self._remember_ends(job, own.rows)))
@@ -361,25 +361,27 @@ class ArrayTracker(JobTracker):
         records = parse_exit_records(frame.data) if frame else {}
         events = self._note_missing_accounting(answers.accounting)
         accounting = answers.accounting_of(self._base)
+        accounted: dict[int, Answer[AccountingRow]] = {}
+        nameless: Answer[AccountingRow] = Answer(())
         if isinstance(accounting, Answer):
             rows = accounting.rows
             if self.spec.token:
                 rows = own_rows(rows, self.spec.token, self._whole.memory)
-            accounted = rows_by_task(rows)
-        else:
-            accounted = {}
+            accounted, nameless = rows_by_task(rows), rows_of_array(rows, self._base)
         controller = answers.controller_of(self._base)
         detailed = rows_by_task(controller.rows) if isinstance(controller, Answer) else {}
         for index in self._batch:
             job = self._over.get(index)
             if job is None:
                 continue
+            record = records.get(job.job_id)
+            rest = Answer(()) if record or _has_row(job) else nameless
             evidence = Evidence(
                 queue=job.queue,
-                accounting=accounted.get(index, Answer(()))
+                accounting=accounted.get(index, rest)
                 if isinstance(accounting, Answer)
                 else accounting,
-                exit_record=records.get(job.job_id),
+                exit_record=record,
                 controller=detailed.get(index, Answer(()))
                 if isinstance(controller, Answer)
                 else controller,
@@ -456,6 +458,11 @@ class ArrayTracker(JobTracker):
         )
         ended = Ended([result])
         return [LogLines(rest), ended] if rest else [ended]
+
+
+def _has_row(job: _Job) -> bool:
+    """Whether squeue has shown a task by itself, so that it ran or could not be put back."""
+    return job.last_seen is not None and job.last_seen[0].job_id == job.job_id
 
 
 def _live_name(job: _Job) -> str:

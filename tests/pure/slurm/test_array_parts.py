@@ -139,7 +139,9 @@ def test_nothing_is_subtracted_from_a_whole_array() -> None:
     assert not subtract(whole, set(range(10)))
 
 
-CONFIG = answer("MaxArraySize            = 1001", "SchedulerParameters = max_array_tasks=500,bf_x=1")
+CONFIG = answer(
+    "MaxArraySize            = 1001", "SchedulerParameters = max_array_tasks=500,bf_x=1"
+)
 
 
 @pytest.mark.parametrize(

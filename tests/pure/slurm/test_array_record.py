@@ -156,7 +156,9 @@ def test_an_array_that_its_task_cancelled_is_no_success() -> None:
 def test_failures_are_named_and_the_rest_counted() -> None:
     text = describe_failures(record_of(COMPLETED="0-9", FAILED="10-19"), 2, 20)
     assert text.startswith("max_failed_tasks=2 allows 2. Failed: task 10 (123_10) FAILED with exit")
-    assert text.endswith("task 14 (123_14) FAILED with exit code 1, log /FAILED; and 5 more: 15-19.")
+    assert text.endswith(
+        "task 14 (123_14) FAILED with exit code 1, log /FAILED; and 5 more: 15-19."
+    )
     unknown = describe_failures(record_of(COMPLETED="0", UNKNOWN="1"), None, 2)
     assert "which max_failed_tasks cannot allow" in unknown
 
@@ -224,7 +226,9 @@ def test_what_is_no_note_says_nothing(text: str) -> None:
 
 def test_a_try_knows_what_is_still_to_do() -> None:
     known = ArrayAttempt(whole=parse_array("0-9%2"))
-    first = result("1", "FAILED", exit_code=1, array=record_of(COMPLETED="0-2", FAILED="3").to_payload())
+    first = result(
+        "1", "FAILED", exit_code=1, array=record_of(COMPLETED="0-2", FAILED="3").to_payload()
+    )
     second = result("2", "COMPLETED", array=record_of(COMPLETED="4-9").to_payload())
     known = ArrayAttempt.from_payload(json.loads(json.dumps(known.with_result(first).to_payload())))
     assert format_array(known.todo) == "4-9%2"

@@ -299,7 +299,26 @@ def test_tasks_cancelled_in_the_queue_share_a_row() -> None:
     story.round(31)
     assert states_of(story) == {"CANCELLED": "0-9"}
     # Asked for by their own ids, sacct would not know those.
-    assert [each.accounted for each in site.requests if each.accounted][0] == ("123",)
+    asked = (each.accounted for each in site.requests if each.accounted)
+    assert next(asked) == ("123",)
+
+
+def test_tasks_cancelled_in_the_queue_may_be_told_of_as_the_array() -> None:
+    """As sacct did after ``scancel --state=PENDING``, on 22.05."""
+    story, site = story_of(array="0-9%2", array_logs="none")
+    site.pending("2-9%2", RUNNING="0-1")
+    story.round()
+    site.pending("")
+    nameless = accounting_line(JobID="123", State="CANCELLED by 1001", NodeList="None assigned")
+    site.sacct = answer(accounting_line(JobID="123_0"), nameless)
+    # Of what has run the array's row says nothing, nor of what left a record.
+    site.leave_record(5, 0)
+    story.round(15)
+    assert story.ended is None
+    assert story.notes[-1].endswith("1 COMPLETED, 7 CANCELLED, 1 RUNNING, 1 PENDING.")
+    site.sacct = answer(*(accounting_line(JobID=f"123_{index}") for index in (0, 1, 5)), nameless)
+    story.round(15)
+    assert states_of(story) == {"COMPLETED": "0-1,5", "CANCELLED": "2-4,6-9"}
 
 
 def test_a_requeued_task_is_followed_to_its_real_end() -> None:
@@ -388,10 +407,10 @@ def test_a_run_limit_holds_for_each_task() -> None:
     story.tracker.note_cancelled(story.now)
     assert story.to_cancel == []
     site.squeue = answer(late)
-    site.accounted(**{"CANCELLED": "0-2"})
+    site.accounted(CANCELLED="0-2")
     story.round(15)
     site.squeue = answer()
-    site.accounted(**{"CANCELLED": "0-2", "COMPLETED": "3"})
+    site.accounted(CANCELLED="0-2", COMPLETED="3")
     story.round(15)
     assert states_of(story) == {"COMPLETED": "3", "CANCELLED": "0-2"}
     assert {end.failure for end in record_of(story).failed.values()} == {"task_limit"}
@@ -447,7 +466,9 @@ def test_a_parked_array_says_once_that_it_is_overdue() -> None:
     story.round()
     story.pass_time(20)
     outage = Outage(reason="away", since=story.now)
-    texts = [event.text for event in story.tracker.park(outage, story.now) if isinstance(event, Note)]
+    texts = [
+        event.text for event in story.tracker.park(outage, story.now) if isinstance(event, Note)
+    ]
     assert "execution_timeout is reached; job 123 will be cancelled" in texts[-1]
 
 
@@ -457,7 +478,9 @@ def test_an_array_that_is_held_as_a_whole_is_told_and_cancelled() -> None:
     site.squeue = answer(row)
     story.round()
     assert story.to_cancel == ["123"]
-    site.sacct = answer(accounting_line(JobID="123_[0-9%2]", State="CANCELLED by 1001", NodeList=""))
+    site.sacct = answer(
+        accounting_line(JobID="123_[0-9%2]", State="CANCELLED by 1001", NodeList="")
+    )
     site.squeue = answer()
     story.round(15)
     assert result_of(story).limit == "held"
@@ -622,12 +645,16 @@ def test_contradictions_of_many_tasks_are_not_told_for_each() -> None:
     for index in range(10):
         site.leave_record(index, 7)
     story.round(15)
-    told = [event for event in story.events if isinstance(event, Note) and event.level > logging.INFO]
+    told = [
+        event for event in story.events if isinstance(event, Note) and event.level > logging.INFO
+    ]
     assert len(told) == 3
     assert states_of(story) == {"FAILED": "0-9"}
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"shown": "x", "begun": {}}', '{"begun": {"1": "a"}}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"shown": "x", "begun": {}}', '{"begun": {"1": "a"}}']
+)
 def test_a_note_that_is_not_whole_is_not_believed(text: str) -> None:
     story, site = story_of(array="0-1")
     site.progress = text
