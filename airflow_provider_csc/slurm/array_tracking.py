@@ -260,7 +260,8 @@ class ArrayTracker(JobTracker):
         if live:
             self._note_identity(live)
         shown = rows_by_task(rows)
-        nameless, nothing = rows_of_array(rows, self._base), Answer[QueueRow](())
+        nameless = rows_of_array(rows, self._base)
+        nothing: Answer[QueueRow] = Answer(())
         requeued: list[int] = []
         self._runs = any(row.state.phase is Phase.RUNNING for row in live)
         for index, job in self._left.items():

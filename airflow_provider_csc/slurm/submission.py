@@ -283,11 +283,12 @@ class Previous:
 
         A job that no source knows any more is not waited for again when its task has taken note of
         its failure (where there is no accounting, squeue forgets that soon), or has given it up as
-        UNKNOWN; what follows means to run anew.
+        UNKNOWN; what follows means to run anew. Of an array also a success is over: what it
+        completed is not run again.
         """
         noted = STATES.get(self.noted, UNKNOWN)
-        is_failure = noted.is_final and not noted.is_success
-        is_noted = self.state is UNKNOWN and (is_failure or self.noted == UNKNOWN.name)
+        is_over = noted.is_final and (self.array is not None or not noted.is_success)
+        is_noted = self.state is UNKNOWN and (is_over or self.noted == UNKNOWN.name)
         return self.job_id is not None and not self.state.is_final and not is_noted
 
     def is_of_another_run(self, run_started: str, run_seconds: float) -> bool:

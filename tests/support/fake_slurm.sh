@@ -12,7 +12,7 @@ database='sacct: error: slurm_persist_conn_open_without_init: failed to open per
 sacct: error: Sending PersistInit msg: Connection refused
 Problem talking to the database: Connection refused'
 properties='name state reason partition submitted started ended code signal work_dir stdout stderr
-  argument group in_queue in_accounting'
+  argument group in_queue in_accounting array'
 declare -A option
 rest=()
 
@@ -116,8 +116,10 @@ enqueue() {
   put "$id" group ''
   put "$id" in_queue yes
   put "$id" in_accounting yes
+  put "$id" array "${option[array]}"
   unlock
-  if [ -z "${option[hold]}" ] && [ "$partition" != down ]; then
+  # An array stays in the queue, where it is one row.
+  if [ -z "${option[hold]}${option[array]}" ] && [ "$partition" != down ]; then
     setsid "$site/bin/run-job" "$id" </dev/null >/dev/null 2>&1 &
   fi
 }
@@ -175,7 +177,8 @@ squeue() {
     format=${option[format]} line=
     while [ -n "$format" ]; do
       case $format in
-        %i* | %F*) line+=$id ;;
+        %i*) line+=$id${array:+_[$array]} ;;
+        %F*) line+=$id ;;
         %T*) line+=$state ;;
         %r*) line+=${reason:-None} ;;
         %P*) line+=$partition ;;
@@ -207,7 +210,7 @@ sacct() {
     line=
     for field in ${option[format]//,/ }; do
       case $field in
-        JobID) line+=$id ;;
+        JobID) line+=$id${array:+_[$array]} ;;
         State) [ "$state" = CANCELLED ] && line+='CANCELLED by 1001' || line+=$state ;;
         ExitCode) line+=$code:$signal ;;
         Reason) line+=${reason:-None} ;;
