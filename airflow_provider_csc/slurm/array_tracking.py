@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 # Of so many tasks that are over the end is asked for at once, each in its turn; of more than the
 # second number it is cheaper to hear of the whole array.
-_MAX_BATCH = 200
+_MAX_BATCH = 500
 _MAX_NAMED = 50
 # So many tasks are named one by one when something is odd about them.
 _MAX_NOTES = 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +20,7 @@ from airflow_provider_csc.slurm.identity import TaskIdentity
 from airflow_provider_csc.slurm.plan import JobSpec, build_request
 from airflow_provider_csc.slurm.submission import (
     Decision,
+    LookUp,
     Previous,
     decide,
     read_look_up,
@@ -56,14 +58,8 @@ def looked_up(
 
 
 def decided(previous: Previous, **changes: Any) -> Decision:
-    look_up = read_look_up(
-        {"clock": Frame(0, b"5000"), "squeue": answer(), "sacct": answer()}, KEY, run_seconds=9999
-    )
-    identity = TaskIdentity(**{
-        **dict(dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=2, first_try=1),
-        **changes,
-    })  # fmt: skip
-    complete = type(look_up)(previous=(previous,), is_complete=True)
+    identity = replace(IDENTITY, **changes)
+    complete = LookUp(previous=(previous,), is_complete=True)
     return decide(complete, identity, run_seconds=9999)
 
 
