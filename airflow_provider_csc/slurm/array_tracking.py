@@ -415,9 +415,8 @@ class ArrayTracker(JobTracker):
             log=result.stdout_path if failure else None,
             failure=str(failure) if failure else None,
         )
-        self._results.append(
-            replace(result, accounting="", run_dir=None) if not failure else result
-        )
+        # The table of what its steps used is for the reader of a single job.
+        self._results.append(replace(result, accounting=""))
         self._left.pop(index)
         self._over.pop(index)
         # Of a task that never ran there is no log to wait for.
