@@ -31,11 +31,12 @@ from airflow_provider_csc.errors import (
     UnreadableOutputError,
 )
 from airflow_provider_csc.slurm.answers import Answers
+from airflow_provider_csc.slurm.array_tracking import make_tracker
 from airflow_provider_csc.slurm.commands import PollRequest
 from airflow_provider_csc.slurm.events import Ended, Event, Moment, Note
 from airflow_provider_csc.slurm.output import RowMemo
 from airflow_provider_csc.slurm.parking import Outage
-from airflow_provider_csc.slurm.tracking import TRACKED_STATES, JobTracker, WatchSpec
+from airflow_provider_csc.slurm.tracking import TRACKED_STATES, WatchSpec
 from airflow_provider_csc.transport.ssh import SshTransport
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from airflow_provider_csc.client.meter import Meter
     from airflow_provider_csc.slurm.framing import Frame
     from airflow_provider_csc.slurm.output import QueueRow
+    from airflow_provider_csc.slurm.tracking import JobTracker
     from airflow_provider_csc.transport.base import SiteSettings
 
 _log = logging.getLogger(__name__)
@@ -162,7 +164,7 @@ class _Watcher:
         # A job that was found by its name alone has none.
         if self.ended is None or not run_dir:
             return ()
-        return ((run_dir, " ".join(result.state for result in self.ended.results)),)
+        return ((run_dir, " ".join(result.noted for result in self.ended.results)),)
 
     def observe(self, answers: Answers, now: Moment) -> list[Event]:
         """Take in an answer; what goes wrong with it here is no other watcher's business."""
@@ -253,7 +255,7 @@ class SitePoller:
         a person mends then. Leaving the iterator early affects nothing but this watcher.
         """
         name = next(_names)
-        tracker = JobTracker(name, watched) if isinstance(watched, WatchSpec) else watched
+        tracker = make_tracker(name, watched) if isinstance(watched, WatchSpec) else watched
         watcher = _Watcher(tracker, interval, source)
         self._watchers[name] = watcher
         self._changed = time.monotonic()
@@ -518,10 +520,9 @@ class SitePoller:
         for watcher in watchers:
             tracker = watcher.tracker
             if job_ids := tracker.jobs_to_cancel(now):
-                run_dirs = [tracker.spec.run_dir] if tracker.spec.run_dir else []
                 try:
                     await self._client.cancel(
-                        job_ids, notice=tracker.cancel_notice, run_dirs=run_dirs
+                        job_ids, notice=tracker.cancel_notice, run_dirs=tracker.marked_dirs
                     )
                     tracker.note_cancelled(now)
                     now = _now()
@@ -581,6 +582,7 @@ def merge(requests: Iterable[PollRequest]) -> PollRequest:
         accounted=joined("accounted"),
         detailed=joined("detailed"),
         exit_records=joined("exit_records"),
+        array_records=joined("array_records"),
         progress=joined("progress"),
         logs=(*logs[first:], *logs[:first]),
         acknowledged=joined("acknowledged"),

@@ -101,7 +101,7 @@ class Submitter:
         :raises SubmitUnknownError: when it stays unknown whether there is a job; ask again later.
         """
         if not self.is_fresh:
-            found = await self._find_earlier()
+            found, _ = await self.look_back()
             if found:
                 return found
         if self.prepare:
@@ -119,7 +119,7 @@ class Submitter:
             here = self._present(await self._settle(answer))
             if here and here.job_id:
                 self.report(f"It was accepted as job {here.job_id}.")
-                return await self._adopt(here)
+                return await self.adopt(here)
             if attempts == _MAX_SUBMITS:
                 raise self._unknown(answer)
             takes_over = here is not None and here.run_dir is not None
@@ -135,22 +135,26 @@ class Submitter:
             )
         return replace(submission, asked=self.request.asked)
 
-    async def _find_earlier(self) -> Submission | None:
-        """Look for what came before; adopt it, or see to it that none of it lives."""
+    async def look_back(self) -> tuple[Submission | None, Decision]:
+        """
+        Look for what came before; adopt it, or see to it that none of it lives.
+
+        :raises SubmitUnknownError: when that cannot be told, or not be seen to, now.
+        """
         while True:
             look_up = await self._look_up_quietly()
+            decision = decide(look_up, self.identity, run_seconds=self._run_seconds())
             here = self._present(look_up)
             if self.prepare and here and here.job_id and not here.is_given_up:
                 # It need not be prepared any more.
                 self.report(f"This very try had submitted job {here.job_id} already; adopted.")
-                return await self._adopt(here)
-            decision = decide(look_up, self.identity, run_seconds=self._run_seconds())
+                return await self.adopt(here), decision
             if not decision.give_up or await self._give_up(decision.give_up):
                 break
         self.report(decision.why)
         if decision.cancel:
             await self._cancel_earlier(decision)
-        return await self._adopt(decision.adopt) if decision.adopt else None
+        return await self.adopt(decision.adopt) if decision.adopt else None, decision
 
     def _run_seconds(self) -> float:
         return max(time.time() - self.since, 0)
@@ -309,7 +313,8 @@ class Submitter:
                 ) from error
             raise
 
-    async def _adopt(self, previous: Previous) -> Submission:
+    async def adopt(self, previous: Previous) -> Submission:
+        """Return an earlier submission that has a job as the one to go on with."""
         if previous.job_id is None:
             raise ValueError("only a submission with a job id can be adopted")
         recorded = previous.recorded
@@ -318,7 +323,7 @@ class Submitter:
             frames = await self.client.ask(build_show_job(previous.job_id))
             recorded = frames["job"].text if frames["job"].status == 0 else ""
         found = adopt(previous.job_id, previous.run_dir or "", recorded=recorded, log_name=LOG_FILE)
-        return replace(found, asked=self.request.asked)
+        return replace(found, asked=self.request.asked, array=previous.array)
 
     def _unknown(self, unclear: Claimed | NoVerdict) -> SubmitUnknownError:
         return SubmitUnknownError(

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import (
     AirflowFailException,
@@ -26,7 +26,12 @@ from airflow_provider_csc.errors import (
     UpstreamFailedError,
 )
 from airflow_provider_csc.links.slurm import SlurmJobLink
-from airflow_provider_csc.operators._checks import check_policy, check_seconds, seconds_of
+from airflow_provider_csc.operators._checks import (
+    check_array_logs,
+    check_policy,
+    check_seconds,
+    seconds_of,
+)
 from airflow_provider_csc.operators._dependencies import (
     check_depends_on,
     name_tasks,
@@ -34,6 +39,9 @@ from airflow_provider_csc.operators._dependencies import (
 )
 from airflow_provider_csc.operators._killable import KillableOperator, name_task
 from airflow_provider_csc.operators._task_state import recall_changes, remember
+from airflow_provider_csc.slurm.array_attempt import ArrayAttempt
+from airflow_provider_csc.slurm.array_parts import format_part
+from airflow_provider_csc.slurm.array_record import check_failure_limit, describe_counts
 from airflow_provider_csc.slurm.attempt import Attempt
 from airflow_provider_csc.slurm.identity import TaskIdentity, first_try_of_generation
 from airflow_provider_csc.slurm.options import (
@@ -82,6 +90,11 @@ class SlurmSubmitOperator(KillableOperator):
     state, reason, nodes, changed, why). ``job_id`` is also an XCom of its own, pushed right after
     submission.
 
+    With ``options={"array": "0-99%10"}`` the task is a whole job array, which Slurm runs as so many
+    tasks; see docs/arrays.md. The result then also has ``array``: spec, counts by state, and what
+    became of each task. A retry submits only what did not complete. ``timeout`` and
+    ``queue_timeout`` hold for each task of it.
+
     Give exactly one of ``command``, ``script`` and ``remote_script``.
 
     :param command: a shell command, or a list: a program and its arguments, which no shell reads.
@@ -120,6 +133,10 @@ class SlurmSubmitOperator(KillableOperator):
         ``{"afterok": [prepare], "afterany": ["warm_up"]}``; also job ids. It is no edge of
         Airflow's: this job is submitted as soon as theirs are, and waits in Slurm's queue with
         them. (templated)
+    :param array_logs: of a job array, copy the end of the log of each task that failed
+        (``"failed"``), the logs of all tasks while they run (``"all"``), or ``"none"``.
+    :param max_failed_tasks: how many tasks of a job array may fail: a number, a part of the array
+        (0.1), or None for any. What has become of a task must be known all the same.
     """
 
     template_fields: Collection[str] = (
@@ -169,6 +186,8 @@ class SlurmSubmitOperator(KillableOperator):
         cancel_held: bool = False,
         on_failure: SlurmRetryPolicy | None = None,
         depends_on: object = None,
+        array_logs: Literal["failed", "all", "none"] = "failed",
+        max_failed_tasks: float | None = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -193,6 +212,8 @@ class SlurmSubmitOperator(KillableOperator):
         self.cancel_held = cancel_held
         self.on_failure = on_failure
         self.depends_on = name_tasks(depends_on)
+        self.array_logs = array_logs
+        self.max_failed_tasks = max_failed_tasks
         # What no template can change is checked while the DAG is parsed.
         check_source(JobSpec(command=command, script=script, remote_script=remote_script))
         if isinstance(options, Mapping):
@@ -201,6 +222,8 @@ class SlurmSubmitOperator(KillableOperator):
             check_seconds(name, getattr(self, name))
         if on_failure is not None:
             check_policy(on_failure)
+        check_array_logs(array_logs)
+        check_failure_limit(max_failed_tasks)
         check_depends_on(self.depends_on, options, self.task_id, self.get_dag())
 
     @classmethod
@@ -269,7 +292,7 @@ class SlurmSubmitOperator(KillableOperator):
             self._end_if_killed()
             self._forget_job()
             return _to_value(_just_submitted(submission), attempt)
-        present = replace(attempt, asked=submission.asked)
+        present = replace(attempt, asked=submission.asked, array=_know_array(submission, attempt))
         trigger = self._build_trigger(context, submission, present)
         if self.deferrable:
             self._hand_over(context, trigger, self.execute_complete.__name__)
@@ -335,6 +358,7 @@ class SlurmSubmitOperator(KillableOperator):
             is_fresh=self._is_fresh(context, attempt),
             is_resumed=attempt.is_resumed,
             needs=attempt.needs,
+            ended=ArrayAttempt.from_payload(attempt.array).record,
         )
         self._job_id, self._run_dir = submission.job_id, submission.run_dir
         self._signal = _signal_of(submission.asked)
@@ -495,13 +519,45 @@ class SlurmSubmitOperator(KillableOperator):
         """Return what became of the job, raise it, or submit another as the policy says."""
         if result.accounting:
             self.log.info("Accounting of job %s:\n%s", result.job_id, result.accounting)
+        if result.array is not None:
+            return self._conclude_array(context, result, attempt)
         if result.is_success:
             self.log.info("%s", describe_result(result))
             return self._take_result(context, result, attempt)
+        return self._follow_failure(context, result, attempt, self._explain(result))
+
+    def _conclude_array(self, context: Context, result: JobResult, attempt: Attempt) -> Any:
+        """Submit what is still to do of an array; when all has ended, conclude as for one job."""
+        from airflow_provider_csc.slurm.array_result import (  # noqa: PLC0415
+            as_success,
+            error_for_array,
+            is_success,
+            is_wholly_cancelled,
+        )
+
+        known = ArrayAttempt.from_payload(attempt.array).with_result(result)
+        present = replace(attempt, array=known.to_payload())
+        if known.todo and not is_wholly_cancelled(known.telling):
+            self.log.info(
+                "%s The next part is submitted.",
+                describe_counts(result.job_id, known.record.counts),
+            )
+            return self._run(context, replace(present, resubmission=attempt.resubmission + 1))
+        allowed = self.max_failed_tasks
+        if known.telling is None or is_success(known.telling, known.record, known.whole, allowed):
+            self.log.info("%s", describe_counts(result.job_id, known.record.counts))
+            value = _to_value(as_success(result), attempt)
+            return {**value, "array": known.record.to_xcom(known.whole)}
+        error = error_for_array(known.telling, known.record, known.whole, allowed)
+        return self._follow_failure(context, known.telling, present, error)
+
+    def _follow_failure(
+        self, context: Context, result: JobResult, attempt: Attempt, error: CscError
+    ) -> Any:
+        """Raise what became of the job, or submit another as the policy says."""
         from airflow_provider_csc.slurm.failures import failure_of  # noqa: PLC0415
         from airflow_provider_csc.slurm.policy import Fail, Resubmit  # noqa: PLC0415
 
-        error = self._explain(result)
         reason = failure_of(result)
         if reason == "dependency" and (again := attempt.unlinked(result)):
             self.log.warning("%s", error.message)
@@ -512,7 +568,10 @@ class SlurmSubmitOperator(KillableOperator):
         match self._decide(self.on_failure, reason, result, attempt):
             case Resubmit(why=why, options=options, history=history):
                 self.log.warning("%s", why)
-                following = attempt.followed(changes=options, history=history)
+                following = replace(
+                    attempt.followed(changes=options, history=history),
+                    array=_without_failures(attempt.array),
+                )
                 return self._run(context, following)
             case Fail(why=why):
                 raise AirflowFailException(f"{error.message} {why}") from error
@@ -573,6 +632,7 @@ class SlurmSubmitOperator(KillableOperator):
             environment=self.environment,
             work_dir=self.work_dir,
             job_name=self.job_name,
+            array_logs=self.array_logs,
         )
 
     def _identify(self, context: Context, attempt: Attempt) -> TaskIdentity:
@@ -614,6 +674,8 @@ class SlurmSubmitOperator(KillableOperator):
             cancel_held=self.cancel_held,
             attempt=attempt.to_payload(),
             task_key=name_task(context),
+            array=format_part(submission.array) if submission.array else None,
+            array_logs=self.array_logs,
         )
 
     def _build_site_trigger(
@@ -648,6 +710,19 @@ def _signal_of(asked: Sequence[str]) -> str | None:
 def _to_value(result: JobResult, attempt: Attempt) -> dict[str, Any]:
     """Return what the task returns."""
     return {**to_xcom(result), "resubmissions": [dict(each) for each in attempt.history]}
+
+
+def _know_array(submission: Submission, attempt: Attempt) -> dict[str, Any] | None:
+    """Return what a try knows of its array once a job of it is there."""
+    if submission.whole is None:
+        return None
+    known = ArrayAttempt.from_payload(attempt.array)
+    record = submission.earlier.merged(known.record)
+    return replace(known, whole=submission.whole, record=record).to_payload()
+
+
+def _without_failures(array: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return ArrayAttempt.from_payload(array).without_failures().to_payload() if array else None
 
 
 def _describe_refusal(error: SubmitRejectedError, attempt: Attempt) -> str:

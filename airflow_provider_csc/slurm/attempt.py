@@ -42,6 +42,8 @@ class Attempt:
     ``refusals`` counts how often in a row the queue was full, ``queued_since`` tells since when
     (seconds since 1970, Airflow's clock).
 
+    ``array`` is what is known of a job array that takes several jobs (see `array_attempt`).
+
     Running tasks hold it: never rename, add only with a default.
     """
 
@@ -57,6 +59,7 @@ class Attempt:
     unsatisfied: tuple[str, ...] = ()
     refusals: int = 0
     queued_since: float | None = None
+    array: Mapping[str, Any] | None = None
 
     @property
     def is_resumed(self) -> bool:
@@ -100,6 +103,7 @@ class Attempt:
             upstreams=self.upstreams,
             replaced=self.replaced,
             unsatisfied=self.unsatisfied,
+            array=self.array,
         )
 
     def refused(self, refusal: Refusal) -> Attempt:

@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_csc.slurm.framing import quote
 from airflow_provider_csc.slurm.output import PUT_OFF, base_of
-from airflow_provider_csc.slurm.run_dir import EXIT_FILE, PROGRESS_FILE, VERDICT_FILE
+from airflow_provider_csc.slurm.run_dir import (
+    ARRAY_EXIT_FILE,
+    EXIT_FILE,
+    PROGRESS_FILE,
+    VERDICT_FILE,
+)
 from airflow_provider_csc.slurm.shell import (
     PLACE,
     SLURM,
@@ -155,6 +160,8 @@ class PollRequest:
     ``queued`` are jobs that squeue is asked about, ``owned`` those among all jobs of the user whom
     we log in as, which is cheaper; ``accounted`` are for sacct, ``detailed`` for scontrol.
     ``acknowledged`` and ``verdicts`` are written into run directories.
+    ``array_records`` are exit records of tasks of arrays: the name of their frame, the run
+    directory, and the tasks by Slurm's ids.
     """
 
     queued: tuple[str, ...] = ()
@@ -162,6 +169,7 @@ class PollRequest:
     accounted: tuple[str, ...] = ()
     detailed: tuple[str, ...] = ()
     exit_records: tuple[tuple[str, str], ...] = ()
+    array_records: tuple[tuple[str, str, tuple[int, ...]], ...] = ()
     progress: tuple[tuple[str, str], ...] = ()
     logs: tuple[LogRequest, ...] = ()
     acknowledged: tuple[tuple[str, str], ...] = ()
@@ -264,6 +272,17 @@ read_record() {
 """
 
 
+# A task that has no record yet is left out.
+_ARRAY_RECORDS = """
+array_records() {
+  local directory=$1 pattern=$2 index paths=()
+  shift 2
+  for index; do paths+=("$directory/${pattern/'%a'/"$index"}"); done
+  cat -- "${paths[@]}" 2>/dev/null
+}
+"""
+
+
 def build_poll(request: PollRequest) -> str:
     """Ask squeue, sacct, exit records and new log bytes of many jobs in one remote command."""
     lines = [SLURM, "frame clock 0 \"$(printf '%(%s)T' -1)\""]
@@ -284,6 +303,12 @@ def build_poll(request: PollRequest) -> str:
     if records:
         lines.append(_READ_RECORD)
     lines.extend(f"read_record {name} {quote(path)}" for name, path in records)
+    if request.array_records:
+        lines.append(_ARRAY_RECORDS)
+    for name, run_dir, indices in request.array_records:
+        numbers = " ".join(map(str, indices))
+        directory, pattern = quote(run_dir), quote(ARRAY_EXIT_FILE)
+        lines.append(f"ask {name} array_records {directory} {pattern} {numbers}")
     if request.logs:
         lines.append(_read_logs(request.logs, LOG_BYTES))
     return "\n".join(lines) + "\n"

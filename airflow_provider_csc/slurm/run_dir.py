@@ -26,7 +26,10 @@ PROGRESS_FILE = "log_offsets"
 EXIT_FILE = "exit.json"
 # What a Python function returned, or how it failed; see `python_task`.
 RESULT_FILE = "result.json"
-# The end its task took note of.
+# In place of the last and of the log, for each task of a job array; the number is Slurm's own.
+ARRAY_LOG_FILE = "stdout.%a.log"
+ARRAY_EXIT_FILE = "exit.%a.json"
+# The end its task took note of; of an array, in a second line, which of its tasks completed.
 VERDICT_FILE = "verdict"
 
 _NAMES = {
@@ -40,6 +43,9 @@ _NAMES = {
     "PROGRESS": PROGRESS_FILE,
     "EXIT": EXIT_FILE,
     "RESULT": RESULT_FILE,
+    "ARRAY_LOG": ARRAY_LOG_FILE,
+    "ARRAY_EXIT": ARRAY_EXIT_FILE.replace("%a", "$SLURM_ARRAY_TASK_ID"),
+    "ARRAY_EXITS": ARRAY_EXIT_FILE.replace("%a", "*"),
     "VERDICT": VERDICT_FILE,
 }
 

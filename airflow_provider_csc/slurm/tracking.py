@@ -71,6 +71,10 @@ class WatchSpec:
     ``cancel_held`` ends a job that waits for somebody to release it. ``kill_grace`` (seconds) is
     what a job gets between the signal of ``kill_signal`` (its ``--signal`` option) and its
     cancellation.
+
+    ``array`` says of the one job that it is an array, and which tasks it runs (see
+    `array_parts.format_part`); its log paths are then patterns, and ``array_logs`` says which of
+    them are shown: ``failed``, ``all`` or ``none``. `make_tracker` makes the tracker of either.
     """
 
     job_ids: tuple[str, ...]
@@ -86,6 +90,8 @@ class WatchSpec:
     cancel_held: bool = False
     kill_grace: float = 0.0
     kill_signal: str | None = None
+    array: str | None = None
+    array_logs: str = "failed"
 
     @property
     def log_paths(self) -> tuple[str, ...]:
@@ -261,6 +267,11 @@ class JobTracker:
             and not job.is_ending
             and (job.cancelled_at is None or now.steady - job.cancelled_at > job.cancel_again)
         ]
+
+    @property
+    def marked_dirs(self) -> tuple[str, ...]:
+        """The run directories in which a notice leaves its mark, for the jobs that get it."""
+        return (self.spec.run_dir,) if self.spec.run_dir else ()
 
     @property
     def cancel_notice(self) -> Notice | None:

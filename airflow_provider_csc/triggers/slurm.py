@@ -250,6 +250,8 @@ class SlurmJobTrigger(_KillableTrigger):
     :param cancel_held: cancel a job that is held until somebody releases it.
     :param attempt: what the operator wants back with the event.
     :param task_key: dag_id, run_id, task_id and map_index of the task that waits.
+    :param array: of an array that is followed task by task, which tasks the one job runs.
+    :param array_logs: which of its tasks' logs are shown: ``failed``, ``all`` or ``none``.
     """
 
     def __init__(  # noqa: PLR0913 - one argument for each thing that is stored
@@ -272,6 +274,8 @@ class SlurmJobTrigger(_KillableTrigger):
         cancel_held: bool = False,
         attempt: dict[str, Any] | None = None,
         task_key: TaskName | None = None,
+        array: str | None = None,
+        array_logs: str = "failed",
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # untyped in Airflow
         self.slurm_conn_id = slurm_conn_id
@@ -291,6 +295,8 @@ class SlurmJobTrigger(_KillableTrigger):
         self.cancel_held = cancel_held
         self.attempt = attempt
         self.task_key = task_key
+        self.array = array
+        self.array_logs = array_logs
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and plain JSON arguments."""
@@ -312,6 +318,8 @@ class SlurmJobTrigger(_KillableTrigger):
             "cancel_held": self.cancel_held,
             "attempt": self.attempt,
             "task_key": self.task_key,
+            "array": self.array,
+            "array_logs": self.array_logs,
         }
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -376,6 +384,8 @@ class SlurmJobTrigger(_KillableTrigger):
             cancel_held=self.cancel_held,
             kill_grace=self.kill_grace,
             kill_signal=self.kill_signal,
+            array=self.array,
+            array_logs=self.array_logs,
         )
 
     def _has_to_kill(self) -> bool:

@@ -80,6 +80,7 @@ def runs(airflow: Airflow, watch: Callable[..., dict[str, Watched]]) -> dict[str
         hello_slurm={},
         slurm_python={},
         slurm_chain={},
+        slurm_array={},
         train_on_slurm={"rounds": ROUNDS},
         train_on_slurm_with_sensor={"rounds": ROUNDS, "minimum_accuracy": 1.0},
     )
@@ -163,6 +164,26 @@ class TestChain:
         prepare, train, report = (chain.run.xcom(name) for name in ("prepare", "train", "report"))
         assert train["submit_time"] < prepare["end_time"] <= train["start_time"]
         assert train["end_time"] <= report["start_time"]
+
+
+@pytest.mark.cluster
+class TestArray:
+    def test_every_run_of_the_array_is_in_the_result(self, runs: dict[str, Watched]) -> None:
+        array = runs["slurm_array"]
+        assert array.state == "success", array.logs()
+        result = array.run.xcom("simulate")
+        assert set(result) == RESULT_KEYS | {"array"}
+        assert result["array"]["counts"] == {"COMPLETED": 20}
+        assert array.run.xcom("report") == 20
+
+    def test_each_run_speaks_in_the_task_log_behind_its_index(
+        self, runs: dict[str, Watched]
+    ) -> None:
+        lines = runs["slurm_array"].log("simulate")
+        assert all(
+            len([line for line in lines if line.startswith(f"[{index}] seed {index} on c")]) == 1
+            for index in range(20)
+        )
 
 
 @pytest.fixture

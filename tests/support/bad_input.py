@@ -96,7 +96,17 @@ CASES = [
     Case("a bad memory size", option("mem", "4 gigs"), ["options['mem']", "4 gigs", "4G"]),
     Case("a bad count", option("nodes", "two"), ["options['nodes']", "two"]),
     Case("a bad array", option("array", "9-1"), ["options['array']", "9-1"]),
-    Case("an array", option("array", "0-9"), ["options['array']", "expand"]),
+    Case(
+        "an array whose logs cannot be told apart",
+        command(options={"array": "0-9", "output": "all.txt"}, array_logs="all"),
+        ["array_logs", "all.txt", "%a"],
+    ),
+    Case("a bad choice of an array's logs", command(array_logs="some"), ["array_logs", "'some'"]),
+    Case(
+        "a limit of failures that is no limit",
+        command(max_failed_tasks=1.5),
+        ["max_failed_tasks", "1.5", "0.1"],
+    ),
     Case("a bad dependency", option("dependency", "after"), ["options['dependency']", "afterok"]),
     Case(
         "a kind of dependency that does not exist",

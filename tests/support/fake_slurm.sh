@@ -12,7 +12,7 @@ database='sacct: error: slurm_persist_conn_open_without_init: failed to open per
 sacct: error: Sending PersistInit msg: Connection refused
 Problem talking to the database: Connection refused'
 properties='name state reason partition submitted started ended code signal work_dir stdout stderr
-  argument group in_queue in_accounting dependency'
+  argument group in_queue in_accounting dependency array'
 declare -A option
 rest=()
 
@@ -127,8 +127,11 @@ sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (
   put "$id" dependency "${option[dependency]}"
   # What it waits for is not played: a test lets it go on or end.
   [ -z "${option[dependency]}" ] || put "$id" reason Dependency
+  put "$id" array "${option[array]}"
   unlock
-  if [ -z "${option[hold]}${option[dependency]}" ] && [ "$partition" != down ]; then
+  # An array stays in the queue, where it is one row.
+  local waits=${option[hold]}${option[dependency]}${option[array]}
+  if [ -z "$waits" ] && [ "$partition" != down ]; then
     setsid "$site/bin/run-job" "$id" </dev/null >/dev/null 2>&1 &
   fi
 }
@@ -190,7 +193,8 @@ squeue() {
     format=${option[format]} line=
     while [ -n "$format" ]; do
       case $format in
-        %i* | %F*) line+=$id ;;
+        %i*) line+=$id${array:+_[$array]} ;;
+        %F*) line+=$id ;;
         %T*) line+=$state ;;
         %r*) line+=${reason:-None} ;;
         %P*) line+=$partition ;;
@@ -224,7 +228,7 @@ sacct() {
     line=
     for field in ${option[format]//,/ }; do
       case $field in
-        JobID) line+=$id ;;
+        JobID) line+=$id${array:+_[$array]} ;;
         State) [ "$state" = CANCELLED ] && line+='CANCELLED by 1001' || line+=$state ;;
         ExitCode) line+=$code:$signal ;;
         Reason) line+=${reason:-None} ;;

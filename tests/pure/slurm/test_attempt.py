@@ -84,4 +84,5 @@ def test_the_stored_form_is_that_of_the_first_release() -> None:
         "unsatisfied": [],
         "refusals": 0,
         "queued_since": None,
+        "array": None,
     }
