@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from airflow_provider_csc.client.dependencies import Linker
-from airflow_provider_csc.client.slurm import SlurmClient
 from airflow_provider_csc.slurm.dependencies import Needs, Upstream
 from airflow_provider_csc.slurm.framing import Frame
 from airflow_provider_csc.slurm.submission import Submission
 from airflow_provider_csc.slurm.submit_commands import SubmitRequest
+
+if TYPE_CHECKING:
+    from airflow_provider_csc.client.slurm import SlurmClient
 
 pytestmark = pytest.mark.asyncio
 
