@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_csc.errors import ConfigError, SlurmError, UpstreamFailedError
+from airflow_provider_csc.slurm.framing import quote
 from airflow_provider_csc.slurm.identity import build_job_name, parse_token
 from airflow_provider_csc.slurm.notation import NotationError, shown
 from airflow_provider_csc.slurm.shell import SLURM
@@ -187,6 +188,14 @@ def judge_upstream(
     :raises UpstreamFailedError: when it can never be as asked.
     """
     found = job_id if job_id and job_id not in replaced else ""
+    if found and not _JOB_ID.fullmatch(found):
+        raise UpstreamFailedError(
+            f"the XCom 'job_id' of task {name} is {shown(found)}, which is no job's id, so that "
+            f"nothing can be run {kind} it.",
+            upstream=name,
+            kind=kind,
+            is_lasting=True,
+        )
     if state not in _OVER:
         is_told = state in _TOLD or (state == "running" and is_steady)
         if found and is_told:
@@ -256,8 +265,8 @@ def read_same_name(frame: Frame, label: str) -> list[str]:
 
 def build_depend(job_id: str, dependency: str) -> str:
     """Let a job that has not started wait for others."""
-    update = f"JobId={job_id} Dependency={dependency}"
-    return f"{SLURM}ask update slurm scontrol update {update}\n"
+    words = f"{quote(f'JobId={job_id}')} {quote(f'Dependency={dependency}')}"
+    return f"{SLURM}ask update slurm scontrol update {words}\n"
 
 
 def join_dependencies(*texts: str) -> str:

@@ -108,6 +108,12 @@ def test_a_task_whose_job_failed_is_waited_for_until_it_has_another(state: str) 
     assert isinstance(judged(state="deferred", job_id="6", replaced={"5": "FAILED"}), Upstream)
 
 
+@pytest.mark.parametrize("job_id", ["$(reboot)", "5:6", "[5]", "5 6"])
+def test_what_is_no_job_id_goes_nowhere_near_a_command(job_id: str) -> None:
+    with pytest.raises(UpstreamFailedError, match="which is no job's id"):
+        judged(job_id=job_id)
+
+
 @pytest.mark.parametrize("kind", ["afterok", "aftercorr"])
 @pytest.mark.parametrize("state", ["failed", "upstream_failed", "skipped", "removed"])
 @pytest.mark.parametrize("job_id", [None, "5"])
