@@ -205,6 +205,45 @@ async def test_many_who_wait_cost_one_command_a_round(site: FakeSite) -> None:
 
 
 @pytest.mark.asyncio
+async def test_while_nothing_changes_the_site_is_left_alone_and_a_change_ends_that(
+    site: FakeSite,
+) -> None:
+    async with bench_of(site) as bench:
+        first = bench.watch(bench.make_job())
+        await until(lambda: first.events)
+        bench.poller._changed -= 1200
+        asked = len(bench.polls())
+        # The round that is due by now may still come; the one after it is a minute away.
+        await asyncio.sleep(10 * FLOOR)
+        assert len(bench.polls()) <= asked + 1
+        # One who comes is served at once, and the pauses are short again.
+        newcomer = bench.watch(bench.make_job())
+        await until(lambda: newcomer.events, 5)
+        asked = len(bench.polls())
+        await until(lambda: len(bench.polls()) > asked + 2, 5)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("change", ["state", "line"])
+async def test_whatever_changes_makes_the_pauses_short_again(site: FakeSite, change: str) -> None:
+    async with bench_of(site) as bench:
+        spec = bench.make_job("RUNNING", b"one\n")
+        watching = bench.watch(spec)
+        await until(lambda: watching.lines)
+        bench.poller._changed -= 10
+        asked = len(bench.polls())
+        told = len(watching.events)
+        await until(lambda: len(bench.polls()) > asked)
+        assert bench.poller._changed < time.monotonic() - 10
+        if change == "state":
+            bench.site.change(spec.job_ids[0], state="SUSPENDED")
+        else:
+            write(Path(spec.stdout_path or ""), "two\n")
+        await until(lambda: len(watching.events) > told)
+        assert bench.poller._changed > time.monotonic() - 10
+
+
+@pytest.mark.asyncio
 async def test_many_that_end_together_are_asked_about_together(site: FakeSite) -> None:
     async with bench_of(site) as bench:
         specs = [bench.make_job("RUNNING", b"one\n") for _ in range(40)]
