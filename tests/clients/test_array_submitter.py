@@ -13,12 +13,12 @@ from airflow_provider_csc.errors import ConfigError
 from airflow_provider_csc.slurm.array_parts import format_part
 from airflow_provider_csc.slurm.array_record import ArrayRecord
 from airflow_provider_csc.slurm.plan import JobSpec, build_request, read_source
-from tests.support.bench import Bench, FaultyBench
 
 if TYPE_CHECKING:
     from airflow_provider_csc.slurm.array_parts import ArrayPart
     from airflow_provider_csc.slurm.submission import Submission
     from airflow_provider_csc.slurm.submit_commands import SubmitRequest
+    from tests.support.bench import Bench, FaultyBench
 
 pytestmark = pytest.mark.asyncio
 
