@@ -27,7 +27,7 @@ from airflow_provider_csc.triggers.slurm import SlurmJobTrigger
 from tests.support.task import build_context, first_event, resume, run_task, stored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("slurm_connection")]
 
@@ -79,10 +79,12 @@ def as_tries(array: str, command: str, **arguments: Any) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def marks() -> Path:
+def marks() -> Iterator[Path]:
     """A directory in which the tasks of an array leave a mark each time they run."""
     hook = SlurmHook()
-    return Path(hook.run(f"mkdir -p ~/marks/{uuid4().hex[:8]} && cd $_ && pwd").text)
+    path = hook.run(f"mkdir -p ~/marks/{uuid4().hex[:8]} && cd $_ && pwd").text
+    yield Path(path)
+    hook.run(f"rm -rf -- {path}")
 
 
 def marking(marks: Path, then: str = "true") -> str:
