@@ -36,7 +36,8 @@ class ArrayAttempt:
         """Take in what became of one job of the array."""
         own = ArrayRecord.from_payload(result.array)
         known = [each for each in (self.telling, replace(result, array=None)) if each is not None]
-        return replace(self, record=self.record.merged(own), telling=most_telling(known))
+        record = self.record.merged(own).within(self.whole)
+        return replace(self, record=record, telling=most_telling(known))
 
     def without_failures(self) -> ArrayAttempt:
         """Return it as it is when what failed is to be run again."""

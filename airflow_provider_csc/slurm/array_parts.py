@@ -142,12 +142,12 @@ def promise(whole: ArraySpec, part: ArrayPart) -> dict[str, str]:
     """
     Return the variables that tell a script of the whole array where its job runs only a part.
 
-    They are words of bash; a step is told only of a single range, as by Slurm.
+    They are words of bash; the step is that of the first range that has one, as by Slurm (22.05).
     """
     if not part.shift and list(part.spec) == list(whole):
         return {}
     ids = list(whole)
-    step = whole.ranges[0].step if len(whole.ranges) == 1 else 1
+    step = next((each.step for each in whole.ranges if each.step > 1), 1)
     return {
         "SLURM_ARRAY_TASK_ID": f"$((SLURM_ARRAY_TASK_ID + {part.shift}))",
         "SLURM_ARRAY_TASK_MIN": str(ids[0]),

@@ -59,7 +59,7 @@ _MAX_NAMED = 50
 # So many tasks are named one by one when something is odd about them.
 _MAX_NOTES = 3
 
-_NOT_SEEN = "PENDING"
+_NOT_SEEN, _ENDING = "PENDING", "COMPLETING"
 
 
 def make_tracker(name: str, spec: WatchSpec) -> JobTracker:
@@ -479,9 +479,10 @@ def _has_row(job: _Job) -> bool:
 
 
 def _live_name(job: _Job) -> str:
-    """Return how a task was seen last; one that is ending is no news yet."""
-    name = job.last_seen[0].state.name if job.last_seen else _NOT_SEEN
-    return "RUNNING" if name == "COMPLETING" else name
+    """Return how a task was seen last; over for squeue, its end is still to be proven."""
+    if job.last_seen is None:
+        return _NOT_SEEN
+    return job.last_seen[0].state.name if job.settling_since is None else _ENDING
 
 
 def _describe_requeued(indices: Sequence[int]) -> list[Event]:

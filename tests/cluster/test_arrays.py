@@ -22,11 +22,12 @@ from airflow_provider_csc.hooks.slurm import SlurmHook
 from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
 from airflow_provider_csc.sensors.slurm import SlurmJobSensor
 from airflow_provider_csc.slurm.array_parts import ArrayLimits
+from airflow_provider_csc.slurm.policy import SlurmRetryPolicy
 from airflow_provider_csc.triggers.slurm import SlurmJobTrigger
 from tests.support.task import build_context, first_event, resume, run_task, stored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("slurm_connection")]
 
@@ -78,10 +79,12 @@ def as_tries(array: str, command: str, **arguments: Any) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def marks() -> Path:
+def marks() -> Iterator[Path]:
     """A directory in which the tasks of an array leave a mark each time they run."""
     hook = SlurmHook()
-    return Path(hook.run(f"mkdir -p ~/marks/{uuid4().hex[:8]} && cd $_ && pwd").text)
+    path = hook.run(f"mkdir -p ~/marks/{uuid4().hex[:8]} && cd $_ && pwd").text
+    yield Path(path)
+    hook.run(f"rm -rf -- {path}")
 
 
 def marking(marks: Path, then: str = "true") -> str:
@@ -284,6 +287,26 @@ def test_a_retry_of_what_completed_unseen_submits_nothing(marks: Path) -> None:
 
     assert result["job_id"] == trigger.job_ids[0]
     assert ran(marks) == [0, 1, 2, 3]
+
+
+def test_a_policy_gives_more_memory_to_the_tasks_that_failed(
+    cluster: dict[str, Any], marks: Path
+) -> None:
+    if cluster["slurm_memory_limits"] != "cgroup":
+        pytest.skip("the kernel limits no memory here: nothing ends OUT_OF_MEMORY")
+    hog = "python3 -c 'x = bytearray(150 << 20); x[::4096] = b\"x\" * len(x[::4096])'"
+    command = marking(marks, f"[ $SLURM_ARRAY_TASK_ID != 2 ] || {hog} || exit 1; sleep 1")
+    policy = SlurmRetryPolicy(out_of_memory=2, memory_factor=4.0)
+
+    result = run_task(operator("0-3", command, options={"mem": "50M"}, on_failure=policy))
+
+    assert ran(marks) == [0, 1, 2, 2, 3]
+    assert result["array"]["counts"] == {"COMPLETED": 4}
+    (past,) = result["resubmissions"]
+    assert (past["reason"], past["changed"]) == ("out_of_memory", {"mem": "200M"})
+    first = past["job_id"]
+    owners = [result["array"]["tasks"][str(index)]["job_id"] for index in range(4)]
+    assert owners == [f"{first}_0", f"{first}_1", f"{result['job_id']}_2", f"{first}_3"]
 
 
 # ---- limits of the site ----

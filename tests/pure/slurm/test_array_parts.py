@@ -132,6 +132,15 @@ def test_a_script_is_promised_the_whole_array_only_where_it_gets_a_part() -> Non
     assert promise(whole, ArrayPart(spec=whole, shift=2))["SLURM_ARRAY_TASK_ID"].endswith("+ 2))")
 
 
+@pytest.mark.parametrize(
+    ("text", "step"), [("1,5,9-15:3", "3"), ("4-8:2,20", "2"), ("0-9", "1"), ("1,3", "1")]
+)
+def test_the_step_is_told_as_slurm_tells_it(text: str, step: str) -> None:
+    """As printed by Slurm 22.05 for these arrays."""
+    part = ArrayPart(spec=parse_array("1"))
+    assert promise(parse_array(text), part)["SLURM_ARRAY_TASK_STEP"] == step
+
+
 def test_nothing_is_subtracted_from_a_whole_array() -> None:
     whole = parse_array("5-9,1%3")
     assert subtract(whole, set()) is whole

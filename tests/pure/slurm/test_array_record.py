@@ -236,6 +236,8 @@ def test_a_try_knows_what_is_still_to_do() -> None:
     assert not known.todo
     assert known.telling is not None
     assert known.telling.job_id == "1"
+    other = result("3", "COMPLETED", array=record_of(COMPLETED="3,50").to_payload())
+    assert list(known.with_result(other).record.ends) == list(range(10))
     again = known.without_failures()
     assert (format_array(again.todo), again.telling) == ("3%2", None)
     assert ArrayAttempt.from_payload(None) == ArrayAttempt()

@@ -238,7 +238,7 @@ def test_a_provisional_row_of_sacct_ends_nothing() -> None:
     )
     story.round(15)
     assert story.ended is None
-    assert story.notes[-1] == "Array 123: 2 tasks: 1 COMPLETED, 1 RUNNING."
+    assert story.notes[-1] == "Array 123: 2 tasks: 1 COMPLETED, 1 COMPLETING."
     site.accounted(COMPLETED="0-1")
     story.round(15)
     assert states_of(story) == {"COMPLETED": "0-1"}
@@ -315,7 +315,7 @@ def test_tasks_cancelled_in_the_queue_may_be_told_of_as_the_array() -> None:
     site.leave_record(5, 0)
     story.round(15)
     assert story.ended is None
-    assert story.notes[-1].endswith("1 COMPLETED, 7 CANCELLED, 1 RUNNING, 1 PENDING.")
+    assert story.notes[-1].endswith("1 COMPLETED, 7 CANCELLED, 2 COMPLETING.")
     site.sacct = answer(*(accounting_line(JobID=f"123_{index}") for index in (0, 1, 5)), nameless)
     story.round(15)
     assert states_of(story) == {"COMPLETED": "0-1,5", "CANCELLED": "2-4,6-9"}
