@@ -11,6 +11,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 _HOME = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
@@ -36,6 +37,9 @@ HERMETIC = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # How long an example takes says something about the machine, not about what is tested.
+    hypothesis.settings.register_profile("untimed", deadline=None)
+    hypothesis.settings.load_profile("untimed")
     home = tempfile.TemporaryDirectory(prefix="airflow-home-")
     config.stash[_HOME] = home
     for name in [name for name in os.environ if name.startswith(("AIRFLOW", "AWS_"))]:
