@@ -15,7 +15,7 @@ import logging
 import random
 import time
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -569,25 +569,15 @@ def quiet_seconds(quiet: float, interval: float) -> float:
 def merge(requests: Iterable[PollRequest]) -> PollRequest:
     """Return one request that asks what all of them ask."""
     parts = list(requests)
-
-    def joined(field: str) -> Any:
-        return tuple(chain.from_iterable(getattr(part, field) for part in parts))
-
-    logs = list(joined("logs"))
-    # Where the room is short, the first ones have the best of it.
-    first = random.randrange(len(logs)) if logs else 0  # noqa: S311 - no secret hangs on it
-    return PollRequest(
-        queued=joined("queued"),
-        owned=joined("owned"),
-        accounted=joined("accounted"),
-        detailed=joined("detailed"),
-        exit_records=joined("exit_records"),
-        array_records=joined("array_records"),
-        progress=joined("progress"),
-        logs=(*logs[first:], *logs[:first]),
-        acknowledged=joined("acknowledged"),
-        verdicts=joined("verdicts"),
-    )
+    joined: dict[str, Any] = {
+        name: tuple(chain.from_iterable(getattr(part, name) for part in parts))
+        for name in (field.name for field in fields(PollRequest))
+    }
+    if logs := joined["logs"]:
+        # Where the room is short, the first ones have the best of it.
+        first = random.randrange(len(logs))  # noqa: S311 - no secret hangs on it
+        joined["logs"] = logs[first:] + logs[:first]
+    return PollRequest(**joined)
 
 
 def _split_notes(request: PollRequest) -> Iterator[PollRequest]:

@@ -365,7 +365,7 @@ class JobTracker:
             changes = self._observe_queue(answers, now)
             events = [*self._resume(accounting, now), *changes, *events]
         if accounting is not None:
-            events += self._settle(answers, accounting, now)
+            events += self._settle(answers, now)
         return [*events, *self._check_limits(now)]
 
     def _read_logs(self, answers: Answers, now: Moment) -> list[Event]:
@@ -493,9 +493,8 @@ class JobTracker:
         length = "" if seconds is None else f" of {seconds:.0f} s"
         return [Note(f"{self.limit}{length} is reached; cancelling.", logging.WARNING)]
 
-    def _settle(
-        self, answers: Answers, accounting: Answer[AccountingRow] | NoAnswer, now: Moment
-    ) -> list[Event]:
+    def _settle(self, answers: Answers, now: Moment) -> list[Event]:
+        accounting = answers.accounting_about(self._asked_accounting)
         frame = answers.frames.get(self._exit_name)
         record = parse_exit_record(frame.data) if frame else None
         events = self._note_missing_accounting(accounting)
