@@ -19,8 +19,8 @@ from typing import Any
 from flytekitplugins.slurm.script.connector import SlurmJobMetadata, SlurmScriptConnector
 
 from benchmarks import serving
+from benchmarks.peers import FLYTE_HOST
 
-HOST = "bench-node"
 _WORKERS = 10
 
 
@@ -31,7 +31,7 @@ async def main() -> None:
     workers = asyncio.Semaphore(_WORKERS)
 
     async def wait(_index: int, what: dict[str, Any]) -> None:
-        config = {"host": HOST, "username": what["user"], "client_keys": [what["key_file"]]}
+        config = {"host": FLYTE_HOST, "username": what["user"], "client_keys": [what["key_file"]]}
         job = SlurmJobMetadata(job_id=what["job_id"], ssh_config=config, outputs={})
         while True:
             async with workers:

@@ -1,0 +1,81 @@
+"""Our own side as a user of it: submissions over one client, and tasks that have deferred."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_csc.client.submitter import Submitter
+from airflow_provider_csc.slurm.identity import TaskIdentity
+from airflow_provider_csc.slurm.plan import JobSpec, build_request, read_source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from airflow_provider_csc.client.slurm import SlurmClient
+    from airflow_provider_csc.slurm.submission import Submission
+    from airflow_provider_csc.transport.base import SiteSettings
+
+# The same as HELD of `site`, which all submissions ask for that are compared.
+HELD_OPTIONS = {
+    "hold": True,
+    "ntasks": 1,
+    "mem": "10M",
+    "time": "01:00:00",
+    "output": "/dev/null",
+}
+
+
+@contextmanager
+def connections(variables: Mapping[str, str]) -> Iterator[None]:
+    """Let operators and hooks of this process find these connections."""
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables:
+            del os.environ[name]
+
+
+async def submit_held(
+    client: SlurmClient, settings: SiteSettings, name: str, number: int
+) -> Submission:
+    """Submit a job exactly once, as a task does in its first try."""
+    identity = TaskIdentity(
+        dag_id=name, run_id="bench", task_id="job", map_index=number, try_number=1, first_try=1
+    )
+    spec = JobSpec(command="true", options=HELD_OPTIONS)
+    request, label = build_request(
+        spec,
+        identity,
+        script=read_source(spec, None),
+        defaults={"account": settings.account},
+        base_dir=settings.work_dir,
+    )
+    return await Submitter(
+        client=client,
+        request=request,
+        identity=identity,
+        label=label,
+        since=int(time.time()),
+        report=lambda _text: None,
+        is_fresh=True,
+    ).submit()
+
+
+def deferred_trigger(**arguments: Any) -> dict[str, Any]:
+    """Run a task until it defers; returns its trigger in the stored form."""
+    from airflow.providers.common.compat.sdk import TaskDeferred
+
+    from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
+    from tests.support.task import build_context
+
+    task = SlurmSubmitOperator(task_id="job", deferrable=True, **arguments)
+    try:
+        task.execute(build_context(task))
+    except TaskDeferred as deferred:
+        path, kwargs = deferred.trigger.serialize()
+        return {"path": path, "kwargs": kwargs}
+    raise RuntimeError("the task did not defer")
