@@ -18,7 +18,7 @@ from benchmarks.login_node import end_family
 from benchmarks.site import CHECKOUT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
 _ADD_SECONDS = 600
 _END_SECONDS = 60
@@ -50,14 +50,15 @@ class Child:
         answer: dict[str, Any] = self._ask(memory=True)["memory"]
         return answer
 
-    def wait_until_fired(self, count: int, seconds: float) -> None:
-        """Wait for so many events; raises when they do not come."""
+    def wait_for(self, indexes: Collection[int], seconds: float) -> None:
+        """Wait for the events of these; raises when they do not come."""
         end = time.monotonic() + seconds
-        while len(self.fired) < count:
+        while missing := [index for index in indexes if index not in self.fired]:
             if self.failed or time.monotonic() > end or self._process.poll() is not None:
                 raise RuntimeError(
-                    f"{len(self.fired)} of {count} events; failed: {list(self.failed.items())[:3]};"
-                    f" log: {self.log.read_text(errors='replace')[-2000:]}"
+                    f"{len(missing)} of {len(indexes)} events are missing; failed: "
+                    f"{list(self.failed.items())[:3]}; log: "
+                    f"{self.log.read_text(errors='replace')[-2000:]}"
                 )
             time.sleep(0.1)
 

@@ -1,151 +1,137 @@
-"""
-What waiting costs: N deferred jobs through the real scheduler and triggerer.
-
-    python benchmarks/waiting.py [N] [SECONDS]
-
-Starts an Airflow of its own beside the running cluster, submits N jobs (default 50) as mapped
-tasks, waits until all are deferred, and then looks for SECONDS (default 60) at the connections the
-triggerer holds, the remote commands sshd starts for it, the worker slots in use, and processor
-time. Prints one table; the conditions stand above it.
-"""
+"""Fifty deferred tasks through Airflow's real scheduler and triggerer: what they hold and use."""
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import socket
-import subprocess
-import sys
-import tempfile
 import time
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-CHECKOUT = Path(__file__).parents[1]
-sys.path.insert(0, str(CHECKOUT))
-
-from docker.lib.airflow_rest import Airflow  # noqa: E402 - it is no installed package
+from benchmarks.airflow_stage import airflow
+from benchmarks.figures import Case, Measured, Part, Row, Table, figure, percent, show
+from benchmarks.processes import connections_to, family_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Sequence
 
-CLUSTER = json.loads(
-    (Path(os.environ.get("CLUSTER_DIR", "/var/lib/csc-cluster")) / "cluster.json").read_text()
-)
-TICKS = os.sysconf("SC_CLK_TCK")
+    from benchmarks.figures import Headline
+    from benchmarks.running import Bench
+    from benchmarks.site import Site
+    from docker.lib.airflow_rest import Airflow
 
-
-def main() -> None:
-    given = [int(word) for word in sys.argv[1:]]
-    jobs, seconds = [*given, *(50, 60)[len(given) :]]
-    with airflow() as (api, home):
-        measure(api, home, jobs, seconds)
+INTERVAL = 5
+_START_SECONDS = 90.0
+_DEFER_SECONDS = 600.0
 
 
-@contextmanager
-def airflow() -> Iterator[tuple[Airflow, Path]]:
-    """An Airflow that runs the benchmark's DAG."""
-    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
-        settings = {
-            "DEMO_DIR": directory,
-            "AIRFLOW_PORT": str(free_port()),
-            "AIRFLOW_LOG_PORT": str(free_port()),
-            "AIRFLOW_VENV": sys.prefix,
-            "AIRFLOW_POLL_FLOOR": "5",
-            "AIRFLOW_DAGS": str(CHECKOUT / "benchmarks" / "dags"),
-        }
-        environment = {**os.environ, **settings}
-        control = [str(CHECKOUT / "docker" / "airflow")]
-        try:
-            subprocess.run([*control, "up"], env=environment, check=True)
-            yield Airflow(Path(directory) / "airflow.json"), Path(directory)
-        finally:
-            subprocess.run([*control, "down"], env=environment, check=True)
+def cases(bench: Bench) -> list[Case]:
+    """Return the one case."""
+    n = bench.settings.pick(50, 4)
+    return [
+        Case(
+            name=f"{n} deferred tasks",
+            subject="ours",
+            n=n,
+            measure=lambda: measure(bench, n),
+            seconds=_START_SECONDS + 2 * n + 60 * bench.settings.windows,
+        )
+    ]
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+def measure(bench: Bench, n: int) -> Measured:
+    """Run mapped tasks whose jobs are held, and look at them when all are deferred."""
+    site, settings = bench.cluster, bench.settings
+    seconds = settings.pick(60, 10)
+    with site.jobs() as jobs, airflow(site, poll_floor=INTERVAL) as (api, home):
+        api.wait_for_dag("waiting")
+        began = time.monotonic()
+        run = api.trigger("waiting", {"jobs": n, "name": jobs.name})
+        path = f"/dags/waiting/dagRuns/{run.run_id}/taskInstances?limit=1000"
+        wait_until(lambda: states(api, path).count("deferred") == n, _DEFER_SECONDS)
+        deferred_after = time.monotonic() - began
+        triggerer = int((home / "run" / "triggerer.pid").read_text())
+        time.sleep(2 * INTERVAL)
+        windows = [window(site, api, path, triggerer, seconds) for _ in range(settings.windows)]
+        still = states(api, path).count("deferred")
+        if still != n:
+            raise RuntimeError(f"{still} of {n} tasks are still deferred, though their jobs wait")
+    figures = {
+        name: figure([each[name] for each in windows], unit)
+        for name, unit in (
+            ("connections", "at most"),
+            ("commands", "per minute"),
+            ("running", "worker slots, at most"),
+            ("cpu", "% of a core"),
+        )
+    }
+    figures["until_deferred"] = figure(deferred_after, "s")
+    return Measured(figures=figures, detail={"interval": INTERVAL})
 
 
-def measure(api: Airflow, home: Path, jobs: int, seconds: int) -> None:
-    api.wait_for_dag("waiting")
-    begun = time.monotonic()
-    run = api.trigger("waiting", {"jobs": jobs})
-    mapped = f"/dags/waiting/dagRuns/{run.run_id}/taskInstances?limit=1000"
+def states(api: Airflow, path: str) -> list[str]:
+    """Return the states of the tasks that have jobs."""
+    tasks: list[dict[str, Any]] = api.get(path)["task_instances"]
+    return [str(task["state"]) for task in tasks if task["task_id"] == "job"]
 
-    def states() -> list[str]:
-        tasks = api.get(mapped)["task_instances"]
-        return [task["state"] for task in tasks if task["task_id"] == "job"]
 
-    wait_until(lambda: states().count("deferred") == jobs, 600)
-    deferred_after = time.monotonic() - begun
-    triggerers = family(int((home / "run" / "triggerer.pid").read_text()))
-
-    before = sample(triggerers)
-    most_connections, most_running, asked = 0, 0, sessions()
+def wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    """Wait for something; raises when it does not come."""
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        most_connections = max(most_connections, connections(triggerers))
-        most_running = max(most_running, states().count("running"))
-        time.sleep(2)
-    asked = sessions() - asked
-    after = sample(triggerers)
-    still = states().count("deferred")
-
-    print(
-        f"\nconditions: {os.cpu_count()} cores, {platform.machine()}, load {os.getloadavg()[0]:.1f};"
-        f" Airflow, Slurm, sshd on the same machine; poll interval and floor 5 s; {seconds} s"
-    )
-    print(f"deferred jobs                              {jobs} (at the end of the window {still})")
-    print(f"from trigger to all deferred               {deferred_after:.0f} s")
-    print(f"SSH connections of the triggerer, at most  {most_connections}")
-    print(f"remote commands per minute                 {asked * 60 / seconds:.0f}")
-    print(f"worker slots held, at most                 {most_running}")
-    print(f"processor time of the triggerer            {(after - before) / seconds:.1%} of a core")
-    cancel_all()
-
-
-def wait_until(condition: object, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
+    while not condition():
         if time.monotonic() > end:
-            sys.exit("benchmark: the jobs were not all deferred in time")
+            raise RuntimeError(f"the tasks were not all deferred after {seconds:.0f} s")
         time.sleep(1)
 
 
-def family(pid: int) -> set[int]:
-    """A process and all its descendants."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return {pid}.union(*(family(int(child)) for child in children))
+def window(site: Site, api: Airflow, path: str, triggerer: int, seconds: float) -> dict[str, float]:
+    """Return what was held and used within some seconds."""
+    log, port = Path(site.facts["services"]["sshd"]["log_file"]), site.facts["ssh_port"]
+    used, commands, began = family_seconds(triggerer), count_commands(log), time.monotonic()
+    connections = running = 0
+    while time.monotonic() < began + seconds:
+        connections = max(connections, connections_to(port))
+        running = max(running, states(api, path).count("running"))
+        time.sleep(2)
+    passed = time.monotonic() - began
+    return {
+        "connections": connections,
+        "running": running,
+        "commands": (count_commands(log) - commands) * 60 / passed,
+        "cpu": percent((family_seconds(triggerer) - used) / passed),
+    }
 
 
-def sample(pids: set[int]) -> float:
-    """Processor seconds used so far."""
-    fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
-    return sum(int(each[11]) + int(each[12]) for each in fields) / TICKS
+def count_commands(log: Path) -> int:
+    """Return how many commands the cluster's sshd has started so far (LogLevel VERBOSE)."""
+    return log.read_bytes().count(b"Starting session")
 
 
-def connections(pids: set[int]) -> int:
-    words = ["ss", "--tcp", "--numeric", "--processes", "--no-header", "state", "established"]
-    listing = subprocess.run(words, capture_output=True, text=True, check=True).stdout
-    port = f":{CLUSTER['ssh_port']}"
-    lines = [line for line in listing.splitlines() if line.split()[3].endswith(port)]
-    return sum(any(f"pid={pid}," in line for pid in pids) for line in lines)
+# The page
 
 
-def sessions() -> int:
-    """How many commands sshd has started so far, by its log (LogLevel VERBOSE)."""
-    return Path(CLUSTER["services"]["sshd"]["log_file"]).read_text().count("Starting session")
+def table(rows: Sequence[Row]) -> Table:
+    """Return a line for each figure."""
+    words = {
+        "until_deferred": "from the trigger of the run to all deferred, s",
+        "connections": "SSH connections of the triggerer, at most",
+        "commands": "remote commands per minute",
+        "running": "worker slots held, at most",
+        "cpu": "processor time of the whole triggerer, % of a core",
+    }
+    lines = [[text, show(row.figures[name])] for row in rows for name, text in words.items()]
+    n = rows[0].n if rows else 0
+    return Table((f"{n} deferred tasks, interval {INTERVAL} s", ""), lines)
 
 
-def cancel_all() -> None:
-    """End the benchmark's jobs, and nobody else's; the names begin with the DAG's."""
-    mine = "squeue --user=alice --noheader --format='%i %j' | sed -n 's/ waiting[.]job[.].*//p'"
-    subprocess.run(["bash", "-c", f"{mine} | xargs --no-run-if-empty scancel"], check=False)
+def headlines(rows: Sequence[Row]) -> list[Headline]:
+    """Return nothing that is compared: `waiting` has the peers."""
+    del rows
+    return []
 
 
-if __name__ == "__main__":
-    main()
+PART = Part(
+    name="deferred",
+    about="50 deferred tasks through the real scheduler and triggerer",
+    cases=cases,
+    table=table,
+    headlines=headlines,
+)

@@ -94,10 +94,7 @@ def end_some(
             job_name=name,
         )
         known[process.add([trigger]) - 1] = mark
-    process.wait_until_fired(
-        len(process.fired) + sum(index not in process.fired for index in known),
-        _SPREAD + count * _SUBMIT_SECONDS + _PATIENCE,
-    )
+    process.wait_for(known, _SPREAD + count * _SUBMIT_SECONDS + _PATIENCE)
     late = []
     for index, mark in known.items():
         event = process.fired[index]
