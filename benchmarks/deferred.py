@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.airflow_stage import airflow
 from benchmarks.figures import Case, Measured, Part, Row, Table, figure, percent, show
-from benchmarks.processes import connections_to, family_seconds
+from benchmarks.processes import family_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from benchmarks.figures import Headline
+    from benchmarks.airflow_stage import Stage
     from benchmarks.running import Bench
-    from benchmarks.site import Site
     from docker.lib.airflow_rest import Airflow
 
 INTERVAL = 5
@@ -41,16 +40,16 @@ def measure(bench: Bench, n: int) -> Measured:
     """Run mapped tasks whose jobs are held, and look at them when all are deferred."""
     site, settings = bench.cluster, bench.settings
     seconds = settings.pick(60, 10)
-    with site.jobs() as jobs, airflow(site, poll_floor=INTERVAL) as (api, home):
+    with site.jobs() as jobs, airflow(site, floor=INTERVAL) as stage:
+        api = stage.api
         api.wait_for_dag("waiting")
         began = time.monotonic()
         run = api.trigger("waiting", {"jobs": n, "name": jobs.name})
         path = f"/dags/waiting/dagRuns/{run.run_id}/taskInstances?limit=1000"
         wait_until(lambda: states(api, path).count("deferred") == n, _DEFER_SECONDS)
         deferred_after = time.monotonic() - began
-        triggerer = int((home / "run" / "triggerer.pid").read_text())
         time.sleep(2 * INTERVAL)
-        windows = [window(site, api, path, triggerer, seconds) for _ in range(settings.windows)]
+        windows = [window(stage, path, seconds) for _ in range(settings.windows)]
         still = states(api, path).count("deferred")
         if still != n:
             raise RuntimeError(f"{still} of {n} tasks are still deferred, though their jobs wait")
@@ -82,27 +81,22 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(1)
 
 
-def window(site: Site, api: Airflow, path: str, triggerer: int, seconds: float) -> dict[str, float]:
+def window(stage: Stage, path: str, seconds: float) -> dict[str, float]:
     """Return what was held and used within some seconds."""
-    log, port = Path(site.facts["services"]["sshd"]["log_file"]), site.facts["ssh_port"]
-    used, commands, began = family_seconds(triggerer), count_commands(log), time.monotonic()
-    connections = running = 0
+    node = stage.node
+    used, commands = family_seconds(stage.triggerer), node.commands()
+    began, connections, running = time.monotonic(), 0, 0
     while time.monotonic() < began + seconds:
-        connections = max(connections, connections_to(port))
-        running = max(running, states(api, path).count("running"))
+        connections = max(connections, node.connections())
+        running = max(running, states(stage.api, path).count("running"))
         time.sleep(2)
     passed = time.monotonic() - began
     return {
         "connections": connections,
         "running": running,
-        "commands": (count_commands(log) - commands) * 60 / passed,
-        "cpu": percent((family_seconds(triggerer) - used) / passed),
+        "commands": (node.commands() - commands) * 60 / passed,
+        "cpu": percent((family_seconds(stage.triggerer) - used) / passed),
     }
-
-
-def count_commands(log: Path) -> int:
-    """Return how many commands the cluster's sshd has started so far (LogLevel VERBOSE)."""
-    return log.read_bytes().count(b"Starting session")
 
 
 # The page

@@ -49,7 +49,8 @@ def measure(bench: Bench, turns: int) -> Measured:
     """Run each way in turn; the first of each is not counted, for Airflow loads much then."""
     seconds: dict[str, list[float]] = {name: [] for name in _WORDS}
     states: dict[str, list[float]] = {name: [] for name in _DAGS}
-    with airflow(bench.cluster, poll_floor=1) as (api, _home):
+    with airflow(bench.cluster, floor=1) as stage:
+        api = stage.api
         for dag_id in _DAGS.values():
             api.wait_for_dag(dag_id)
         for turn in range(turns + 1):
@@ -108,7 +109,9 @@ def table(rows: Sequence[Row]) -> Table:
         for row in rows
         for name, words in _WORDS.items()
     ]
-    return Table(("one trivial job", "from queued to success, s", "more than the bare job, s"), lines)
+    return Table(
+        ("one trivial job", "from queued to success, s", "more than the bare job, s"), lines
+    )
 
 
 def headlines(rows: Sequence[Row]) -> list[Headline]:

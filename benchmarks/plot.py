@@ -41,7 +41,9 @@ class _Axis:
         return [10.0**power for power in range(self.low, self.high + 1)]
 
 
-def line_chart(title: str, x_label: str, y_label: str, series: Mapping[str, Sequence[Point]]) -> str:
+def line_chart(
+    title: str, x_label: str, y_label: str, series: Mapping[str, Sequence[Point]]
+) -> str:
     """Draw lines over two logarithmic axes; what is not above zero cannot be shown on them."""
     shown = {
         name: [(x, y) for x, y in sorted(points) if x > 0 and y > 0]
@@ -97,9 +99,7 @@ def _text(x: float, y: float, anchor: str, text: str, colour: str = "black") -> 
     )
 
 
-def _line(
-    name: str, points: Sequence[Point], across: _Axis, up: _Axis, number: int
-) -> list[str]:
+def _line(name: str, points: Sequence[Point], across: _Axis, up: _Axis, number: int) -> list[str]:
     colour = _COLOURS[number % len(_COLOURS)]
     places = [(across.place(x), up.place(y)) for x, y in points]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)

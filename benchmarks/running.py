@@ -35,9 +35,7 @@ class Settings:
     @classmethod
     def for_trial(cls, seed: int) -> Settings:
         """Return what takes little time."""
-        return cls(
-            is_trial=True, seed=seed, interval=3.0, windows=2, window_intervals=2, repeats=2
-        )
+        return cls(is_trial=True, seed=seed, interval=3.0, windows=2, window_intervals=2, repeats=2)
 
     def pick(self, full: Any, trial: Any) -> Any:
         """Return one of two sizes."""

@@ -89,14 +89,19 @@ class Site:
             raise RuntimeError(f"{' '.join(words[:3])}: {done.stdout}{done.stderr}")
         return done.stdout
 
-    def connections(
+    def slurm_connection(
         self, node: LoginNode, *, work_dir: Path, floor: float = 1.0
-    ) -> dict[str, str]:
-        """Return Airflow's connections to a log-in node, as its environment variables."""
+    ) -> dict[str, Any]:
+        """Return ``slurm_default`` as Airflow's REST interface takes it, for a log-in node."""
         facts = {**self.facts, "ssh_port": node.port, "ssh_known_hosts": str(node.known_hosts)}
-        slurm = build_connections(facts, poll_floor=floor)[0]
+        connection = build_connections(facts, poll_floor=floor)[0]
+        extra = {**json.loads(connection["extra"]), "work_dir": str(work_dir)}
+        return {**connection, "extra": json.dumps(extra)}
+
+    def connections(self, node: LoginNode, *, work_dir: Path) -> dict[str, str]:
+        """Return Airflow's connections to a log-in node, as its environment variables."""
+        slurm = self.slurm_connection(node, work_dir=work_dir)
         slurm.pop("connection_id")
-        slurm["extra"] = {**json.loads(slurm["extra"]), "work_dir": str(work_dir)}
         plain = {
             "conn_type": "ssh",
             "host": self.facts["ssh_host"],

@@ -142,9 +142,7 @@ def measure_new(bench: Bench, count: int) -> Measured:
 
 def run_ssh(ssh: Sequence[str], command: str) -> None:
     """Run a remote command; an error ends the measurement."""
-    subprocess.run(
-        [*ssh, command], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
+    subprocess.run([*ssh, command], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
 def measure_warm(bench: Bench, count: int) -> Measured:

@@ -234,7 +234,9 @@ def watch(bench: Bench, node: LoginNode, waiters: Waiters) -> Measured:
         detail={"windows": windows, "interval": settings.interval},
     )
     if windows[0]["processes"] is None:
-        measured.notes.append("The kernel lets us keep no record of processes: they are not counted.")
+        measured.notes.append(
+            "The kernel lets us keep no record of processes: they are not counted."
+        )
     return measured
 
 
