@@ -72,7 +72,7 @@ def describe_noise(rows: list[dict[str, Any]]) -> str:
         return "not known"
     return (
         f"a fixed loop took {min(loops):.3f} s at best and {max(loops):.3f} s at worst "
-        f"({max(loops) / min(loops):.2f} ×)"
+        f"({max(loops) / min(loops):.2f} x)"
     )
 
 

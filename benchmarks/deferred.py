@@ -12,8 +12,8 @@ from benchmarks.processes import family_seconds
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from benchmarks.figures import Headline
     from benchmarks.airflow_stage import Stage
+    from benchmarks.figures import Headline
     from benchmarks.running import Bench
     from docker.lib.airflow_rest import Airflow
 

@@ -173,12 +173,12 @@ def short(value: float) -> str:
 def show(one: Figure | None, *, factor: float = 1.0) -> str:
     """Write the median, and in brackets from where to where the samples go."""
     if one is None:
-        return "–"
+        return "-"
     low, high = one.spread
     middle = short(one.median * factor)
     if len(one.samples) == 1 or short(low * factor) == short(high * factor):
         return middle
-    return f"{middle} ({short(low * factor)}–{short(high * factor)})"
+    return f"{middle} ({short(low * factor)}-{short(high * factor)})"
 
 
 def ratio(other: float, ours: float) -> float | None:
@@ -188,4 +188,4 @@ def ratio(other: float, ours: float) -> float | None:
 
 def show_ratio(value: float | None) -> str:
     """Write a ratio."""
-    return "–" if value is None else f"{short(value)} ×"
+    return "-" if value is None else f"{short(value)} x"

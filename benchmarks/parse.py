@@ -95,7 +95,7 @@ def table(rows: Sequence[Row]) -> Table:
             words,
             show(row.figures[f"ours_{kind}"], factor=1000),
             show(row.figures[f"bash_{kind}"], factor=1000),
-            f"{times(row, kind):.2f} ×",
+            f"{times(row, kind):.2f} x",
         ]
         for row in rows
         for kind, words in _KINDS.items()
@@ -110,8 +110,8 @@ def headlines(rows: Sequence[Row]) -> list[Headline]:
             f"100 tasks, {words}, ms",
             show(row.figures[f"ours_{kind}"], factor=1000),
             f"BashOperator: {show(row.figures[f'bash_{kind}'], factor=1000)}",
-            f"{times(row, kind):.2f} ×",
-            f"≤ {_TARGET} ×",
+            f"{times(row, kind):.2f} x",
+            f"≤ {_TARGET} x",
             times(row, kind) <= _TARGET,
         )
         for row in rows

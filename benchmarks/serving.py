@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     Wait = Callable[[int, dict[str, Any]], Awaitable[None]]
 
 _LINE_LIMIT = 64 * 1024 * 1024
-_FILES_SHOWN = 20
 
 
 def tell(**message: Any) -> None:
@@ -73,7 +72,7 @@ def start_tracing() -> None:
 
 
 def measure_memory() -> dict[str, Any]:
-    """Return traced bytes, in all and by the directory or file they were asked for in."""
+    """Return traced bytes, in all and by the file they were asked for in."""
     gc.collect()
     if not tracemalloc.is_tracing():
         return {}
@@ -82,8 +81,7 @@ def measure_memory() -> dict[str, Any]:
     for each in tracemalloc.take_snapshot().statistics("filename"):
         name = _short(each.traceback[0].filename)
         by_file[name] = by_file.get(name, 0) + each.size
-    largest = sorted(by_file.items(), key=lambda item: -item[1])[:_FILES_SHOWN]
-    return {"traced": traced, "by_file": dict(largest)}
+    return {"traced": traced, "by_file": by_file}
 
 
 def _short(filename: str) -> str:

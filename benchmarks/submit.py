@@ -20,7 +20,6 @@ from benchmarks.figures import (
     Row,
     Table,
     figure,
-    find,
     show,
     show_ratio,
 )
@@ -267,8 +266,8 @@ def headlines(rows: Sequence[Row]) -> list[Headline]:
                 "one warm submission, ms",
                 show(warm.figures["each"], factor=1000),
                 f"{MASTER}: {show(warm.figures['master_each'], factor=1000)}",
-                f"{show(times)} ×",
-                f"≤ {_TARGET_WARM} ×",
+                f"{show(times)} x",
+                f"≤ {_TARGET_WARM} x",
                 times.median <= _TARGET_WARM,
             )
         )
@@ -284,7 +283,7 @@ def headlines(rows: Sequence[Row]) -> list[Headline]:
                 show(mine.figures["rate"]),
                 f"{NEW}: {show(new.figures['rate'])}",
                 show_ratio(times),
-                f"≥ {goal:.0f} ×" if goal else "",
+                f"≥ {goal:.0f} x" if goal else "",
                 times >= goal if goal else None,
             )
         )

@@ -7,13 +7,16 @@ Begins at an instant (seconds since 1970), so that many of them write at the sam
 Python 3.
 """
 
+from __future__ import annotations
+
 import sys
 import time
 
 LINE = 100
 
 
-def main(begin, seconds, rate, tick):
+def main(begin: float, seconds: float, rate: float, tick: float) -> None:
+    """Write until the time is over."""
     per_tick = rate * tick / LINE
     owed = 0.0
     time.sleep(max(begin - time.time(), 0))

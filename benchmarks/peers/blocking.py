@@ -26,8 +26,7 @@ def main(log_file: str, command: str) -> None:
         order = json.loads(line)
         if order.get("end"):
             break
-        for _ in order.get("add", ()):
-            workers.append(fork(log_file, command))
+        workers += [fork(log_file, command) for _ in order.get("add", ())]
         tell(added=len(workers))
     for pid in workers:
         os.kill(pid, signal.SIGTERM)
@@ -46,10 +45,10 @@ def fork(log_file: str, command: str) -> int:
         os.dup2(log, descriptor)
     status = 1
     try:
-        operator = SSHOperator(
+        wait = SSHOperator(
             task_id="wait", ssh_conn_id="ssh_default", command=command, cmd_timeout=None
         )
-        operator.execute({})
+        wait.execute({})
         status = 0
     finally:
         os._exit(status)
