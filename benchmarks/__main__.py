@@ -58,14 +58,14 @@ def main() -> int:
         for part in chosen:
             bench = Bench(settings, site if part.needs_site else None)
             results = run_part(part, bench, resume=given.resume)
-            print(f"\n{render_table(part.table(results.rows))}", flush=True)
+            print(f"\n{render_table(part.table(results.measured))}", flush=True)
     if settings.is_trial:
         print("\nA trial: small numbers on whatever machine; these are no figures.")
     else:
         update_page(parts)
     known = read_results(chosen, is_trial=settings.is_trial)
     print(f"\n{render_summary(chosen, known)}")
-    return 0
+    return 0 if all(results.is_complete for results in known.values()) else 1
 
 
 def prepare_airflow() -> None:

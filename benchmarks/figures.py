@@ -67,6 +67,7 @@ class Row:
     n: int | None = None
     figures: dict[str, Figure] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    is_broken: bool = False
     detail: dict[str, Any] = field(default_factory=dict)
     noise: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
@@ -89,7 +90,7 @@ class Row:
 def find(rows: Sequence[Row], subject: str, n: int | None = None) -> Row | None:
     """Return the row of a subject, where it was measured."""
     for row in rows:
-        if (row.subject, row.n) == (subject, n) and row.figures:
+        if (row.subject, row.n) == (subject, n):
             return row
     return None
 
@@ -133,6 +134,7 @@ class Measured:
     figures: dict[str, Figure] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     detail: dict[str, Any] = field(default_factory=dict)
+    is_broken: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +150,8 @@ class Part:
     """
     One part of the benchmark.
 
-    ``cases`` are made when it is run, ``table``, ``headlines`` and ``plots`` of its stored rows, so
-    that the page can be written anew without measuring. ``plots`` are SVG texts by name.
+    ``cases`` are made when it is run, ``table``, ``headlines`` and ``plots`` of its stored rows that
+    have figures, so that the page can be written anew without measuring. ``plots`` are SVG texts by name.
     """
 
     name: str

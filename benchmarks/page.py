@@ -48,10 +48,10 @@ def _value(value: Any) -> str:
 
 def render_part(part: Part, results: Results) -> str:
     """Return what stands on the page of one part."""
-    lines = [render_conditions(results), "", render_table(part.table(results.rows))]
+    lines = [render_conditions(results), "", render_table(part.table(results.measured))]
     notes = dict.fromkeys(note for row in results.rows for note in row.notes)
     lines += ["", *(f"- {note}" for note in notes)] if notes else []
-    for name in part.plots(results.rows):
+    for name in part.plots(results.measured):
         lines += ["", f"![{name}](../benchmarks/results/{name}.svg)"]
     return "\n".join(lines)
 
@@ -62,7 +62,7 @@ def render_summary(parts: Iterable[Part], results: dict[str, Results]) -> str:
         headline.cells
         for part in parts
         if part.name in results
-        for headline in part.headlines(results[part.name].rows)
+        for headline in part.headlines(results[part.name].measured)
     ]
     return render_table(Table(HEADLINE_HEAD, lines))
 
@@ -80,7 +80,7 @@ def update_page(parts: Sequence[Part]) -> None:
     for part in parts:
         if part.name in results and results[part.name].is_complete:
             text = replace_block(text, part.name, render_part(part, results[part.name]))
-            for name, drawing in part.plots(results[part.name].rows).items():
+            for name, drawing in part.plots(results[part.name].measured).items():
                 (RESULTS / f"{name}.svg").write_text(drawing)
     if results:
         text = replace_block(text, "summary", render_summary(parts, results))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,11 @@ class Results:
     rows: list[Row]
     is_complete: bool = False
 
+    @property
+    def measured(self) -> list[Row]:
+        """Return the rows that have figures."""
+        return [row for row in self.rows if row.figures]
+
     @classmethod
     def read(cls, path: Path) -> Results | None:
         """Read a file; None where there is none."""
@@ -100,13 +106,14 @@ def run_part(part: Part, bench: Bench, *, resume: bool) -> Results:
     results = Results(part.name, conditions(asdict(bench.settings), facts), [])
     if resume and (before := Results.read(path)) and _same(before, results):
         results = before
+        results.rows = [row for row in before.rows if not row.is_broken]
     known = {row.case for row in results.rows}
     left = [case for case in part.cases(bench) if case.name not in known]
     print(f"\n== {part.name}: {part.about} {_expectation(left, len(known))}", flush=True)
     for case in left:
         results.rows.append(measure(case))
         results.write(path)
-    results.is_complete = True
+    results.is_complete = not any(row.is_broken for row in results.rows)
     results.write(path)
     return results
 
@@ -127,7 +134,12 @@ def measure(case: Case) -> Row:
     """Measure one case, with the noise before and after it."""
     print(f"   {case.name} ...", end=" ", flush=True)
     before, began = noise(), time.monotonic()
-    measured: Measured = case.measure()
+    try:
+        measured = case.measure()
+    except Exception as error:  # noqa: BLE001 - the others are still worth measuring
+        traceback.print_exc()
+        measured = Measured(notes=[f"{case.name}: not measured, it broke: {error!r}"[:500]])
+        measured.is_broken = True
     seconds = time.monotonic() - began
     row = Row(
         case=case.name,
@@ -135,6 +147,7 @@ def measure(case: Case) -> Row:
         n=case.n,
         figures=measured.figures,
         notes=measured.notes,
+        is_broken=measured.is_broken,
         detail=measured.detail,
         noise={"before": before, "after": noise()},
         seconds=round(seconds, 1),

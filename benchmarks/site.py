@@ -233,6 +233,7 @@ def site_for(directory: Path | None, *, keep: bool) -> Iterator[Site]:
     if directory is not None:
         yield Site.at(directory)
         return
+    print(f"Starting a cluster in {DEFAULT_DIR}; docker/cluster takes half a minute.", flush=True)
     control("up")
     try:
         yield Site.at(DEFAULT_DIR)

@@ -138,11 +138,10 @@ def read_lags(log: Path) -> Iterator[float]:
 
 
 def by_size(rows: Sequence[Row]) -> dict[int, list[Row]]:
-    """Return the measured rows of each number of jobs."""
+    """Return the rows of each number of jobs."""
     found: dict[int, list[Row]] = {}
     for row in rows:
-        if row.figures:
-            found.setdefault(row.n or 0, []).append(row)
+        found.setdefault(row.n or 0, []).append(row)
     return found
 
 

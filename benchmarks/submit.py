@@ -153,6 +153,14 @@ def measure_warm(bench: Bench, count: int) -> Measured:
     with place(bench) as where, master(where) as ssh:
         settings = SlurmHook().get_settings()
 
+        async def count_processes(client: SlurmClient) -> dict[str, Any]:
+            where.node.look()
+            record = where.node.record_size()
+            await submit_held(client, settings, where.jobs.name, -1)
+            mine, record = where.node.ended_since(record), where.node.record_size()
+            run_ssh(ssh, where.sbatch)
+            return {"ours": mine, "master": where.node.ended_since(record)}
+
         async def once(client: SlurmClient, repeat: int) -> tuple[list[float], list[float]]:
             mine, theirs = [], []
             for number in range(count):
@@ -162,12 +170,14 @@ def measure_warm(bench: Bench, count: int) -> Measured:
                 theirs.append(timed(lambda: run_ssh(ssh, where.sbatch)))
             return mine, theirs
 
-        async def all_of_it() -> list[tuple[list[float], list[float]]]:
+        async def all_of_it() -> tuple[dict[str, Any], list[tuple[list[float], list[float]]]]:
             async with open_client(settings) as client:
                 await client.probe()
-                return [await once(client, repeat) for repeat in range(bench.settings.repeats)]
+                started = await count_processes(client)
+                repeats = range(bench.settings.repeats)
+                return started, [await once(client, repeat) for repeat in repeats]
 
-        rounds = asyncio.run(all_of_it())
+        started, rounds = asyncio.run(all_of_it())
     middles = [(statistics.median(mine), statistics.median(theirs)) for mine, theirs in rounds]
     return Measured(
         figures={
@@ -176,8 +186,13 @@ def measure_warm(bench: Bench, count: int) -> Measured:
             "master_each": figure([theirs for _, theirs in middles], "s"),
             "master_rate": figure([count / sum(theirs) for _, theirs in rounds], "per second"),
             "to_master": figure([mine / theirs for mine, theirs in middles], "times"),
+            **{
+                f"processes_{who}": figure(sum(counts.values()), "for one submission")
+                for who, counts in started.items()
+                if counts is not None
+            },
         },
-        detail={"rounds": rounds},
+        detail={"rounds": rounds, "processes_of_one": started},
     )
 
 
@@ -237,12 +252,12 @@ def table(rows: Sequence[Row]) -> Table:
     """Return a line for each way."""
     lines = []
     for row in rows:
-        if not row.figures:
-            continue
-        lines.append([row.subject, str(row.n), *speed(row)])
+        started = {name: show(row.figures.get(f"processes_{name}")) for name in ("ours", "master")}
+        lines.append([row.subject, str(row.n), *speed(row), started["ours"]])
         if "master_each" in row.figures:
-            lines.append([MASTER, str(row.n), *speed(row, "master_")])
-    return Table(("how", "jobs", "submissions per second", "ms for each"), lines)
+            lines.append([MASTER, str(row.n), *speed(row, "master_"), started["master"]])
+    head = ("how", "jobs", "submissions per second", "ms for each", "remote processes for each")
+    return Table(head, lines)
 
 
 def speed(row: Row, prefix: str = "") -> list[str]:
@@ -253,7 +268,7 @@ def speed(row: Row, prefix: str = "") -> list[str]:
 
 def row_of(rows: Sequence[Row], subject: str) -> Row | None:
     """Return the row of one way, with however many jobs."""
-    return next((row for row in rows if row.subject == subject and row.figures), None)
+    return next((row for row in rows if row.subject == subject), None)
 
 
 def headlines(rows: Sequence[Row]) -> list[Headline]:

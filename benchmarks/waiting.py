@@ -115,12 +115,12 @@ def measure(bench: Bench, subject: str, n: int) -> Measured:
             build = {OURS: ours, SSH: ssh, FLYTE: flyte, BLOCKING: blocking, IDLE: idle}[subject]
             waiters = build(bench, node, scratch, jobs, n)
             if subject == IDLE:
-                return Measured(*trace(bench, waiters))
+                return trace(bench, waiters)
             measured = watch(bench, node, waiters)
             if subject in (OURS, SSH):
-                figures, detail = trace(bench, waiters)
-                measured.figures |= figures
-                measured.detail |= detail
+                traced = trace(bench, waiters)
+                measured.figures |= traced.figures
+                measured.detail |= traced.detail
     return measured
 
 
@@ -284,7 +284,7 @@ def window(bench: Bench, node: LoginNode, pid: int) -> dict[str, Any]:
     while time.monotonic() < began + settings.interval * settings.window_intervals:
         connections = max(connections, node.connections())
         node.look()
-        time.sleep(0.5)
+        time.sleep(1)
     seconds = time.monotonic() - began
     now = [family_seconds(pid), node.seconds(), site.controller_seconds()]
     shares = [percent((after - before) / seconds) for before, after in zip(used, now, strict=True)]
@@ -309,7 +309,7 @@ def window(bench: Bench, node: LoginNode, pid: int) -> dict[str, Any]:
     }
 
 
-def trace(bench: Bench, waiters: Waiters) -> tuple[dict[str, Figure], dict[str, Any]]:
+def trace(bench: Bench, waiters: Waiters) -> Measured:
     """
     Return what one more wait takes of memory: some first, then the others, in a traced process.
 
@@ -329,10 +329,15 @@ def trace(bench: Bench, waiters: Waiters) -> tuple[dict[str, Figure], dict[str, 
     }
     largest = dict(sorted(by_file.items(), key=lambda item: -item[1])[:20])
     grown = figure((after["traced"] - before["traced"]) / more, "bytes for each more")
-    return {"traced": grown}, {"traced_by_file": largest}
+    return Measured(figures={"traced": grown}, detail={"traced_by_file": largest})
 
 
 # The page
+
+
+def in_order(rows: Sequence[Row]) -> list[Row]:
+    """Return ours first, each by the number of jobs."""
+    return sorted(rows, key=lambda row: (row.subject != OURS, row.subject, row.n or 0))
 
 
 def table(rows: Sequence[Row]) -> Table:
@@ -344,9 +349,7 @@ def table(rows: Sequence[Row]) -> Table:
     )  # fmt: skip
     names = ("commands", "processes", "site_cpu", "requests", "controller_cpu")
     lines = []
-    for row in sorted(rows, key=lambda row: (row.subject != OURS, row.subject, row.n or 0)):
-        if not row.figures:
-            continue
+    for row in in_order(rows):
         known = row.figures
         lines.append(
             [
@@ -465,7 +468,7 @@ def plots(rows: Sequence[Row]) -> dict[str, str]:
 def series(rows: Sequence[Row], key: str) -> dict[str, list[tuple[float, float]]]:
     """Return the points of each subject."""
     points: dict[str, list[tuple[float, float]]] = {}
-    for row in rows:
+    for row in in_order(rows):
         if row.n and key in row.figures:
             points.setdefault(row.subject, []).append((row.n, row.figures[key].median))
     return points
