@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Coroutine
 
-    Wait = Callable[[int, dict[str, Any]], Awaitable[None]]
+    Begin = Callable[[int, dict[str, Any]], Coroutine[Any, Any, None]]
 
 _LINE_LIMIT = 64 * 1024 * 1024
 
@@ -31,8 +31,12 @@ def tell(**message: Any) -> None:
     os.write(1, json.dumps(message).encode() + b"\n")
 
 
-async def serve(wait: Wait) -> None:
-    """Run ``wait(index, what)`` for each thing that is added, until the end is said."""
+async def serve(begin: Begin) -> None:
+    """
+    Run what ``begin(index, what)`` returns for each thing that is added, until the end is said.
+
+    What was said of a thing is not kept, for its memory would be taken for that of the wait.
+    """
     loop = asyncio.get_running_loop()
     orders = asyncio.StreamReader(limit=_LINE_LIMIT)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
@@ -45,22 +49,23 @@ async def serve(wait: Wait) -> None:
         if order.get("memory"):
             tell(memory=measure_memory())
         for what in order.get("add", ()):
-            task = asyncio.create_task(_run(wait, number, what))
+            task = asyncio.create_task(_run(number, begin(number, what)))
             running.add(task)
             task.add_done_callback(running.discard)
             number += 1
             # What arrives in one go would be refused by sshd, where each makes a connection.
             await asyncio.sleep(1 / order["per_second"] if order.get("per_second") else 0)
         if "add" in order:
+            order = what = None
             tell(added=number)
     for task in list(running):
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)
 
 
-async def _run(wait: Wait, index: int, what: dict[str, Any]) -> None:
+async def _run(index: int, wait: Coroutine[Any, Any, None]) -> None:
     try:
-        await wait(index, what)
+        await wait
     except Exception as error:  # noqa: BLE001 - the parent reports it
         tell(failed=index, why=repr(error)[:500])
 

@@ -13,12 +13,15 @@ import asyncio
 import sys
 import time
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.jobs.triggerer_job_runner import TriggerRunner
 from airflow.sdk.log import configure_logging
 
 from benchmarks import serving
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
 
 
 class _Outbox(deque[Any]):
@@ -42,16 +45,16 @@ async def main(log_file: str, *, trace: bool) -> None:
         runner = TriggerRunner()
         runner.events = _Outbox()
 
-        async def wait(index: int, what: dict[str, Any]) -> None:
+        def begin(index: int, what: dict[str, Any]) -> Coroutine[Any, Any, None]:
             trigger = runner.get_trigger_by_classpath(what["path"])(**what["kwargs"])
             trigger.task_instance = None
             trigger.trigger_id = index
             runner.triggers[index] = {"name": f"ID {index}", "events": 0, "is_watcher": False}
-            await runner.run_trigger(index, trigger)
+            return runner.run_trigger(index, trigger)
 
         if trace:
             serving.start_tracing()
-        await serving.serve(wait)
+        await serving.serve(begin)
 
 
 if __name__ == "__main__":

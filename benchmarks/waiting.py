@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from benchmarks.site import Jobs, Site
 
 OURS, SSH, FLYTE, BLOCKING = "ours", "SSHRemoteJobTrigger", "flyte connector", "sbatch --wait"
-# Airflow's trigger that only looks at the clock: what the runner itself keeps for any trigger.
-IDLE = "DateTimeTrigger"
+# A trigger that asks no site: what Airflow's runner itself keeps for any trigger.
+IDLE = "FileTrigger"
 SIZES = (10, 100, 300, 1000, 5000)
 # A connection each, or one process of Airflow each: more does not fit into the time, or the machine.
 PEER_SIZES = (10, 100, 300)
@@ -200,10 +200,10 @@ def blocking(bench: Bench, node: LoginNode, scratch: Path, jobs: Jobs, n: int) -
 
 
 def idle(_bench: Bench, _node: LoginNode, _scratch: Path, _jobs: Jobs, n: int) -> Waiters:
-    """Return triggers that wait for a far day."""
+    """Return triggers that look for a file once an hour."""
     trigger = {
-        "path": "airflow.providers.standard.triggers.temporal.DateTimeTrigger",
-        "kwargs": {"moment": "2999-01-01T00:00:00+00:00"},
+        "path": "airflow.providers.standard.triggers.file.FileTrigger",
+        "kwargs": {"filepath": "/nonexistent/bench", "poke_interval": 3600.0},
     }
     return Waiters(["benchmarks.triggers"], {}, [trigger] * n)
 
@@ -234,10 +234,7 @@ def watch(bench: Bench, node: LoginNode, waiters: Waiters) -> Measured:
         time.sleep(2 * settings.interval)
         windows = [window(bench, node, process.pid) for _ in range(settings.windows)]
         resident, proportional = family_memory(process.pid)
-        lost = len(process.fired) + len(process.failed)
-        if lost:
-            detail = next(iter([*process.failed.values(), *process.fired.values()]))
-            raise RuntimeError(f"{lost} waits ended, though their jobs are held: {detail}")
+        check_all_wait(process)
     measured = Measured(
         figures={
             **collect(windows),
@@ -309,6 +306,13 @@ def window(bench: Bench, node: LoginNode, pid: int) -> dict[str, Any]:
     }
 
 
+def check_all_wait(process: Child) -> None:
+    """Raise when a wait has ended, for all are for what does not happen."""
+    ended = [*process.failed.values(), *process.fired.values()]
+    if ended:
+        raise RuntimeError(f"{len(ended)} waits have ended: {ended[0]}")
+
+
 def trace(bench: Bench, waiters: Waiters) -> Measured:
     """
     Return what one more wait takes of memory: some first, then the others, in a traced process.
@@ -322,6 +326,7 @@ def trace(bench: Bench, waiters: Waiters) -> Measured:
         process.add(waiters.things[few:], per_second=waiters.per_second)
         time.sleep(2 * bench.settings.interval)
         after = process.memory()
+        check_all_wait(process)
     more = len(waiters.things) - few
     by_file = {
         name: (size - before["by_file"].get(name, 0)) / more

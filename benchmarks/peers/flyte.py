@@ -30,7 +30,7 @@ async def main() -> None:
     connector = SlurmScriptConnector()
     workers = asyncio.Semaphore(_WORKERS)
 
-    async def wait(_index: int, what: dict[str, Any]) -> None:
+    async def ask_on(_index: int, what: dict[str, Any]) -> None:
         config = {"host": FLYTE_HOST, "username": what["user"], "client_keys": [what["key_file"]]}
         job = SlurmJobMetadata(job_id=what["job_id"], ssh_config=config, outputs={})
         while True:
@@ -41,7 +41,7 @@ async def main() -> None:
                     logging.exception("asking for a job")  # noqa: LOG015 - the process is its own
             await asyncio.sleep(what["interval"])
 
-    await serving.serve(wait)
+    await serving.serve(ask_on)
 
 
 if __name__ == "__main__":
