@@ -1,12 +1,34 @@
-"""Where the submission of many tasks as one array is plugged in; None while there is none."""
+"""The submission of many tasks together, where this version of the provider has it."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import time
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-from airflow_provider_csc.transport.base import SiteSettings
+from benchmarks.ours import held_request
 
-# Submits so many held jobs under a name, together; returns when all have their ids.
-Coalesced = Callable[[SiteSettings, str, int], Awaitable[None]]
+if TYPE_CHECKING:
+    from airflow_provider_csc.transport.base import SiteSettings
 
-COALESCED: Coalesced | None = None
+IS_THERE = find_spec("airflow_provider_csc.client.gatherer") is not None
+# Seconds that the first waits for others, as the operator's default.
+_WINDOW = 2.0
+
+
+async def submit_together(settings: SiteSettings, name: str, count: int) -> None:
+    """Submit so many held jobs as their tasks would at the same time; all have their ids then."""
+    from airflow_provider_csc.client.gatherer import gatherer_for
+    from airflow_provider_csc.slurm.coalescing import Member
+
+    gatherer, since = gatherer_for(settings), int(time.time())
+    members = []
+    for number in range(count):
+        request, identity, label = held_request(settings, name, number)
+        members.append(
+            Member(request=request, identity=identity, label=label, since=since, is_fresh=True)
+        )
+    await asyncio.gather(
+        *(gatherer.submit(each, window=_WINDOW, report=lambda _text: None) for each in members)
+    )

@@ -16,16 +16,12 @@ if TYPE_CHECKING:
 
     from airflow_provider_csc.client.slurm import SlurmClient
     from airflow_provider_csc.slurm.submission import Submission
+    from airflow_provider_csc.slurm.submit_commands import SubmitRequest
     from airflow_provider_csc.transport.base import SiteSettings
 
-# The same as HELD of `site`, which all submissions ask for that are compared.
-HELD_OPTIONS = {
-    "hold": True,
-    "ntasks": 1,
-    "mem": "10M",
-    "time": "01:00:00",
-    "output": "/dev/null",
-}
+# What HELD of `site` asks for, which all submissions ask for that are compared; the output is
+# written into the run directory, as it is where a user does not say otherwise.
+HELD_OPTIONS = {"hold": True, "ntasks": 1, "mem": "10M", "time": "01:00:00"}
 
 
 @contextmanager
@@ -39,10 +35,10 @@ def connections(variables: Mapping[str, str]) -> Iterator[None]:
             del os.environ[name]
 
 
-async def submit_held(
-    client: SlurmClient, settings: SiteSettings, name: str, number: int
-) -> Submission:
-    """Submit a job exactly once, as a task does in its first try."""
+def held_request(
+    settings: SiteSettings, name: str, number: int
+) -> tuple[SubmitRequest, TaskIdentity, str]:
+    """Return what a task submits, who it is, and the readable part of its job's name."""
     identity = TaskIdentity(
         dag_id=name, run_id="bench", task_id="job", map_index=number, try_number=1, first_try=1
     )
@@ -54,6 +50,14 @@ async def submit_held(
         defaults={"account": settings.account},
         base_dir=settings.work_dir,
     )
+    return request, identity, label
+
+
+async def submit_held(
+    client: SlurmClient, settings: SiteSettings, name: str, number: int
+) -> Submission:
+    """Submit a job exactly once, as a task does in its first try."""
+    request, identity, label = held_request(settings, name, number)
     return await Submitter(
         client=client,
         request=request,

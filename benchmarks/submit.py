@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_csc.hooks.slurm import SlurmHook, open_client
-from benchmarks.coalesced import COALESCED
+from benchmarks import coalesced
 from benchmarks.figures import (
     Case,
     Headline,
@@ -100,7 +100,7 @@ def cases(bench: Bench) -> list[Case]:
         case(AT_ONCE, many, measure_at_once, 0.06),
         case(NEW, singles, measure_new, 0.3),
     ]
-    if COALESCED is not None:
+    if coalesced.IS_THERE:
         found.append(case(GATHERED, gathered, measure_coalesced, 0.02))
     return found
 
@@ -232,15 +232,13 @@ def measure_at_once(bench: Bench, count: int) -> Measured:
 
 
 def measure_coalesced(bench: Bench, count: int) -> Measured:
-    """Submit mapped tasks together, as arrays."""
-    assert COALESCED is not None
-    submit = COALESCED
+    """Submit mapped tasks together, as arrays; the time waited for others is part of it."""
     with place(bench) as where:
         settings: SiteSettings = SlurmHook().get_settings()
 
         def once(repeat: int) -> float:
             name = f"{where.jobs.name}-{repeat}"
-            return timed(lambda: asyncio.run(submit(settings, name, count)))
+            return timed(lambda: asyncio.run(coalesced.submit_together(settings, name, count)))
 
         return repeated(bench, once, count)
 
