@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 IS_THERE = find_spec("airflow_provider_csc.client.gatherer") is not None
 # Seconds that the first waits for others, as the operator's default.
-_WINDOW = 2.0
+_WINDOW = 5.0
 
 
 async def submit_together(settings: SiteSettings, name: str, count: int) -> None:
