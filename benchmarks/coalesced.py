@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.ours import held_request
+from benchmarks.ours import HELD_SPEC, identity_of
 
 if TYPE_CHECKING:
     from airflow_provider_csc.transport.base import SiteSettings
@@ -17,18 +17,22 @@ IS_THERE = find_spec("airflow_provider_csc.client.gatherer") is not None
 _WINDOW = 5.0
 
 
-async def submit_together(settings: SiteSettings, name: str, count: int) -> None:
-    """Submit so many held jobs as their tasks would at the same time; all have their ids then."""
-    from airflow_provider_csc.client.gatherer import gatherer_for
-    from airflow_provider_csc.slurm.coalescing import Member
+def plan(name: str, count: int) -> list[Any]:
+    """Return what tasks hand over, each from its worker, before any of it is submitted."""
+    from airflow_provider_csc.hooks.slurm import SlurmHook
 
-    gatherer, since = gatherer_for(settings), int(time.time())
-    members = []
-    for number in range(count):
-        request, identity, label = held_request(settings, name, number)
-        members.append(
-            Member(request=request, identity=identity, label=label, since=since, is_fresh=True)
-        )
+    hook, since = SlurmHook(), int(time.time())
+    return [
+        hook.plan_shared(HELD_SPEC, identity_of(name, number), since=since, is_fresh=True)
+        for number in range(count)
+    ]
+
+
+async def submit_together(settings: SiteSettings, members: list[Any]) -> None:
+    """Submit for all of them, who come at the same time; each has its job's id then."""
+    from airflow_provider_csc.client.gatherer import gatherer_for
+
+    gatherer = gatherer_for(settings)
     await asyncio.gather(
         *(gatherer.submit(each, window=_WINDOW, report=lambda _text: None) for each in members)
     )

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
     from airflow_provider_csc.client.slurm import SlurmClient
     from airflow_provider_csc.slurm.submission import Submission
-    from airflow_provider_csc.slurm.submit_commands import SubmitRequest
     from airflow_provider_csc.transport.base import SiteSettings
 
 # What HELD of `site` asks for, which all submissions ask for that are compared; the output is
 # written into the run directory, as it is where a user does not say otherwise.
-HELD_OPTIONS = {"hold": True, "ntasks": 1, "mem": "10M", "time": "01:00:00"}
+HELD_SPEC = JobSpec(
+    command="true", options={"hold": True, "ntasks": 1, "mem": "10M", "time": "01:00:00"}
+)
 
 
 @contextmanager
@@ -35,29 +36,25 @@ def connections(variables: Mapping[str, str]) -> Iterator[None]:
             del os.environ[name]
 
 
-def held_request(
-    settings: SiteSettings, name: str, number: int
-) -> tuple[SubmitRequest, TaskIdentity, str]:
-    """Return what a task submits, who it is, and the readable part of its job's name."""
-    identity = TaskIdentity(
+def identity_of(name: str, number: int) -> TaskIdentity:
+    """Return one of many mapped instances of a task, in its first try."""
+    return TaskIdentity(
         dag_id=name, run_id="bench", task_id="job", map_index=number, try_number=1, first_try=1
     )
-    spec = JobSpec(command="true", options=HELD_OPTIONS)
-    request, label = build_request(
-        spec,
-        identity,
-        script=read_source(spec, None),
-        defaults={"account": settings.account},
-        base_dir=settings.work_dir,
-    )
-    return request, identity, label
 
 
 async def submit_held(
     client: SlurmClient, settings: SiteSettings, name: str, number: int
 ) -> Submission:
     """Submit a job exactly once, as a task does in its first try."""
-    request, identity, label = held_request(settings, name, number)
+    identity = identity_of(name, number)
+    request, label = build_request(
+        HELD_SPEC,
+        identity,
+        script=read_source(HELD_SPEC, None),
+        defaults={"account": settings.account},
+        base_dir=settings.work_dir,
+    )
     return await Submitter(
         client=client,
         request=request,

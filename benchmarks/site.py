@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_csc.slurm.identity import TaskIdentity
+from benchmarks.ours import identity_of
 from benchmarks.processes import own_seconds
 from docker.lib.airflow_rest import build_connections
 
@@ -173,12 +173,6 @@ class HeldJob:
     token: str
 
 
-def _token(name: str, number: int) -> str:
-    return TaskIdentity(
-        dag_id=name, run_id="bench", task_id="job", map_index=number, try_number=1, first_try=1
-    ).token
-
-
 class Jobs:
     """Jobs whose names begin alike, so that none is left behind whoever submitted it."""
 
@@ -188,7 +182,7 @@ class Jobs:
 
     def submit_held(self, count: int) -> list[HeldJob]:
         """Submit jobs that wait until somebody releases them, one by one."""
-        tokens = [_token(self.name, number) for number in range(count)]
+        tokens = [identity_of(self.name, number).token for number in range(count)]
         loop = 'while read -r name; do sbatch "$@" --job-name="$name" || exit; done'
         names = "".join(f"{self.name}.{token}\n" for token in tokens)
         job_ids = self._site.run("bash", "-c", loop, "submit", *HELD, stdin=names).split()

@@ -237,8 +237,8 @@ def measure_coalesced(bench: Bench, count: int) -> Measured:
         settings: SiteSettings = SlurmHook().get_settings()
 
         def once(repeat: int) -> float:
-            name = f"{where.jobs.name}-{repeat}"
-            return timed(lambda: asyncio.run(coalesced.submit_together(settings, name, count)))
+            members = coalesced.plan(f"{where.jobs.name}-{repeat}", count)
+            return timed(lambda: asyncio.run(coalesced.submit_together(settings, members)))
 
         return repeated(bench, once, count)
 
