@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from benchmarks.child import child
 from benchmarks.figures import Case, Figure, Headline, Measured, Part, Row, Table, figure, short
 from benchmarks.login_node import login_node
-from benchmarks.ours import connections, deferred_trigger
+from benchmarks.ours import connections, deferred_trigger, open_gate
 from benchmarks.plot import line_chart
 from benchmarks.waiting import make_directories, our_trigger
 
@@ -25,8 +25,11 @@ INTERVAL = 5.0
 _SAMPLES = 60
 # Seconds from the first to the last end of a batch of jobs.
 _SPREAD = 45.0
-# Seconds that one submission takes at most, before the first of a batch ends.
-_SUBMIT_SECONDS = 0.6
+# For the estimate of how long it takes.
+_SUBMIT_SECONDS = 0.35
+# How often a job looks whether it may begin, and how long it has to see that (seconds).
+_LOOK_SECONDS = 1
+_BEGIN_SECONDS = 4.0
 _PATIENCE = 120.0
 
 
@@ -83,18 +86,18 @@ def end_some(
     process: Child, ends: Path, name: str, count: int, chance: random.Random
 ) -> list[float]:
     """Submit jobs that end at instants drawn beforehand; return how late each event came."""
-    first = time.time() + 3 + count * _SUBMIT_SECONDS
-    known = {}
+    gate, known = ends.with_name(f"{ends.name}-gate"), {}
     for number in range(count):
         mark = ends.with_name(f"{ends.name}-{number}")
         trigger = deferred_trigger(
-            command=end_at(first + chance.uniform(0, _SPREAD), mark),
+            command=end_after(gate, chance.uniform(0, _SPREAD), mark),
             options={"mem": "10M", "time": "00:10:00", "ntasks": 1},
             poll_interval=INTERVAL,
             job_name=name,
         )
         known[process.add([trigger]) - 1] = mark
-    process.wait_for(known, _SPREAD + count * _SUBMIT_SECONDS + _PATIENCE)
+    open_gate(gate, _BEGIN_SECONDS)
+    process.wait_for(known, _SPREAD + _PATIENCE)
     late = []
     for index, mark in known.items():
         event = process.fired[index]
@@ -104,10 +107,16 @@ def end_some(
     return late
 
 
-def end_at(instant: float, mark: Path) -> str:
-    """Return the command of a job that ends at an instant, and writes down when it did."""
-    left = f"awk -v end={instant:.3f} -v now=$(date +%s.%N) 'BEGIN {{ s = end - now; print (s > 0 ? s : 0) }}'"
-    return f'sleep "$({left})"; date +%s.%N >{mark}'
+def end_after(gate: Path, seconds: float, mark: Path) -> str:
+    """Return the command of a job that ends so long after all have begun, and writes down when."""
+    left = (
+        f"awk -v begin=$begin -v now=$(date +%s.%N) "
+        f"'BEGIN {{ s = begin + {seconds:.3f} - now; print (s > 0 ? s : 0) }}'"
+    )
+    return (
+        f"until [ -s {gate} ]; do sleep {_LOOK_SECONDS}; done; read -r begin <{gate}; "
+        f'sleep "$({left})"; date +%s.%N >{mark}'
+    )
 
 
 # The page

@@ -13,6 +13,7 @@ from airflow_provider_csc.slurm.plan import JobSpec, build_request, read_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from airflow_provider_csc.client.slurm import SlurmClient
     from airflow_provider_csc.slurm.submission import Submission
@@ -64,6 +65,15 @@ async def submit_held(
         report=lambda _text: None,
         is_fresh=True,
     ).submit()
+
+
+def open_gate(gate: Path, seconds: float) -> float:
+    """Tell all jobs that wait at a gate when they begin; returns that instant (since 1970)."""
+    begin = time.time() + seconds
+    new = gate.with_suffix(".new")
+    new.write_text(f"{begin:.3f}\n")
+    new.rename(gate)
+    return begin
 
 
 def deferred_trigger(**arguments: Any) -> dict[str, Any]:

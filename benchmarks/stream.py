@@ -22,7 +22,7 @@ from benchmarks.figures import (
     show,
 )
 from benchmarks.login_node import install_program, login_node
-from benchmarks.ours import connections, deferred_trigger
+from benchmarks.ours import connections, deferred_trigger, open_gate
 from benchmarks.plot import line_chart
 from benchmarks.processes import family_memory, family_seconds
 
@@ -39,7 +39,8 @@ RATE = 1_000_000
 LINE = 100
 INTERVAL = 5.0
 _WRITE_SECONDS = 40.0
-_SUBMIT_SECONDS = 0.6
+# For the estimate of how long it takes.
+_SUBMIT_SECONDS = 0.35
 _SETTLE_SECONDS = 10.0
 _PATIENCE = 240.0
 _WRITER = Path(__file__).parent / "writer.py"
@@ -74,11 +75,11 @@ def measure(bench: Bench, n: int) -> Measured:
         install_program(_WRITER, scratch)
         variables = site.connections(node, work_dir=scratch / "runs")
         with connections(variables), child(["benchmarks.triggers"], variables) as process:
-            begin = time.time() + _SETTLE_SECONDS + n * _SUBMIT_SECONDS
             # Many writers are woken less often each, so that they cost little beside what is
             # measured.
             tick = 0.05 if n == 1 else 0.25
-            words = [str(begin), str(seconds), str(rate / n), str(tick)]
+            gate = scratch / "gate"
+            words = [str(gate), str(seconds), str(rate / n), str(tick)]
             for _ in range(n):
                 trigger = deferred_trigger(
                     command=["/usr/bin/python3", str(scratch / _WRITER.name), *words],
@@ -88,8 +89,7 @@ def measure(bench: Bench, n: int) -> Measured:
                     job_name=jobs.name,
                 )
                 process.add([trigger])
-            if time.time() > begin - 1:
-                raise RuntimeError("the jobs were not all submitted before they had to begin")
+            begin = open_gate(gate, _SETTLE_SECONDS)
             measured = look_while_written(process, node, begin, seconds)
             process.wait_for(range(n), _PATIENCE)
             lags = list(read_lags(process.log))

@@ -1,22 +1,26 @@
 """
 A job that writes lines, each with the time of its writing.
 
-    writer.py BEGIN SECONDS BYTES_PER_SECOND TICK_SECONDS
+    writer.py GATE SECONDS BYTES_PER_SECOND TICK_SECONDS
 
-Begins at an instant (seconds since 1970), so that many of them write at the same time. For any
-Python 3.
+Begins at the instant (seconds since 1970) that stands in a file, as soon as there is one, so that
+many of them write at the same time. For any Python 3.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 
 LINE = 100
 
 
-def main(begin: float, seconds: float, rate: float, tick: float) -> None:
+def main(gate: str, seconds: float, rate: float, tick: float) -> None:
     """Write until the time is over."""
+    while not Path(gate).exists():
+        time.sleep(1)
+    begin = float(Path(gate).read_text())
     per_tick = rate * tick / LINE
     owed = 0.0
     time.sleep(max(begin - time.time(), 0))
@@ -32,4 +36,4 @@ def main(begin: float, seconds: float, rate: float, tick: float) -> None:
 
 
 if __name__ == "__main__":
-    main(*(float(word) for word in sys.argv[1:]))
+    main(sys.argv[1], *(float(word) for word in sys.argv[2:]))
