@@ -15,7 +15,9 @@ the kernel's record of processes.
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -70,7 +72,9 @@ def main() -> int:
 
 def prepare_airflow() -> None:
     """Give this process, which runs operators, a home of its own and a quiet log."""
-    os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="bench-airflow-")
+    home = tempfile.mkdtemp(prefix="bench-airflow-")
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    os.environ["AIRFLOW_HOME"] = home
     os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
     os.environ["AIRFLOW__LOGGING__LOGGING_LEVEL"] = "ERROR"
 

@@ -117,6 +117,8 @@ def measure(bench: Bench, subject: str, n: int) -> Measured:
             if subject == IDLE:
                 return trace(bench, waiters)
             measured = watch(bench, node, waiters)
+            if failures := measured.detail["tracebacks"]:
+                measured.notes.append(f"{subject}, {n} jobs: {failures} tracebacks in its log.")
             if subject in (OURS, SSH):
                 traced = trace(bench, waiters)
                 measured.figures |= traced.figures
@@ -235,13 +237,18 @@ def watch(bench: Bench, node: LoginNode, waiters: Waiters) -> Measured:
         windows = [window(bench, node, process.pid) for _ in range(settings.windows)]
         resident, proportional = family_memory(process.pid)
         check_all_wait(process)
+        troubles = process.log.read_text(errors="replace").count("Traceback")
     measured = Measured(
         figures={
             **collect(windows),
             "memory": figure(proportional, "MB, proportional"),
             "resident": figure(resident, "MB"),
         },
-        detail={"windows": windows, "interval": settings.interval},
+        detail={
+            "windows": windows,
+            "interval": settings.interval,
+            "tracebacks": troubles,
+        },
     )
     if windows[0]["processes"] is None:
         measured.notes.append(
