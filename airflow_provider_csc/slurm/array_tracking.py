@@ -250,7 +250,7 @@ class ArrayTracker(JobTracker):
             self.logs.memo = write_memories({self._base: self._whole.memory})
             events = [*self._resume(accounting, now), *changes, *events]
         if accounting is not None:
-            events += self._settle(answers, accounting, now)
+            events += self._settle(answers, now)
         if accounting is not None or not self._over:
             events += self._describe_progress()
         return [*events, *self._check_limits(now), *self._end()]
@@ -370,9 +370,8 @@ class ArrayTracker(JobTracker):
 
     # ---- ending ----
 
-    def _settle(
-        self, answers: Answers, accounting: Answer[AccountingRow] | NoAnswer, now: Moment
-    ) -> list[Event]:
+    def _settle(self, answers: Answers, now: Moment) -> list[Event]:
+        accounting = answers.accounting_about(self._asked_accounting)
         frame = answers.frames.get(self._exit_name)
         records = parse_exit_records(frame.data) if frame else {}
         events = self._note_missing_accounting(accounting)
