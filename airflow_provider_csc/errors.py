@@ -12,9 +12,11 @@ CscError
     SubmitUnknownError     sbatch gave no verdict; a job may or may not exist
     SubmitKilledError      a kill came while the job was being submitted
     SiteUnavailableError   nothing can be submitted now (a full disk); nothing was
+    UpstreamFailedError    what the job depends on ended otherwise; nothing was submitted
     UnreadableOutputError  an answer did not have the documented form
   JobFailedError           the job ended, and not with success; in which way, its subclasses tell
     JobExitCodeError       its script ended with an exit code other than 0
+      JobFunctionError     the Python function it ran raised, or gave no result
     JobSignalError         a signal killed its script
     JobOutOfMemoryError    it used more memory than it asked for
     JobTimeLimitError      it reached its time limit
@@ -28,6 +30,7 @@ CscError
     JobLaunchFailureError  it could not be started on its node
     JobDeadlineError       it could not meet its own deadline
     JobContradictionError  Slurm and the job itself say different things of its end
+      JobNoResultError     it completed, but its Python function left no result
     JobUnknownError        no source knows what became of it
   AllasError               the object store refused or failed
 
@@ -108,6 +111,14 @@ class SiteUnavailableError(SlurmError):
     """The site can take no submission now (a full disk); no job exists, and waiting helps."""
 
 
+class UpstreamFailedError(SlurmError):
+    """
+    What a job was to depend on ended otherwise than was asked; nothing was submitted.
+
+    ``is_lasting``: no task that could try again stands behind it.
+    """
+
+
 class UnreadableOutputError(SlurmError):
     """An answer did not have the documented form."""
 
@@ -145,6 +156,21 @@ class JobFailedError(CscError):
 
 class JobExitCodeError(JobFailedError):
     """The script ended with another exit code than 0: ``exit_code``."""
+
+
+class JobFunctionError(JobExitCodeError):
+    """
+    The Python function of the job raised, could not be run, or returned what is no result.
+
+    ``exception_type`` is the name of what it raised, None where it was not run or its result not
+    taken; ``exception_message`` says why; ``traceback`` is text. With ``is_lasting`` another run
+    would end the same way.
+    """
+
+    exception_type: str | None
+    exception_message: str
+    traceback: str
+    is_lasting: bool
 
 
 class JobSignalError(JobFailedError):
@@ -211,6 +237,10 @@ class JobContradictionError(JobFailedError):
     """Slurm and the job's own exit record say different things: ``contradiction``, a sentence."""
 
     contradiction: str
+
+
+class JobNoResultError(JobContradictionError):
+    """The job completed, but the Python function it ran left no result, or half of one."""
 
 
 class JobUnknownError(JobFailedError):

@@ -41,17 +41,22 @@ def get_provider_info() -> dict[str, object]:
         "hooks": [_modules("Slurm", "hooks.slurm"), _modules("Allas", "hooks.allas")],
         "operators": [_modules("Slurm", "operators.slurm")],
         "sensors": [_modules("Slurm", "sensors.slurm")],
-        "triggers": [_modules("Slurm", "triggers.slurm")],
+        "triggers": [
+            _modules("Slurm", "triggers.slurm", "triggers.slurm_dependency", "triggers.slurm_queue")
+        ],
         "connection-types": [SLURM_CONNECTION, ALLAS_CONNECTION],
+        "task-decorators": [
+            {"name": "slurm", "class-name": "airflow_provider_csc.decorators.slurm.slurm_task"}
+        ],
         "extra-links": ["airflow_provider_csc.links.slurm.SlurmJobLink"],
         "config": {"csc": CONFIG_SECTION},
     }
 
 
-def _modules(integration: str, module: str) -> dict[str, object]:
+def _modules(integration: str, *modules: str) -> dict[str, object]:
     return {
         "integration-name": integration,
-        "python-modules": [f"airflow_provider_csc.{module}"],
+        "python-modules": [f"airflow_provider_csc.{module}" for module in modules],
     }
 
 

@@ -38,7 +38,7 @@ HERMETIC = {
 
 def pytest_configure(config: pytest.Config) -> None:
     # How long an example takes says something about the machine, not about what is tested.
-    hypothesis.settings.register_profile("untimed", deadline=None)
+    hypothesis.settings.register_profile("untimed", hypothesis.settings(), deadline=None)
     hypothesis.settings.load_profile("untimed")
     home = tempfile.TemporaryDirectory(prefix="airflow-home-")
     config.stash[_HOME] = home

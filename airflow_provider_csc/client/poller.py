@@ -14,10 +14,14 @@ import itertools
 import logging
 import random
 import time
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from airflow_provider_csc.client.meter import NoMeter
 from airflow_provider_csc.client.slurm import SlurmClient
 from airflow_provider_csc.errors import (
     CommandTimeoutError,
@@ -27,10 +31,12 @@ from airflow_provider_csc.errors import (
     UnreadableOutputError,
 )
 from airflow_provider_csc.slurm.answers import Answers
+from airflow_provider_csc.slurm.array_tracking import make_tracker
 from airflow_provider_csc.slurm.commands import PollRequest
 from airflow_provider_csc.slurm.events import Ended, Event, Moment, Note
+from airflow_provider_csc.slurm.output import RowMemo
 from airflow_provider_csc.slurm.parking import Outage
-from airflow_provider_csc.slurm.tracking import JobTracker, WatchSpec
+from airflow_provider_csc.slurm.tracking import TRACKED_STATES, WatchSpec
 from airflow_provider_csc.transport.ssh import SshTransport
 
 if TYPE_CHECKING:
@@ -41,9 +47,15 @@ if TYPE_CHECKING:
         Callable,
         Coroutine,
         Iterable,
+        Iterator,
+        Mapping,
         Sequence,
     )
 
+    from airflow_provider_csc.client.meter import Meter
+    from airflow_provider_csc.slurm.framing import Frame
+    from airflow_provider_csc.slurm.output import QueueRow
+    from airflow_provider_csc.slurm.tracking import JobTracker
     from airflow_provider_csc.transport.base import SiteSettings
 
 _log = logging.getLogger(__name__)
@@ -53,6 +65,18 @@ _names = (f"w{number}" for number in itertools.count())
 _MAX_BACKOFF_SECONDS = 300.0
 _MAX_FOLLOW_UPS = 200
 _MAX_FOLLOW_UPS_RUNNING = 16
+# While nothing changes for anybody, the pauses grow to a twentieth of how long that is so, and to
+# this (seconds): whatever comes then is seen late by at most five per cent of its own time.
+_MAX_QUIET_SECONDS = 60.0
+_QUIET_SHARE = 20
+# Nothing that is done for all who wait keeps the event loop from others for longer (seconds).
+_TURN_SECONDS = 0.02
+# How many batches may wait for a watcher that does not take them, before its log is read less.
+_MANY_BATCHES = 4
+# So long at least a round may go on reading the logs of what runs.
+_LEAST_READING_SECONDS = 1.0
+# How many files are written in one command; each takes a process on the log-in node.
+_MAX_NOTES = 400
 _WRITE_SECONDS = 10.0
 # What merely begins an outage, or happens within one, beside what keeps the site away.
 _PASSING = (ConnectionLostError, CommandTimeoutError, UnreadableOutputError)
@@ -84,13 +108,54 @@ class _Batch:
     offsets: str
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Watcher:
+    """One who waits; its box is a list, because a queue of asyncio takes 3 kB for each."""
+
     tracker: JobTracker
     interval: float
     source: Source | None = None
-    batches: asyncio.Queue[_Batch | BaseException] = field(default_factory=asyncio.Queue)
     ended: Ended | None = None
+    # When it was first heard of its jobs, by the cluster's clock.
+    seen_since: int = 0
+    box: list[_Batch | BaseException] = field(default_factory=list)
+    _arrival: asyncio.Future[None] | None = None
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether it does not take what it is given."""
+        return len(self.box) >= _MANY_BATCHES
+
+    def put(self, batch: _Batch | BaseException) -> None:
+        """Leave something for the watcher, which takes it in its own task and log context."""
+        self.box.append(batch)
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
+        self._arrival = None
+
+    def arrival(self) -> asyncio.Future[None]:
+        """Return what ends when something is left in the box."""
+        self._arrival = asyncio.get_running_loop().create_future()
+        return self._arrival
+
+    def take(self) -> Iterator[Event | Moved]:
+        """
+        Yield what is in the box and empty it; lines are confirmed when more is asked for.
+
+        Nothing of it is held here afterwards: of a log that may be a lot.
+        """
+        while self.box:
+            batch = self.box.pop(0)
+            if isinstance(batch, BaseException):
+                raise batch
+            for event in batch.events:
+                if isinstance(event, Ended):
+                    self.tracker.logs.confirm(batch.offsets)
+                    self.ended = event
+                    yield event
+                    return
+                yield event
+            self.tracker.logs.confirm(batch.offsets)
 
     @property
     def verdict(self) -> tuple[tuple[str, str], ...]:
@@ -99,19 +164,39 @@ class _Watcher:
         # A job that was found by its name alone has none.
         if self.ended is None or not run_dir:
             return ()
-        return ((run_dir, " ".join(result.state for result in self.ended.results)),)
+        return ((run_dir, " ".join(result.noted for result in self.ended.results)),)
 
-    def observe(self, answers: Answers) -> None:
+    def observe(self, answers: Answers, now: Moment) -> list[Event]:
         """Take in an answer; what goes wrong with it here is no other watcher's business."""
         try:
-            self.deliver(self.tracker.observe(answers, _now()))
+            events = self.tracker.observe(answers, now)
         except Exception as error:  # noqa: BLE001 - it is raised where somebody waits for it
-            self.batches.put_nowait(error)
+            self.put(error)
+            return []
+        self.deliver(events)
+        return events
 
     def deliver(self, events: list[Event]) -> None:
-        """Hand events over; the watcher takes them in its own task and log context."""
+        """Hand events over."""
         if events:
-            self.batches.put_nowait(_Batch(events, self.tracker.logs.offsets))
+            self.put(_Batch(events, self.tracker.logs.offsets))
+
+
+class _Turns:
+    """Gives the other tasks of the event loop their turn in the middle of long work."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether this turn has lasted long enough."""
+        return time.monotonic() - self._since > _TURN_SECONDS
+
+    async def give(self) -> None:
+        """Let others run."""
+        await asyncio.sleep(0)
+        self._since = time.monotonic()
 
 
 class SitePoller:
@@ -124,8 +209,11 @@ class SitePoller:
         floor: float,
         on_idle: Callable[[], None] = lambda: None,
         settings: SiteSettings | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self._client = client
+        self.meter = meter or NoMeter()
+        self._tags = {"site": settings.ssh.target.host if settings else "unknown"}
         self._settings = settings
         self._floor = floor
         self._on_idle = on_idle
@@ -135,11 +223,19 @@ class SitePoller:
         self._task: asyncio.Task[None] | None = None
         self._writer: asyncio.Task[None] | None = None
         # What is still to be written into the run directories of those who left.
-        self._leaving = PollRequest()
+        self._leaving: list[PollRequest] = []
         self._wake = asyncio.Event()
+        # Squeue's rows of the last round, and when there was last something new for anybody.
+        self._rows: Mapping[str, QueueRow] = {}
+        self._changed = time.monotonic()
         self._failures = 0
         self._vain_rounds = 0
         self._outage: Outage | None = None
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether somebody waits and the site lets us in."""
+        return bool(self._watchers) and self._outage is None
 
     @property
     def client(self) -> SlurmClient:
@@ -159,33 +255,25 @@ class SitePoller:
         a person mends then. Leaving the iterator early affects nothing but this watcher.
         """
         name = next(_names)
-        tracker = JobTracker(name, watched) if isinstance(watched, WatchSpec) else watched
+        tracker = make_tracker(name, watched) if isinstance(watched, WatchSpec) else watched
         watcher = _Watcher(tracker, interval, source)
         self._watchers[name] = watcher
+        self._changed = time.monotonic()
         if self._outage is not None:
             # The next attempt may be minutes away.
             watcher.deliver(watcher.tracker.park(self._outage, _now()))
         self._start()
+        event: Event | Moved | None
         try:
-            async for event in self._take(watcher):
-                yield event
+            while watcher.ended is None:
+                if not watcher.box:
+                    await watcher.arrival()
+                for event in watcher.take():
+                    yield event
+                # Or the last one would be held as long as nothing else happens.
+                event = None
         finally:
             await self._detach(name, watcher)
-
-    @staticmethod
-    async def _take(watcher: _Watcher) -> AsyncIterator[Event | Moved]:
-        while True:
-            batch = await watcher.batches.get()
-            if isinstance(batch, BaseException):
-                raise batch
-            for event in batch.events:
-                if isinstance(event, Ended):
-                    watcher.tracker.logs.confirm(batch.offsets)
-                    watcher.ended = event
-                    yield event
-                    return
-                yield event
-            watcher.tracker.logs.confirm(batch.offsets)
 
     @contextlib.asynccontextmanager
     async def hold(self) -> AsyncIterator[None]:
@@ -206,6 +294,7 @@ class SitePoller:
     async def _detach(self, name: str, watcher: _Watcher) -> None:
         """Forget a watcher; the last one out closes the connection."""
         is_moved = self._watchers.pop(name, None) is None
+        self._changed = time.monotonic()
         async with self.hold():
             # The poller that goes on with a tracker also writes down what it has to say.
             if not is_moved:
@@ -216,7 +305,8 @@ class SitePoller:
         last = PollRequest(
             acknowledged=logs.acknowledge() or logs.acknowledge_memo(), verdicts=watcher.verdict
         )
-        self._leaving = merge([self._leaving, last])
+        if last:
+            self._leaving.append(last)
         # A writer that is at work took what was there when it began.
         if self._writer is not None and not self._writer.done():
             await self._acknowledge()
@@ -232,28 +322,27 @@ class SitePoller:
     async def _write_down(self) -> None:
         """Write down how far everybody's logs were shown, and what ended, in one command."""
         await asyncio.sleep(_DELIVERY_SECONDS)
-        logs = [watcher.tracker.logs for watcher in self._watchers.values()]
-        shown = PollRequest(
-            acknowledged=tuple(pair for each in logs for pair in each.acknowledge())
-        )
-        leaving, self._leaving = self._leaving, PollRequest()
-        request = merge([leaving, shown])
-        if not request:
-            return
+        everybody = [watcher.tracker.logs for watcher in self._watchers.values()]
+        shown = [(logs, pairs) for logs in everybody if (pairs := logs.acknowledge())]
+        leaving, self._leaving = self._leaving, []
+        request = merge([*leaving, *(PollRequest(acknowledged=pairs) for _, pairs in shown)])
         try:
-            async with asyncio.timeout(_WRITE_SECONDS):
-                await self._client.poll(request)
+            # As a rule there is one part.
+            for part in _split_notes(request):
+                async with asyncio.timeout(_WRITE_SECONDS):
+                    await self._client.poll(part)
         except (CscError, TimeoutError):
             # An outage is the next round's to tell of; it is written down again then, also for
             # those who left, as long as anybody is there.
-            self._leaving = merge([leaving, self._leaving])
-            for each in logs:
-                each.doubt_acknowledgement()
+            self._leaving = [*leaving, *self._leaving]
+            for logs, _ in shown:
+                logs.doubt_acknowledgement()
 
     async def _stop(self) -> None:
         """Be as new: whoever still holds this poller may watch again."""
         self._on_idle()
-        self._leaving = PollRequest()
+        self._report()
+        self._leaving, self._rows = [], {}
         tasks = [task for task in (self._task, self._writer) if task is not None]
         self._task = self._writer = None
         for task in tasks:
@@ -274,7 +363,7 @@ class SitePoller:
             raise
         except BaseException as error:  # noqa: BLE001 - those who wait must hear of it, whatever it is
             for watcher in self._watchers.values():
-                watcher.batches.put_nowait(error)
+                watcher.put(error)
 
     async def _pause(self, started: float) -> None:
         """Wait until the next round; a newcomer is served at once, but never below the floor."""
@@ -287,6 +376,8 @@ class SitePoller:
             return
         if self._vain_rounds:
             delay = backoff_seconds(self._vain_rounds, delay)
+        elif not urgent:
+            delay = quiet_seconds(time.monotonic() - self._changed, delay)
         with contextlib.suppress(TimeoutError):
             deadline = loop.time() + self._seconds_to_deadline()
             async with asyncio.timeout_at(min(started + delay, deadline)):
@@ -304,14 +395,17 @@ class SitePoller:
     def _seconds_to_deadline(self) -> float:
         """Return in how many seconds the next watcher's time is over."""
         now = _now()
-        left = (one.tracker.seconds_to_deadline(now) for one in self._watchers.values())
+        timed = (one.tracker for one in self._watchers.values() if one.tracker.spec.deadline)
+        left = (tracker.seconds_to_deadline(now) for tracker in timed)
         # A little later, for then it is over.
         return min((each + 0.01 for each in left if each is not None), default=float("inf"))
 
     async def _round(self) -> None:
         watchers = list(self._watchers.values())
         try:
-            await self._ask(watchers, [watcher.tracker.ask() for watcher in watchers])
+            memo = RowMemo(self._rows)
+            await self._ask(watchers, lambda tracker: tracker.ask(), memo)
+            self._rows = memo.now
             await self._follow_up(watchers)
             await self._cancel(watchers)
             await self._acknowledge()
@@ -329,6 +423,18 @@ class SitePoller:
                 watcher.tracker.logs.doubt_memo()
             self._park(self._outage)
             await self._reload()
+        self._report()
+
+    def _report(self) -> None:
+        """Tell how many wait, in which states, and over how many connections of this process."""
+        trackers = [watcher.tracker for watcher in self._watchers.values()]
+        states = Counter(state for tracker in trackers for state in tracker.states)
+        for state in TRACKED_STATES:
+            self.meter.gauge(f"slurm.poller.jobs.{state}", states[state], self._tags)
+        parked = sum(tracker.is_parked for tracker in trackers)
+        self.meter.gauge("slurm.poller.parked", parked, self._tags)
+        pollers = _pollers.get(asyncio.get_running_loop(), {}).values()
+        self.meter.gauge("slurm.poller.connections", sum(map(_is_connected, pollers)), {})
 
     async def _reload(self) -> None:
         """Send the watchers of a connection that was changed meanwhile to the poller of that."""
@@ -338,45 +444,88 @@ class SitePoller:
                 if settings is not None and watcher.source == source:
                     tracker = self._watchers.pop(name).tracker
                     moved = _Batch([Moved(settings, tracker)], tracker.logs.offsets)
-                    watcher.batches.put_nowait(moved)
+                    watcher.put(moved)
 
     def _park(self, outage: Outage) -> None:
         for watcher in self._watchers.values():
             watcher.deliver(watcher.tracker.park(outage, _now()))
 
-    async def _ask(self, watchers: list[_Watcher], requests: list[PollRequest]) -> None:
+    async def _ask(
+        self,
+        watchers: list[_Watcher],
+        question: Callable[[JobTracker], PollRequest],
+        memo: RowMemo,
+    ) -> None:
+        turns = _Turns()
+        requests = []
+        for watcher in watchers:
+            asked = question(watcher.tracker)
+            # What nobody takes must not pile up.
+            requests.append(replace(asked, logs=()) if watcher.is_behind else asked)
+            if turns.is_over:
+                await turns.give()
         request = merge(requests)
         if not request:
             return
-        answers = Answers(await self._client.poll(request))
+        await turns.give()
+        sent = time.monotonic()
+        frames = await self._client.poll(request)
+        await turns.give()
+        self._count(frames, time.monotonic() - sent)
+        answers = Answers(frames, request, memo)
+        now = _now()
         for watcher in watchers:
-            watcher.observe(answers)
+            if turns.is_over:
+                await turns.give()
+                now = _now()
+            began = watcher.seen_since = watcher.seen_since or answers.clock
+            for event in watcher.observe(answers, now):
+                self._changed = now.steady
+                if isinstance(event, Ended):
+                    clock = answers.clock + now.steady - sent
+                    self._measure(event, began=began, clock=clock)
+
+    def _count(self, frames: Mapping[str, Frame], seconds: float) -> None:
+        size = sum(len(frame.data) for frame in frames.values())
+        self.meter.timing("slurm.poller.query_duration", seconds, self._tags)
+        self.meter.incr("slurm.poller.bytes", size, self._tags)
+
+    def _measure(self, ended: Ended, *, began: float, clock: float) -> None:
+        """Tell how long ago jobs ended, by the cluster's clock, that were seen alive."""
+        ends = [datetime.fromisoformat(one.end_time) for one in ended.results if one.end_time]
+        last = max((end.timestamp() for end in ends), default=0.0)
+        if last > began:
+            self.meter.timing("slurm.poller.detection_latency", max(clock - last, 0.0), self._tags)
 
     async def _follow_up(self, watchers: list[_Watcher]) -> None:
         """Read the first lines of what started, and long logs; hear all about what is over."""
+        until = time.monotonic() + max(self._floor, _LEAST_READING_SECONDS)
         for number in range(_MAX_FOLLOW_UPS):
             eager = [one for one in watchers if one.tracker.is_eager]
             if not eager:
                 return
-            await self._ask(eager, [watcher.tracker.follow_up() for watcher in eager])
+            await self._ask(eager, lambda tracker: tracker.follow_up(), RowMemo(self._rows))
             # A job that writes without end must not keep the others from their next round.
-            is_last = number >= _MAX_FOLLOW_UPS_RUNNING
+            is_last = number >= _MAX_FOLLOW_UPS_RUNNING or time.monotonic() > until
             watchers = [
                 one
                 for one in eager
-                if one.tracker.logs.has_more and (one.tracker.is_settling or not is_last)
+                if one.tracker.logs.has_more
+                and not one.is_behind
+                and (one.tracker.is_settling or not is_last)
             ]
 
     async def _cancel(self, watchers: list[_Watcher]) -> None:
+        now = _now()
         for watcher in watchers:
-            now, tracker = _now(), watcher.tracker
+            tracker = watcher.tracker
             if job_ids := tracker.jobs_to_cancel(now):
-                run_dirs = [tracker.spec.run_dir] if tracker.spec.run_dir else []
                 try:
                     await self._client.cancel(
-                        job_ids, notice=tracker.cancel_notice, run_dirs=run_dirs
+                        job_ids, notice=tracker.cancel_notice, run_dirs=tracker.marked_dirs
                     )
                     tracker.note_cancelled(now)
+                    now = _now()
                 except SlurmError as error:
                     watcher.deliver([Note(error.message, logging.WARNING)])
 
@@ -408,19 +557,45 @@ def backoff_seconds(failures: int, shortest: float) -> float:
     return max(grown * random.uniform(0.75, 1.0), shortest)  # noqa: S311 - no secret hangs on it
 
 
+def quiet_seconds(quiet: float, interval: float) -> float:
+    """
+    Return the pause between two rounds when nothing has changed for so long (all in seconds).
+
+    It is never shorter than the interval, and an interval beyond the cap stays.
+    """
+    return max(interval, min(quiet / _QUIET_SHARE, _MAX_QUIET_SECONDS))
+
+
 def merge(requests: Iterable[PollRequest]) -> PollRequest:
     """Return one request that asks what all of them ask."""
     parts = list(requests)
-    return PollRequest(
-        queued=tuple(job for part in parts for job in part.queued),
-        accounted=tuple(job for part in parts for job in part.accounted),
-        detailed=tuple(job for part in parts for job in part.detailed),
-        exit_records=tuple(record for part in parts for record in part.exit_records),
-        progress=tuple(pair for part in parts for pair in part.progress),
-        logs=tuple(log for part in parts for log in part.logs),
-        acknowledged=tuple(pair for part in parts for pair in part.acknowledged),
-        verdicts=tuple(pair for part in parts for pair in part.verdicts),
-    )
+    joined: dict[str, Any] = {
+        name: tuple(chain.from_iterable(getattr(part, name) for part in parts))
+        for name in (field.name for field in fields(PollRequest))
+    }
+    if logs := joined["logs"]:
+        # Where the room is short, the first ones have the best of it.
+        first = random.randrange(len(logs))  # noqa: S311 - no secret hangs on it
+        joined["logs"] = logs[first:] + logs[:first]
+    return PollRequest(**joined)
+
+
+def _split_notes(request: PollRequest) -> Iterator[PollRequest]:
+    """Yield a request that only writes something down in parts that one command has time for."""
+    notes = [
+        *((False, note) for note in request.acknowledged),
+        *((True, note) for note in request.verdicts),
+    ]
+    for first in range(0, len(notes), _MAX_NOTES):
+        part = notes[first : first + _MAX_NOTES]
+        yield PollRequest(
+            acknowledged=tuple(note for is_verdict, note in part if not is_verdict),
+            verdicts=tuple(note for is_verdict, note in part if is_verdict),
+        )
+
+
+def _is_connected(poller: SitePoller) -> bool:
+    return poller.is_connected
 
 
 _pollers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[SiteSettings, SitePoller]] = (
@@ -428,8 +603,12 @@ _pollers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[SiteSettings, SitePo
 )
 
 
-def poller_for(settings: SiteSettings) -> SitePoller:
-    """Return the poller of a site on the running event loop; equal settings share one."""
+def poller_for(settings: SiteSettings, meter: Meter | None = None) -> SitePoller:
+    """
+    Return the poller of a site on the running event loop; equal settings share one.
+
+    ``meter`` is told its figures from now on; without it, whoever was told before.
+    """
     on_loop = _pollers.setdefault(asyncio.get_running_loop(), {})
     if settings not in on_loop:
         client = SlurmClient(SshTransport(settings.ssh), login_setup=settings.login_setup)
@@ -443,4 +622,6 @@ def poller_for(settings: SiteSettings) -> SitePoller:
             client, floor=settings.poll_interval_floor, on_idle=forget, settings=settings
         )
         on_loop[settings] = poller
+    if meter is not None:
+        on_loop[settings].meter = meter
     return on_loop[settings]

@@ -51,7 +51,7 @@ from airflow_provider_csc.slurm.submit_commands import (
 from airflow_provider_csc.slurm.verdict import UNKNOWN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from airflow_provider_csc.client.slurm import SlurmClient
     from airflow_provider_csc.slurm.identity import TaskIdentity
@@ -74,7 +74,9 @@ class Submitter:
     ``label`` is the readable part of the job's name. ``since`` (seconds since 1970, this machine's
     clock) is when the DAG run began. ``report`` is told, in words, what was found and decided.
     ``is_fresh`` is true for the very first submission of a task instance, before which there can
-    be nothing to find but its run directory. ``delays`` are the seconds between two looks.
+    be nothing to find but its run directory. ``prepare`` completes the request right before it is
+    submitted, once it is known that no job was found; it may raise, and then nothing is submitted.
+    ``delays`` are the seconds between two looks.
     """
 
     client: SlurmClient
@@ -85,6 +87,7 @@ class Submitter:
     report: Callable[[str], None]
     is_fresh: bool = False
     delays: Sequence[float] = RESOLVE_DELAYS
+    prepare: Callable[[SubmitRequest], Awaitable[SubmitRequest]] | None = None
 
     async def submit(self) -> Submission:
         """
@@ -98,9 +101,12 @@ class Submitter:
         :raises SubmitUnknownError: when it stays unknown whether there is a job; ask again later.
         """
         if not self.is_fresh:
-            found = await self._find_earlier()
+            found, _ = await self.look_back()
             if found:
                 return found
+        if self.prepare:
+            request = await self.prepare(self.request)
+            return await replace(self, request=request, is_fresh=True, prepare=None).submit()
         takes_over = False
         attempts = 0
         while True:
@@ -113,7 +119,7 @@ class Submitter:
             here = self._present(await self._settle(answer))
             if here and here.job_id:
                 self.report(f"It was accepted as job {here.job_id}.")
-                return await self._adopt(here)
+                return await self.adopt(here)
             if attempts == _MAX_SUBMITS:
                 raise self._unknown(answer)
             takes_over = here is not None and here.run_dir is not None
@@ -129,18 +135,26 @@ class Submitter:
             )
         return replace(submission, asked=self.request.asked)
 
-    async def _find_earlier(self) -> Submission | None:
-        """Look for what came before; adopt it, or see to it that none of it lives."""
+    async def look_back(self) -> tuple[Submission | None, Decision]:
+        """
+        Look for what came before; adopt it, or see to it that none of it lives.
+
+        :raises SubmitUnknownError: when that cannot be told, or not be seen to, now.
+        """
         while True:
-            decision = decide(
-                await self._look_up_quietly(), self.identity, run_seconds=self._run_seconds()
-            )
+            look_up = await self._look_up_quietly()
+            decision = decide(look_up, self.identity, run_seconds=self._run_seconds())
+            here = self._present(look_up)
+            if self.prepare and here and here.job_id and not here.is_given_up:
+                # It need not be prepared any more.
+                self.report(f"This very try had submitted job {here.job_id} already; adopted.")
+                return await self.adopt(here), decision
             if not decision.give_up or await self._give_up(decision.give_up):
                 break
         self.report(decision.why)
         if decision.cancel:
             await self._cancel_earlier(decision)
-        return await self._adopt(decision.adopt) if decision.adopt else None
+        return await self.adopt(decision.adopt) if decision.adopt else None, decision
 
     def _run_seconds(self) -> float:
         return max(time.time() - self.since, 0)
@@ -293,11 +307,14 @@ class Submitter:
             if isinstance(error, SubmitRejectedError):
                 asked = " ".join(self.request.asked) or "no options"
                 raise SubmitRejectedError(
-                    f"{error.message} Asked for: {asked}.", **error.details
+                    f"{error.message} Asked for: {asked}.",
+                    **error.details,
+                    asked=self.request.asked,
                 ) from error
             raise
 
-    async def _adopt(self, previous: Previous) -> Submission:
+    async def adopt(self, previous: Previous) -> Submission:
+        """Return an earlier submission that has a job as the one to go on with."""
         if previous.job_id is None:
             raise ValueError("only a submission with a job id can be adopted")
         recorded = previous.recorded
@@ -306,7 +323,7 @@ class Submitter:
             frames = await self.client.ask(build_show_job(previous.job_id))
             recorded = frames["job"].text if frames["job"].status == 0 else ""
         found = adopt(previous.job_id, previous.run_dir or "", recorded=recorded, log_name=LOG_FILE)
-        return replace(found, asked=self.request.asked)
+        return replace(found, asked=self.request.asked, array=previous.array)
 
     def _unknown(self, unclear: Claimed | NoVerdict) -> SubmitUnknownError:
         return SubmitUnknownError(

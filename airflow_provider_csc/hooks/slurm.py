@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.providers.common.compat.connection import (
@@ -15,6 +16,7 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHo
 
 from airflow_provider_csc.errors import ConfigError, CscError
 from airflow_provider_csc.hooks._forms import build_field_behaviour, build_form_widgets
+from airflow_provider_csc.slurm.array_record import ArrayRecord
 from airflow_provider_csc.slurm.batch import check_remote_path
 from airflow_provider_csc.slurm.plan import JobSpec, build_request, read_source
 from airflow_provider_csc.sync import run_sync
@@ -26,9 +28,11 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
 
     from airflow_provider_csc.client.slurm import Probe, SlurmClient
+    from airflow_provider_csc.slurm.dependencies import Needs
     from airflow_provider_csc.slurm.framing import Frame
     from airflow_provider_csc.slurm.identity import TaskIdentity
     from airflow_provider_csc.slurm.policy import PartitionLimits
+    from airflow_provider_csc.slurm.queue_limits import QueueLimit, QueueScope
     from airflow_provider_csc.slurm.result import JobResult
     from airflow_provider_csc.slurm.submission import Submission
     from airflow_provider_csc.slurm.submit_commands import SubmitRequest
@@ -128,15 +132,21 @@ class SlurmHook(BaseHook):
         report: Callable[[str], None],
         is_fresh: bool = False,
         is_resumed: bool = False,
+        needs: Needs | None = None,
+        ended: ArrayRecord | None = None,
     ) -> Submission:
         """
-        Submit a job exactly once for this task instance; see `Submitter`.
+        Submit a job exactly once for this task instance; see `Submitter` and `ArraySubmitter`.
+
+        ``needs`` is what it is to wait for inside Slurm (see `client.dependencies`).
 
         ``is_resumed`` is for a submission that has waited already: where its fate is still open, it
-        is soon left alone again.
+        is soon left alone again. ``ended`` are the tasks of an array that ended in this try.
 
         :raises ConfigError: for a request that cannot be; nothing was submitted.
         """
+        from airflow_provider_csc.client.array_submitter import ArraySubmitter  # noqa: PLC0415
+        from airflow_provider_csc.client.dependencies import Linker  # noqa: PLC0415
         from airflow_provider_csc.client.submitter import (  # noqa: PLC0415
             BRIEF_DELAYS,
             RESOLVE_DELAYS,
@@ -146,8 +156,12 @@ class SlurmHook(BaseHook):
         settings = self.get_settings()
 
         async def work(client: SlurmClient) -> Submission:
-            request, label = await _plan(client, settings, spec, identity)
-            return await Submitter(
+            plan = await _plan(client, settings, spec, identity)
+            request, label = plan()
+            linker = (
+                Linker(client=client, needs=needs, label=label, report=report) if needs else None
+            )
+            submitter = Submitter(
                 client=client,
                 request=request,
                 identity=identity,
@@ -156,7 +170,20 @@ class SlurmHook(BaseHook):
                 report=report,
                 is_fresh=is_fresh,
                 delays=BRIEF_DELAYS if is_resumed else RESOLVE_DELAYS,
-            ).submit()
+                prepare=linker.prepare if linker else None,
+            )
+            if request.array:
+                submission = await ArraySubmitter(
+                    submitter=submitter,
+                    plan=lambda part: plan(part=part)[0],
+                    ended=ended or ArrayRecord(),
+                    waits=identity.waits,
+                ).submit()
+            else:
+                submission = await submitter.submit()
+            if linker:
+                await linker.keep_alone(submission)
+            return submission
 
         return self._with_client(work, settings)
 
@@ -185,6 +212,12 @@ class SlurmHook(BaseHook):
     def partition_limits(self, name: str) -> PartitionLimits:
         """Return what a partition allows."""
         return self._with_client(lambda client: client.partition_limits(name))
+
+    def queue_limits(self, scope: QueueScope) -> tuple[QueueLimit, ...]:
+        """Return the limits on jobs in the queue that hold for a submission, and what is queued."""
+        from airflow_provider_csc.client.queue_watch import ask_limits  # noqa: PLC0415
+
+        return self._with_client(lambda client: ask_limits(client, scope))
 
     def read_bytes(self, path: str, *, offset: int = 0, limit: int = 1 << 20) -> bytes:
         """Return a part of a file on the cluster; see `SlurmClient.read_bytes`."""
@@ -234,12 +267,14 @@ def _fields(connection: Connection, extra: dict[str, Any]) -> ConnectionFields:
 
 async def _plan(
     client: SlurmClient, settings: SiteSettings, spec: JobSpec, identity: TaskIdentity
-) -> tuple[SubmitRequest, str]:
+) -> Callable[..., tuple[SubmitRequest, str]]:
+    """Return `build_request`, to which only the part of an array is still to be given."""
     text = None
     if spec.remote_script is not None:
         path, text = await client.read_script("remote_script", spec.remote_script)
         spec = replace(spec, remote_script=path)
-    return build_request(
+    return partial(
+        build_request,
         spec,
         identity,
         script=read_source(spec, text),

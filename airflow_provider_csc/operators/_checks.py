@@ -22,6 +22,18 @@ def check_seconds(name: str, value: object) -> None:
         )
 
 
+def check_array_logs(array_logs: object) -> None:
+    """Refuse what is no choice of an array's logs."""
+    from airflow_provider_csc.slurm.array_logs import LOG_CHOICES  # noqa: PLC0415
+
+    if array_logs not in LOG_CHOICES:
+        raise ConfigError(
+            f"array_logs: {array_logs!r} is no choice. Write 'failed', 'all' or 'none'.",
+            field="array_logs",
+            value=array_logs,
+        )
+
+
 def check_policy(on_failure: object) -> None:
     """Refuse what is no retry policy."""
     from airflow_provider_csc.slurm.policy import SlurmRetryPolicy  # noqa: PLC0415

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import (
     AirflowFailException,
@@ -22,11 +22,26 @@ from airflow_provider_csc.errors import (
     SubmitRejectedError,
     SubmitUnknownError,
     TransportError,
+    UnreadableOutputError,
+    UpstreamFailedError,
 )
 from airflow_provider_csc.links.slurm import SlurmJobLink
-from airflow_provider_csc.operators._checks import check_policy, check_seconds, seconds_of
+from airflow_provider_csc.operators._checks import (
+    check_array_logs,
+    check_policy,
+    check_seconds,
+    seconds_of,
+)
+from airflow_provider_csc.operators._dependencies import (
+    check_depends_on,
+    name_tasks,
+    plan_links,
+)
 from airflow_provider_csc.operators._killable import KillableOperator, name_task
 from airflow_provider_csc.operators._task_state import recall_changes, remember
+from airflow_provider_csc.slurm.array_attempt import ArrayAttempt
+from airflow_provider_csc.slurm.array_parts import format_part
+from airflow_provider_csc.slurm.array_record import check_failure_limit, describe_counts
 from airflow_provider_csc.slurm.attempt import Attempt
 from airflow_provider_csc.slurm.identity import TaskIdentity, first_try_of_generation
 from airflow_provider_csc.slurm.options import (
@@ -45,10 +60,11 @@ from airflow_provider_csc.slurm.plan import (
 from airflow_provider_csc.slurm.result import JobResult, describe_result, to_xcom
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from datetime import timedelta
 
     from airflow.sdk import Context
+    from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
     from airflow_provider_csc.slurm.failures import FailureReason
     from airflow_provider_csc.slurm.policy import Action, PartitionLimits, SlurmRetryPolicy
@@ -73,6 +89,11 @@ class SlurmSubmitOperator(KillableOperator):
     stderr_path, and resubmissions: one dict for each job that a retry policy replaced (job_id,
     state, reason, nodes, changed, why). ``job_id`` is also an XCom of its own, pushed right after
     submission.
+
+    With ``options={"array": "0-99%10"}`` the task is a whole job array, which Slurm runs as so many
+    tasks; see docs/arrays.md. The result then also has ``array``: spec, counts by state, and what
+    became of each task. A retry submits only what did not complete. ``timeout`` and
+    ``queue_timeout`` hold for each task of it.
 
     Give exactly one of ``command``, ``script`` and ``remote_script``.
 
@@ -107,9 +128,18 @@ class SlurmSubmitOperator(KillableOperator):
     :param cancel_held: cancel a job that is held until somebody releases it, instead of waiting.
     :param on_failure: a `SlurmRetryPolicy`: which failures are followed by another job within this
         try, with more memory, more time or without the failed node. Default: none is.
+    :param depends_on: Slurm tasks of this DAG, or their ids, whose jobs must have succeeded before
+        Slurm starts this one: one, a list, or a dict by kind of dependency, as
+        ``{"afterok": [prepare], "afterany": ["warm_up"]}``; also job ids. It is no edge of
+        Airflow's: this job is submitted as soon as theirs are, and waits in Slurm's queue with
+        them. (templated)
+    :param array_logs: of a job array, copy the end of the log of each task that failed
+        (``"failed"``), the logs of all tasks while they run (``"all"``), or ``"none"``.
+    :param max_failed_tasks: how many tasks of a job array may fail: a number, a part of the array
+        (0.1), or None for any. What has become of a task must be known all the same.
     """
 
-    template_fields = (
+    template_fields: Collection[str] = (
         "command",
         "script",
         "remote_script",
@@ -119,6 +149,7 @@ class SlurmSubmitOperator(KillableOperator):
         "environment",
         "work_dir",
         "job_name",
+        "depends_on",
         "slurm_conn_id",
     )
     template_ext: Sequence[str] = TEMPLATE_EXTENSIONS
@@ -154,6 +185,9 @@ class SlurmSubmitOperator(KillableOperator):
         kill_grace: float | timedelta = 0,
         cancel_held: bool = False,
         on_failure: SlurmRetryPolicy | None = None,
+        depends_on: object = None,
+        array_logs: Literal["failed", "all", "none"] = "failed",
+        max_failed_tasks: float | None = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -177,6 +211,9 @@ class SlurmSubmitOperator(KillableOperator):
         self.kill_grace = kill_grace
         self.cancel_held = cancel_held
         self.on_failure = on_failure
+        self.depends_on = name_tasks(depends_on)
+        self.array_logs = array_logs
+        self.max_failed_tasks = max_failed_tasks
         # What no template can change is checked while the DAG is parsed.
         check_source(JobSpec(command=command, script=script, remote_script=remote_script))
         if isinstance(options, Mapping):
@@ -185,6 +222,16 @@ class SlurmSubmitOperator(KillableOperator):
             check_seconds(name, getattr(self, name))
         if on_failure is not None:
             check_policy(on_failure)
+        check_array_logs(array_logs)
+        check_failure_limit(max_failed_tasks)
+        check_depends_on(self.depends_on, options, self.task_id, self.get_dag())
+
+    @classmethod
+    def partial(cls, *, depends_on: object = None, **kwargs: Any) -> OperatorPartial:
+        """Make a mapped task; Airflow would take a task in ``depends_on`` for one of its edges."""
+        given = {} if depends_on is None else {"depends_on": name_tasks(depends_on)}
+        made: OperatorPartial = super().partial(**given, **kwargs)
+        return made
 
     def resolve_template_files(self) -> None:
         """Load only `script` from a file; a command or a path may end with ``.sh`` too."""
@@ -210,7 +257,7 @@ class SlurmSubmitOperator(KillableOperator):
                 self.template_ext = extensions
         return super().render_template(content, *args, **kwargs)
 
-    def execute(self, context: Context) -> dict[str, Any]:
+    def execute(self, context: Context) -> Any:
         """Submit, record the job, and wait for it."""
         limit = self.execution_timeout
         # defer(timeout=...) would expire without anybody cancelling the job.
@@ -219,27 +266,33 @@ class SlurmSubmitOperator(KillableOperator):
 
     def execute_again(
         self, context: Context, event: dict[str, Any], attempt: dict[str, Any]
-    ) -> dict[str, Any]:
+    ) -> Any:
         """Go on with a submission that had to wait until the site answered."""
         known = Attempt.from_payload(attempt)
         self._check_waited(context, event, known)
         return self._run(context, known.resumed())
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+    def execute_linked(
+        self, context: Context, event: dict[str, Any], attempt: dict[str, Any]
+    ) -> Any:
+        """Go on when the jobs are known that this one is to depend on."""
+        return self._run(context, self._link(event, Attempt.from_payload(attempt)))
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Take up the trigger's event: return the result, or do what the failure asks for."""
         (payload,) = event["results"]
         result = JobResult.from_payload(payload)
         return self._conclude(context, result, Attempt.from_payload(event.get("attempt")))
 
-    def _run(self, context: Context, attempt: Attempt) -> dict[str, Any]:
+    def _run(self, context: Context, attempt: Attempt) -> Any:
         """Submit one job and wait for it."""
-        submission = self._submit_patiently(context, attempt)
+        submission, attempt = self._submit_patiently(context, attempt)
         context["ti"].xcom_push(key="job_id", value=submission.job_id)
         if not self.wait_for_completion:
             self._end_if_killed()
             self._forget_job()
             return _to_value(_just_submitted(submission), attempt)
-        present = replace(attempt, asked=submission.asked)
+        present = replace(attempt, asked=submission.asked, array=_know_array(submission, attempt))
         trigger = self._build_trigger(context, submission, present)
         if self.deferrable:
             self._hand_over(context, trigger, self.execute_complete.__name__)
@@ -251,12 +304,18 @@ class SlurmSubmitOperator(KillableOperator):
         self._forget_job()
         return self._conclude(context, result, present)
 
-    def _submit_patiently(self, context: Context, attempt: Attempt) -> Submission:
+    def _submit_patiently(self, context: Context, attempt: Attempt) -> tuple[Submission, Attempt]:
         """Submit, when the site answers; what is uncertain is then looked for first."""
         while True:
+            attempt = self._wait_for_upstreams(context, attempt)
             try:
-                return self._submit(context, attempt)
+                return self._submit(context, attempt), attempt
+            except UpstreamFailedError as error:
+                attempt = self._look_for_others(error, attempt)
             except SubmitRejectedError as error:
+                if error.details.get("is_queue_limit"):
+                    attempt = self._wait_for_room(context, attempt, error)
+                    continue
                 if error.details.get("is_temporary"):
                     raise  # A full queue has room later: an ordinary failure, with retries.
                 raise AirflowFailException(_describe_refusal(error, attempt)) from error
@@ -298,6 +357,8 @@ class SlurmSubmitOperator(KillableOperator):
             report=self.log.info,
             is_fresh=self._is_fresh(context, attempt),
             is_resumed=attempt.is_resumed,
+            needs=attempt.needs,
+            ended=ArrayAttempt.from_payload(attempt.array).record,
         )
         self._job_id, self._run_dir = submission.job_id, submission.run_dir
         self._signal = _signal_of(submission.asked)
@@ -309,19 +370,132 @@ class SlurmSubmitOperator(KillableOperator):
         self._end_if_killed()
         return submission
 
+    def _wait_for_upstreams(self, context: Context, attempt: Attempt) -> Attempt:
+        """Find out which jobs this one is to depend on; wait where they are not submitted yet."""
+        if self.depends_on is None or attempt.upstreams is not None:
+            return attempt
+        known, tasks = self._links()
+        if not tasks:
+            return replace(attempt, upstreams=known)
+        from airflow_provider_csc.triggers.slurm_dependency import (  # noqa: PLC0415
+            SlurmDependencyTrigger,
+        )
+
+        trigger = SlurmDependencyTrigger(
+            dag_id=context["ti"].dag_id,
+            run_id=context["ti"].run_id,
+            links=tasks,
+            replaced=attempt.replaced,
+            deadline=attempt.deadline,
+        )
+        event = trigger.look()
+        if event is None and self.deferrable:
+            kwargs = {"attempt": attempt.to_payload()}
+            self._hand_over(context, trigger, self.execute_linked.__name__, kwargs)
+        if event is None:
+            from airflow_provider_csc.sync import run_sync  # noqa: PLC0415
+
+            event = run_sync(trigger.wait(self.log))
+        return self._link(event, attempt)
+
+    def _links(self) -> tuple[tuple[dict[str, str], ...], list[tuple[str, str]]]:
+        try:
+            return plan_links(
+                self.depends_on,
+                self.task_id,
+                self.slurm_conn_id,
+                self.get_dag(),
+                SlurmSubmitOperator,
+            )
+        except ConfigError as error:
+            raise AirflowFailException(error.message) from error
+
+    def _link(self, event: dict[str, Any], attempt: Attempt) -> Attempt:
+        """Take up which jobs this one is to depend on."""
+        if event["status"] == "never":
+            raise AirflowFailException(f"depends_on: {event['reason']}")
+        if event["status"] == "deadline":
+            raise AirflowTaskTimeout(
+                "execution_timeout is reached while the tasks that this one depends on had not "
+                "submitted their jobs. Nothing was submitted."
+            )
+        known, _ = self._links()
+        return replace(attempt, upstreams=(*known, *event["upstreams"]))
+
+    def _look_for_others(self, error: UpstreamFailedError, attempt: Attempt) -> Attempt:
+        """Let the tasks whose jobs ended otherwise than is asked be waited for once more."""
+        if error.details.get("is_lasting"):
+            raise AirflowFailException(f"depends_on: {error.message}") from error
+        self.log.warning("%s It is waited for whether its task tries again.", error.message)
+        jobs = error.details["jobs"]
+        replaced = {**attempt.replaced, **(jobs if isinstance(jobs, Mapping) else {})}
+        return replace(attempt, upstreams=None, replaced=replaced)
+
     @staticmethod
     def _is_fresh(context: Context, attempt: Attempt) -> bool:
         """Whether nothing of this task can have been submitted before."""
         is_first = context["ti"].try_number == 1 and attempt.resubmission == 0
         return is_first and not attempt.is_resumed
 
+    def _wait_for_room(
+        self, context: Context, attempt: Attempt, error: SubmitRejectedError
+    ) -> Attempt:
+        """Wait where the queue is full; fail where that is not, or never will be, otherwise."""
+        from airflow_provider_csc.hooks.slurm import SlurmHook  # noqa: PLC0415
+        from airflow_provider_csc.slurm.queue_limits import (  # noqa: PLC0415
+            Refusal,
+            judge_refusal,
+            read_scope,
+        )
+
+        asked, said = error.details.get("asked"), str(error.details.get("stderr", ""))
+        scope = read_scope(asked if isinstance(asked, (list, tuple)) else (), said)
+        try:
+            limits = SlurmHook(self.slurm_conn_id).queue_limits(scope)
+        except (TransportError, UnreadableOutputError):
+            limits = ()
+        judgement = judge_refusal(scope, limits)
+        told = judgement.describe(scope.needed)
+        if judgement.refusal is Refusal.BEYOND or attempt.is_refused_for_good(judgement.refusal):
+            message = f"{_describe_refusal(error, attempt)} {told}"
+            raise AirflowFailException(message) from error
+        if attempt.is_refused_too_often(judgement.refusal):
+            raise error
+        following = attempt.refused(judgement.refusal)
+        if judgement.refusal is Refusal.ROOM:
+            return following.resumed()
+        return self._stand_in_line(context, following, told, scope.to_payload())
+
+    def _stand_in_line(
+        self, context: Context, attempt: Attempt, told: str, scope: Mapping[str, Any]
+    ) -> Attempt:
+        from airflow_provider_csc.triggers.slurm_queue import SlurmQueueTrigger  # noqa: PLC0415
+
+        trigger = SlurmQueueTrigger(
+            slurm_conn_id=self.slurm_conn_id,
+            deadline=attempt.deadline,
+            reason=told,
+            poll_interval=self.poll_interval,
+            token=self._identity.token if self._identity else None,
+            identity=self._identity.to_json() if self._identity else None,
+            since=attempt.queued_since,
+            # Where nobody can tell whether there is room, only another attempt does.
+            not_before=time.time() + attempt.refusal_pause_seconds if attempt.refusals else None,
+            task_key=name_task(context),
+            scope=scope,
+        )
+        return self._wait_by(context, attempt, trigger)
+
     def _wait_for_site(self, context: Context, attempt: Attempt, error: CscError) -> Attempt:
-        """Wait, and return the attempt as it goes on."""
         pause = None
         # The site may be well, and only the fate of a submission is open.
         if isinstance(error, (SubmitUnknownError, SiteUnavailableError)):
             pause, attempt = attempt.pause_seconds, attempt.left_open()
         trigger = self._build_site_trigger(context, attempt, error, pause)
+        return self._wait_by(context, attempt, trigger)
+
+    def _wait_by(self, context: Context, attempt: Attempt, trigger: SlurmSiteTrigger) -> Attempt:
+        """Wait, and return the attempt as it goes on."""
         if self.deferrable:
             kwargs = {"attempt": attempt.to_payload()}
             self._hand_over(context, trigger, self.execute_again.__name__, kwargs)
@@ -341,29 +515,62 @@ class SlurmSubmitOperator(KillableOperator):
                 "A job of this task that it may have taken is cancelled, or adopted by a retry."
             )
 
-    def _conclude(self, context: Context, result: JobResult, attempt: Attempt) -> dict[str, Any]:
+    def _conclude(self, context: Context, result: JobResult, attempt: Attempt) -> Any:
         """Return what became of the job, raise it, or submit another as the policy says."""
         if result.accounting:
             self.log.info("Accounting of job %s:\n%s", result.job_id, result.accounting)
+        if result.array is not None:
+            return self._conclude_array(context, result, attempt)
         if result.is_success:
             self.log.info("%s", describe_result(result))
-            return _to_value(result, attempt)
-        from airflow_provider_csc.slurm.failures import error_for, failure_of  # noqa: PLC0415
+            return self._take_result(context, result, attempt)
+        return self._follow_failure(context, result, attempt, self._explain(result))
+
+    def _conclude_array(self, context: Context, result: JobResult, attempt: Attempt) -> Any:
+        """Submit what is still to do of an array; when all has ended, conclude as for one job."""
+        from airflow_provider_csc.slurm.array_result import (  # noqa: PLC0415
+            as_success,
+            error_for_array,
+            is_success,
+            is_wholly_cancelled,
+        )
+
+        known = ArrayAttempt.from_payload(attempt.array).with_result(result)
+        present = replace(attempt, array=known.to_payload())
+        if known.todo and not is_wholly_cancelled(known.telling):
+            self.log.info(
+                "%s The next part is submitted.",
+                describe_counts(result.job_id, known.record.counts),
+            )
+            return self._run(context, replace(present, resubmission=attempt.resubmission + 1))
+        allowed = self.max_failed_tasks
+        if known.telling is None or is_success(known.telling, known.record, known.whole, allowed):
+            self.log.info("%s", describe_counts(result.job_id, known.record.counts))
+            value = _to_value(as_success(result), attempt)
+            return {**value, "array": known.record.to_xcom(known.whole)}
+        error = error_for_array(known.telling, known.record, known.whole, allowed)
+        return self._follow_failure(context, known.telling, present, error)
+
+    def _follow_failure(
+        self, context: Context, result: JobResult, attempt: Attempt, error: CscError
+    ) -> Any:
+        """Raise what became of the job, or submit another as the policy says."""
+        from airflow_provider_csc.slurm.failures import failure_of  # noqa: PLC0415
         from airflow_provider_csc.slurm.policy import Fail, Resubmit  # noqa: PLC0415
 
-        error = error_for(result)
         reason = failure_of(result)
+        if reason == "dependency" and (again := attempt.unlinked(result)):
+            self.log.warning("%s", error.message)
+            return self._run(context, again)
         if self.on_failure is None or reason is None:
             raise error
         self.log.error("%s", error.message)
         match self._decide(self.on_failure, reason, result, attempt):
             case Resubmit(why=why, options=options, history=history):
                 self.log.warning("%s", why)
-                following = Attempt(
-                    resubmission=attempt.resubmission + 1,
-                    changes=options,
-                    history=tuple(history),
-                    deadline=attempt.deadline,
+                following = replace(
+                    attempt.followed(changes=options, history=history),
+                    array=_without_failures(attempt.array),
                 )
                 return self._run(context, following)
             case Fail(why=why):
@@ -371,6 +578,16 @@ class SlurmSubmitOperator(KillableOperator):
             case action:
                 self.log.info("%s", action.why)
                 raise error
+
+    def _take_result(self, context: Context, result: JobResult, attempt: Attempt) -> Any:  # noqa: ARG002
+        """Return what the task returns for a job that completed."""
+        return _to_value(result, attempt)
+
+    def _explain(self, result: JobResult) -> CscError:
+        """Return the error that stands for a failed job."""
+        from airflow_provider_csc.slurm.failures import error_for  # noqa: PLC0415
+
+        return error_for(result)
 
     def _decide(
         self,
@@ -415,6 +632,7 @@ class SlurmSubmitOperator(KillableOperator):
             environment=self.environment,
             work_dir=self.work_dir,
             job_name=self.job_name,
+            array_logs=self.array_logs,
         )
 
     def _identify(self, context: Context, attempt: Attempt) -> TaskIdentity:
@@ -456,6 +674,8 @@ class SlurmSubmitOperator(KillableOperator):
             cancel_held=self.cancel_held,
             attempt=attempt.to_payload(),
             task_key=name_task(context),
+            array=format_part(submission.array) if submission.array else None,
+            array_logs=self.array_logs,
         )
 
     def _build_site_trigger(
@@ -490,6 +710,19 @@ def _signal_of(asked: Sequence[str]) -> str | None:
 def _to_value(result: JobResult, attempt: Attempt) -> dict[str, Any]:
     """Return what the task returns."""
     return {**to_xcom(result), "resubmissions": [dict(each) for each in attempt.history]}
+
+
+def _know_array(submission: Submission, attempt: Attempt) -> dict[str, Any] | None:
+    """Return what a try knows of its array once a job of it is there."""
+    if submission.whole is None:
+        return None
+    known = ArrayAttempt.from_payload(attempt.array)
+    record = submission.earlier.merged(known.record)
+    return replace(known, whole=submission.whole, record=record).to_payload()
+
+
+def _without_failures(array: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return ArrayAttempt.from_payload(array).without_failures().to_payload() if array else None
 
 
 def _describe_refusal(error: SubmitRejectedError, attempt: Attempt) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from airflow_provider_csc.slurm.notation import NotationError, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _LARGEST_ID = 4_000_000  # slurm.conf(5): MaxArraySize is at most 4000001, and ids are below it
 _ITEM = re.compile(r"([0-9]{1,8})(?:-([0-9]{1,8})(?::([0-9]{1,8}))?)?")
@@ -52,6 +52,36 @@ class ArraySpec:
     def _is_disjoint(self) -> bool:
         ordered = sorted(self.ranges, key=lambda each: each.start)
         return all(before[-1] < after[0] for before, after in pairwise(ordered))
+
+
+NO_TASKS = ArraySpec(ranges=())
+
+
+def array_of(task_ids: Iterable[int], throttle: int | None = None) -> ArraySpec:
+    """Return some task ids in few ranges, each id once and in ascending order."""
+    ids = sorted(set(task_ids))
+    ranges: list[range] = []
+    at = 0
+    while at < len(ids):
+        end = at + 1
+        step = ids[end] - ids[at] if end < len(ids) else 1
+        while end < len(ids) and ids[end] - ids[end - 1] == step:
+            end += 1
+        # Two ids far from each other are no range; the second one may begin another.
+        end = end if step == 1 or end - at > 2 else at + 1  # noqa: PLR2004 - a pair
+        step = step if end - at > 1 else 1
+        ranges.append(range(ids[at], ids[end - 1] + 1, step))
+        at = end
+    return ArraySpec(ranges=tuple(ranges), throttle=throttle)
+
+
+def read_ids(text: str) -> ArraySpec:
+    """
+    Read what `format_array` made of `array_of`, also of no ids at all.
+
+    :raises NotationError: for any other text.
+    """
+    return parse_array(text) if text else NO_TASKS
 
 
 def format_array(spec: ArraySpec) -> str:

@@ -32,21 +32,28 @@ _HEAD = """\
 # Written by airflow-provider-csc. The script it runs lies unmodified beside it.
 csc_run_dir=$1
 # A submission that was thought lost may have been made again: the job whose id stands first runs.
+# The tasks of an array are one job here; each has its own record.
 csc_id=${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}
-csc_first=$csc_run_dir/@JOB_ID
-if [ ! -e "$csc_first" ] && printf '%s\\n' "$csc_id" >"$csc_first.$csc_id"; then
-  ln -T -- "$csc_first.$csc_id" "$csc_first" 2>/dev/null
+csc_self=$SLURM_JOB_ID
+csc_record=$csc_run_dir/@EXIT
+if [ -n "${{SLURM_ARRAY_TASK_ID-}}" ]; then
+  csc_self=${{csc_id}}_$SLURM_ARRAY_TASK_ID
+  csc_record=$csc_run_dir/@ARRAY_EXIT
 fi
-rm -f -- "$csc_first.$csc_id"
+csc_first=$csc_run_dir/@JOB_ID
+if [ ! -e "$csc_first" ] && printf '%s\\n' "$csc_id" >"$csc_first.$csc_self"; then
+  ln -T -- "$csc_first.$csc_self" "$csc_first" 2>/dev/null
+fi
+rm -f -- "$csc_first.$csc_self"
 read -r csc_first 2>/dev/null <"$csc_first" || csc_first=$csc_id
 [ ! -e "$csc_run_dir"/@CANCEL ] || csc_first='none: it was killed'
 if [ -n "$csc_first" ] && [ "${{csc_first%%;*}}" != "$csc_id" ]; then
   printf 'airflow-provider-csc: job %s does nothing; the job of this submission is %s.\\n' \\
     "$csc_id" "$csc_first" >&2
-  scancel "$SLURM_JOB_ID"
+  scancel "$csc_id"
   exit 1
 fi
-rm -f -- "$csc_run_dir"/@EXIT
+rm -f -- "$csc_record"
 csc_started=$(date +%s)
 csc_child=
 csc_starting=
@@ -57,16 +64,23 @@ csc_signals=(HUP INT QUIT TERM USR1 USR2 URG XCPU)
 size_of() {{
   if [ -f "/proc/$$/fd/$1" ]; then stat -L -c %s -- "/proc/$$/fd/$1" 2>/dev/null; fi || printf -1
 }}
+# Where the log of a task of an array is, nobody can ask later; of other jobs it is known.
+log_of() {{
+  local path=
+  [ "$csc_self" = "$SLURM_JOB_ID" ] || path=$(readlink -- "/proc/$$/fd/$1")
+  case $path in *[\\"\\\\[:cntrl:]]*) ;; /*) printf '"%s": "%s", ' "$2" "$path" ;; esac
+}}
 finish() {{
-  local record=$csc_run_dir/@EXIT stdout_bytes stderr_bytes
+  local record=$csc_record stdout_bytes stderr_bytes
   trap '' "${{csc_signals[@]}}"
   trap - EXIT
   [ -z "$csc_ender" ] || kill -s KILL "$csc_ender" 2>/dev/null
   stdout_bytes=$(size_of 1)
   stderr_bytes=$(size_of 2)
   printf '{{"job_id": "%s", "exit_code": %d, "started": %d, "ended": %d, "node": "%s", ' \\
-    "$SLURM_JOB_ID" "$1" "$csc_started" "$(date +%s)" "${{SLURMD_NODENAME:-$HOSTNAME}}" \\
+    "$csc_self" "$1" "$csc_started" "$(date +%s)" "${{SLURMD_NODENAME:-$HOSTNAME}}" \\
     >"$record.new" &&
+    printf '%s%s' "$(log_of 1 stdout)" "$(log_of 2 stderr)" >>"$record.new" &&
     printf '"stdout_bytes": %d, "stderr_bytes": %d, "restarts": %d}}\\n' \\
       "${{stdout_bytes:--1}}" "${{stderr_bytes:--1}}" "${{SLURM_RESTART_COUNT:-0}}" \\
       >>"$record.new" && mv -f -- "$record.new" "$record"
@@ -92,7 +106,7 @@ end_in_time() {{
   {{
     trap '' "${{csc_signals[@]}}"
     read -r -t "$grace" <> <(:)
-    scancel "$SLURM_JOB_ID" || kill -s KILL "$csc_child"
+    scancel "$csc_self" || kill -s KILL "$csc_child"
   }} </dev/null >/dev/null 2>&1 &
   csc_ender=$!
 }}
@@ -122,7 +136,7 @@ fi
 _START = """
 start() {{
   trap - INT QUIT
-{exports}
+{promised}{exports}
   exec -- "$1"
 }}
 """
@@ -156,27 +170,38 @@ class Environment:
     path: str | None = None
 
 
-def render_batch_script(*, directives: Sequence[str], environment: Environment) -> str:
-    """Return the text of the batch script, which gets its run directory as only argument."""
+def render_batch_script(
+    *,
+    directives: Sequence[str],
+    environment: Environment,
+    promised: Mapping[str, str] | None = None,
+) -> str:
+    """
+    Return the text of the batch script, which gets its run directory as only argument.
+
+    ``promised`` are variables of a job array, in bash's words, that the user's script finds changed
+    where one job does not run the array as it was asked for.
+    """
     head = fill_names(_HEAD).format(directives="\n".join(directives))
-    return head + _render_environment(environment) + fill_names(_TAIL).format()
+    return head + _render_environment(environment, promised or {}) + fill_names(_TAIL).format()
 
 
-def _render_environment(environment: Environment) -> str:
+def _render_environment(environment: Environment, promised: Mapping[str, str]) -> str:
     lines = []
     if environment.modules:
         lines.append(_MODULE_HELP)
         lines += [f"prepare module {words(parse_module(each))}" for each in environment.modules]
     if environment.path:
-        lines.append(f"prepare source {_at_home(environment.path.rstrip('/') + '/bin/activate')}")
+        lines.append(f"prepare source {at_home(environment.path.rstrip('/') + '/bin/activate')}")
     exports = "\n".join(
         f"  export {name}={quote(value)}" for name, value in environment.env.items()
     )
-    return "\n".join(lines) + _START.format(exports=exports)
+    kept = "".join(f"  export {name}={value}\n" for name, value in promised.items())
+    return "\n".join(lines) + _START.format(promised=kept, exports=exports)
 
 
-def _at_home(path: str) -> str:
-    """Quote a path, of which ``~/`` at the beginning is the home directory."""
+def at_home(path: str) -> str:
+    """Return a path quoted for bash, of which ``~/`` at the beginning is the home directory."""
     return f'"$HOME"/{quote(path[2:])}' if path.startswith("~/") else quote(path)
 
 
@@ -296,7 +321,8 @@ class ExitRecord:
     What the job itself wrote down at its end. Times in seconds since 1970, the node's clock.
 
     The sizes are those of its standard output and error as the node saw them then, -1 where that is
-    no file; ``restarts`` is how often it had been requeued.
+    no file; ``restarts`` is how often it had been requeued. Of a task of an array, whose ``job_id``
+    is ``123_4``, it tells where these files are.
     """
 
     job_id: str
@@ -307,6 +333,8 @@ class ExitRecord:
     stdout_bytes: int = -1
     stderr_bytes: int = -1
     restarts: int = 0
+    stdout_path: str | None = None
+    stderr_path: str | None = None
 
 
 _SIZES = range(-1, 2**63)
@@ -327,10 +355,22 @@ def parse_exit_record(data: bytes) -> ExitRecord | None:
             stdout_bytes=_checked(fields.get("stdout_bytes", -1), _SIZES),
             stderr_bytes=_checked(fields.get("stderr_bytes", -1), _SIZES),
             restarts=_checked(fields.get("restarts", 0), range(2**31)),
+            stdout_path=_path(fields.get("stdout")),
+            stderr_path=_path(fields.get("stderr")),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return record
+
+
+def parse_exit_records(data: bytes) -> dict[str, ExitRecord]:
+    """Read records, one in each line, by the ids in them; what is no whole record is left out."""
+    found = (parse_exit_record(line) for line in data.splitlines())
+    return {record.job_id: record for record in found if record is not None}
+
+
+def _path(value: object) -> str | None:
+    return value if isinstance(value, str) and value.startswith("/") else None
 
 
 def _checked(value: object, allowed: range) -> int:

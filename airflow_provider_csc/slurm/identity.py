@@ -67,8 +67,12 @@ class TaskIdentity:
         index = f".{self.map_index}" if self.map_index >= 0 else ""
         return f"{self.dag_id}.{self.task_id}{index}"
 
-    def to_json(self) -> str:
-        """Return what stands in the run directory, in one line; a reaper reads it there."""
+    def to_json(self, *, array: str = "") -> str:
+        """
+        Return what stands in the run directory, in one line; a reaper reads it there.
+
+        ``array`` is which tasks of an array this submission runs (`array_parts.format_part`).
+        """
         known = {
             "version": 1,
             "deployment": self.deployment,
@@ -81,7 +85,7 @@ class TaskIdentity:
             "run_started": self.run_started,
             "waits": self.waits,
         }
-        return json.dumps(known)
+        return json.dumps({**known, "array": array} if array else known)
 
 
 def build_token(key: str, number: Number) -> str:

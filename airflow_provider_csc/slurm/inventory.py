@@ -357,7 +357,8 @@ def _parse_directories(frames: Mapping[str, Frame]) -> tuple[RunDirectory, ...]:
                 identity=parse_identity(files.get(IDENTITY_FILE, "")),
                 job_id=parse_job_id(files.get(JOB_ID_FILE, "")),
                 exit_record=parse_exit_record(exit_text.encode()) if exit_text else None,
-                verdict=files.get(VERDICT_FILE, "").strip() or None,
+                # Of an array a second line follows.
+                verdict=files.get(VERDICT_FILE, "").partition("\n")[0].strip() or None,
                 inodes=inodes.get(name),
                 bytes=sizes.get(name),
             )

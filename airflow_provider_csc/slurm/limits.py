@@ -41,6 +41,11 @@ class Limits:
         """Whether the task may not take any longer."""
         return self.deadline is not None and now.wall > self.deadline
 
+    def are_set(self, now: Moment) -> bool:
+        """Whether `find` can find anything, whatever the rows are."""
+        has_times = self.queue_timeout is not None or self.run_timeout is not None
+        return has_times or self.is_past_deadline(now)
+
     def find(
         self, rows: Iterable[QueuedRow], clock: int, now: Moment
     ) -> tuple[str, float | None] | None:

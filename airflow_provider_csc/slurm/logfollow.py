@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_csc.slurm.commands import LogRequest
 from airflow_provider_csc.slurm.logtext import LineReader
-from airflow_provider_csc.slurm.output import parse_log
+from airflow_provider_csc.slurm.output import is_put_off, parse_log
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,6 +45,12 @@ class _Log:
         if self.short_since is not None:
             return False
         return self.size is None or self.offset >= self.size or self.is_capped
+
+    @property
+    def known_size(self) -> int:
+        """Its size, where nothing need be said while it has that; -1 where something must."""
+        is_quiet = self.size == self.offset and self.short_since is None and not self.is_unreadable
+        return self.offset if is_quiet else -1
 
     def is_whole(self, now: float, over_since: float) -> bool:
         """Whether all was read that the job wrote until it was over (seconds of a steady clock)."""
@@ -120,6 +126,18 @@ class LogFollower:
     arrived. With it goes ``memo``, a line of whoever follows. ``name`` makes its frames unique in
     an answer.
     """
+
+    __slots__ = (
+        "_acknowledged",
+        "_confirmed",
+        "_limit_bytes",
+        "_logs",
+        "_name",
+        "_noted_memo",
+        "_resumes",
+        "_run_dir",
+        "memo",
+    )
 
     def __init__(
         self, name: str, paths: Sequence[str], *, run_dir: str | None, limit_bytes: int
@@ -223,6 +241,7 @@ class LogFollower:
                 path=log.path,
                 offset=log.offset,
                 limit=_CHUNK_BYTES,
+                known=log.known_size,
             )
             for number, log in enumerate(self._logs)
             if not log.is_capped
@@ -268,7 +287,7 @@ class LogFollower:
             log.is_unreadable = answer is None and log.size is not None
             if answer is not None:
                 size, offset, data = answer
-                log.is_unreadable = offset < size and not data
+                log.is_unreadable = offset < size and not data and not is_put_off(frame)
                 lines += log.take(size, offset, data, limit_bytes=self._limit_bytes, now=now)
         return lines
 

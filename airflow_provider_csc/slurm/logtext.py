@@ -19,14 +19,17 @@ class LineReader:
     last drawing is kept; colours are removed; a line over 16 KiB is cut into several.
     """
 
+    __slots__ = ("_is_cut", "_rest", "_undecoded")
+
     def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        # The beginning of a character whose other bytes are still to come.
+        self._undecoded = b""
         self._rest = ""
         self._is_cut = False
 
     def feed(self, data: bytes) -> list[str]:
         """Return the lines that ``data`` completes."""
-        text = self._rest + self._decoder.decode(data)
+        text = self._rest + self._decode(data)
         *lines, self._rest = text.split("\n")
         if lines:
             if self._is_cut and not lines[0].rstrip("\r"):
@@ -38,10 +41,15 @@ class LineReader:
 
     def flush(self) -> list[str]:
         """Return what is left when the stream has ended without a newline."""
-        rest, self._rest = self._rest + self._decoder.decode(b"", final=True), ""
-        self._decoder.reset()
+        rest, self._rest = self._rest + self._decode(b"", is_final=True), ""
         self._is_cut = False
         return _clean(rest) if rest else []
+
+    def _decode(self, data: bytes, *, is_final: bool = False) -> str:
+        given = self._undecoded + data
+        text, used = codecs.utf_8_decode(given, "replace", is_final)
+        self._undecoded = given[used:]
+        return text
 
 
 def _cut(rest: str) -> tuple[list[str], str]:

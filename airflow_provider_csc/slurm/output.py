@@ -10,15 +10,20 @@ from __future__ import annotations
 import re
 from base64 import b64decode
 from dataclasses import dataclass
+from sys import intern
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from airflow_provider_csc.slurm.states import JobState, parse_cancelled_by, parse_state
 from airflow_provider_csc.slurm.values import parse_elapsed, parse_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterator, Mapping
 
     from airflow_provider_csc.slurm.framing import Frame
+
+# What the answer says in place of the bytes of a log for which there was no room this time.
+PUT_OFF = "-"
+_PUT_OFF = PUT_OFF.encode()
 
 # A character that no name, reason or path holds in practice.
 SEPARATOR = "\x1f"
@@ -143,21 +148,40 @@ class ControllerRow:
     node_count: int | None
 
 
-def parse_queue(frame: Frame) -> Answer[QueueRow] | NoAnswer:
+class RowMemo:
+    """
+    Squeue's rows by their lines, from one answer to the next.
+
+    What has not changed is not read again, and is the same object as ``before``; ``now`` are the
+    rows of the present answer.
+    """
+
+    def __init__(self, before: Mapping[str, QueueRow] | None = None) -> None:
+        self.before = before or {}
+        self.now: dict[str, QueueRow] = {}
+
+
+def parse_queue(frame: Frame, memo: RowMemo | None = None) -> Answer[QueueRow] | NoAnswer:
     """Read squeue's answer."""
     if frame.status != 0:
         # With a single id, squeue says so of one it does not know; that is an answer.
         if "Invalid job id specified" in frame.text:
             return Answer(())
         return NoAnswer(_last_line(frame, "squeue"))
-    return Answer(tuple(_rows(frame, len(_QUEUE_FIELDS), _parse_queue_row)))
+    rows = _rows(frame, len(_QUEUE_FIELDS), _parse_queue_row, memo.before if memo else {})
+    if memo is None:
+        return Answer(tuple(row for _, row in rows))
+    found = list(rows)
+    memo.now.update(found)
+    return Answer(tuple(row for _, row in found))
 
 
 def parse_accounting(frame: Frame) -> Answer[AccountingRow] | NoAnswer:
     """Read sacct's answer, jobs and steps."""
     if frame.status != 0:
         return NoAnswer(_last_line(frame, "sacct"))
-    return Answer(tuple(_rows(frame, len(ACCOUNTING_FORMAT), _parse_accounting_row)))
+    rows = _rows(frame, len(ACCOUNTING_FORMAT), _parse_accounting_row, {})
+    return Answer(tuple(row for _, row in rows))
 
 
 def parse_controller(frame: Frame) -> Answer[ControllerRow] | NoAnswer:
@@ -202,12 +226,19 @@ def is_without_accounting(answer: object) -> bool:
     return isinstance(answer, NoAnswer) and "accounting storage is disabled" in answer.reason
 
 
-def _rows(frame: Frame, width: int, parse: Callable[[list[str]], Row]) -> Iterable[Row]:
-    # Lines that do not have the form are what other programs say on standard error.
+def _rows(
+    frame: Frame, width: int, parse: Callable[[list[str]], Row], known: Mapping[str, Row]
+) -> Iterator[tuple[str, Row]]:
+    """Yield each line of the form wanted, and its row; ``known`` lines are not read again."""
     for line in frame.data.decode(errors="replace").split("\n"):
-        fields = line.split(SEPARATOR, width - 1)
-        if len(fields) == width and _JOB_ID.match(fields[0]):
-            yield parse(fields)
+        row = known.get(line)
+        if row is None:
+            fields = line.split(SEPARATOR, width - 1)
+            # Lines that do not have the form are what other programs say on standard error.
+            if len(fields) != width or not _JOB_ID.match(fields[0]):
+                continue
+            row = parse(fields)
+        yield line, row
 
 
 _JOB_ID = re.compile(r"\d+([_+.].*)?$")
@@ -219,14 +250,14 @@ def _parse_queue_row(fields: list[str]) -> QueueRow:
     return QueueRow(
         job_id=job_id,
         state=state,
-        reason="" if reason == "None" else reason,
-        partition=partition,
+        reason="" if reason == "None" else intern(reason),
+        partition=intern(partition),
         nodes=nodes,
         submitted=_integer(submitted),
         started=_integer(started),
         # Until the end it is when the time limit would be reached.
         ended=_integer(ended) if state.is_final else None,
-        user=user,
+        user=intern(user),
         name=name,
     )
 
@@ -300,20 +331,34 @@ def belongs_to(row_id: str, job_id: str) -> bool:
     if row_id == job_id or (row_id.startswith(job_id) and row_id[len(job_id)] in "_+."):
         return True
     base, _, index = job_id.partition("_")
-    pending = re.fullmatch(rf"{re.escape(base)}_\[(.*?)(%\d+)?\]", row_id)
-    return bool(pending and index.isdecimal() and _holds_index(pending.group(1), int(index)))
+    pending = parse_pending(row_id)
+    if pending is None or pending[0] != base or not index.isdecimal():
+        return False
+    return any(int(index) in ids for ids in pending[1])
 
 
-def _holds_index(spec: str, index: int) -> bool:
+_BASE_ID = re.compile(r"\d+")
+_PENDING_ID = re.compile(r"(\d+)_\[(.*?)(%\d+)?\]")
+
+
+def base_of(job_id: str) -> str:
+    """Return the id of the array, or of the job, that an element, step or component is part of."""
+    found = _BASE_ID.match(job_id)
+    return found.group() if found else job_id
+
+
+def parse_pending(row_id: str) -> tuple[str, list[range]] | None:
+    """Return base id and elements of ``123_[0-9%2]``, a pending array; None for another id."""
+    pending = _PENDING_ID.fullmatch(row_id)
+    return (pending.group(1), list(_ranges(pending.group(2)))) if pending else None
+
+
+def _ranges(spec: str) -> Iterator[range]:
     for part in spec.split(","):
         bounds, _, step = part.partition(":")
         first, _, last = bounds.partition("-")
-        if not first.isdecimal():
-            continue
-        span = range(int(first), int(last or first) + 1, int(step or 1))
-        if index in span:
-            return True
-    return False
+        if all(each.isdecimal() for each in (first, last or first, step or "1")):
+            yield range(int(first), int(last or first) + 1, int(step or 1) or 1)
 
 
 _SUBMITTED = re.compile(r"^(\d+)(?:;(\S+))?$", re.MULTILINE)
@@ -357,4 +402,9 @@ def parse_log(frame: Frame) -> tuple[int, int, bytes] | None:
     if frame.status != 0:
         return None
     size, offset, data = frame.data.split(b" ", 2)
-    return int(size), int(offset), b64decode(data)
+    return int(size), int(offset), b"" if data == _PUT_OFF else b64decode(data)
+
+
+def is_put_off(frame: Frame) -> bool:
+    """Whether there was no room for any bytes of a log, though there are some."""
+    return frame.status == 0 and frame.data.endswith(b" " + _PUT_OFF)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -59,7 +59,7 @@ class Parking:
     """Whether a wait is parked; each reason of one outage is said once."""
 
     _since: Moment | None = None
-    _said: set[str] = field(default_factory=set)
+    _said: tuple[str, ...] = ()
 
     @property
     def is_parked(self) -> bool:
@@ -81,7 +81,7 @@ class Parking:
                 f"Still no answer from the site (since {_clock_time(self._since)}), now for "
                 f"another reason: {reason}."
             )
-        self._said.add(kind)
+        self._said = (*self._said, kind)
         return [Note(text, logging.WARNING)]
 
     def resume(self, now: Moment) -> list[Note]:
@@ -90,7 +90,7 @@ class Parking:
             return []
         away = describe_seconds(now.steady - self._since.steady)
         self._since = None
-        self._said.clear()
+        self._said = ()
         return [Note(f"The site answers again after {away}.")]
 
 

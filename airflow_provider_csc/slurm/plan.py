@@ -9,6 +9,9 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, TypeGuard
 
 from airflow_provider_csc.errors import ConfigError
+from airflow_provider_csc.slurm.array_logs import expand_pattern
+from airflow_provider_csc.slurm.array_parts import ArrayPart, format_part, promise
+from airflow_provider_csc.slurm.arrays import parse_array
 from airflow_provider_csc.slurm.batch import (
     check_remote_path,
     check_script,
@@ -29,6 +32,7 @@ from airflow_provider_csc.slurm.submit_commands import SubmitRequest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from airflow_provider_csc.slurm.arrays import ArraySpec
     from airflow_provider_csc.slurm.identity import TaskIdentity
 
 # A `script` that ends with one of these is the name of a file.
@@ -52,6 +56,7 @@ class JobSpec:
     environment: str | None = None
     work_dir: str | None = None
     job_name: str | None = None
+    array_logs: str = "failed"
 
 
 def check_source(spec: JobSpec) -> None:
@@ -194,12 +199,13 @@ def build_request(
     script: str,
     defaults: Mapping[str, str | None],
     base_dir: str,
+    part: ArrayPart | None = None,
 ) -> tuple[SubmitRequest, str]:
     """
     Return the submission and the readable part of its job name.
 
     ``script`` is the text of whichever source the spec names; ``defaults`` what the connection
-    says for account, partition and time.
+    says for account, partition and time. Of an array only ``part`` is submitted, where it is given.
 
     :raises ConfigError: for options that cannot be, in the task or in the script's own lines.
     """
@@ -208,7 +214,10 @@ def build_request(
     options = parse_options(spec.options)
     chosen = {**own.options, **options}
     check_contradictions(chosen)
-    _refuse_array(options, own.options)
+    whole = _read_array(chosen)
+    part = part or (ArrayPart(spec=whole) if whole else None)
+    if whole:
+        _check_array_output(chosen, spec.array_logs, base_dir)
     if own.is_heterogeneous:
         raise ConfigError(
             "script: '#SBATCH hetjob' makes a job of several components, which cannot be followed "
@@ -226,6 +235,8 @@ def build_request(
     # A requeued job must not truncate what is already in the task's log.
     if "open-mode" not in chosen:
         options["open-mode"] = "append"
+    if part is not None:
+        options["array"] = part.slurm_spec
     options["job-name"] = build_job_name(label, identity.token)
     environment = parse_environment(env=spec.env, modules=spec.modules, path=spec.environment)
     request = SubmitRequest(
@@ -233,13 +244,19 @@ def build_request(
         base_dir=base_dir,
         work_dir=_choose_work_dir(spec, _text(own.options.get("chdir"))),
         script=script,
-        batch=render_batch_script(directives=own.lines, environment=environment),
+        batch=render_batch_script(
+            directives=own.lines,
+            environment=environment,
+            promised=promise(whole, part) if whole and part else None,
+        ),
         options=tuple(option_arguments(options)),
         own_output="output" not in chosen,
-        asks_paths=any(name in chosen for name in _OUTPUT),
+        # Of an array Slurm tells the paths of one task or the other.
+        asks_paths=any(name in chosen for name in _OUTPUT) and not whole,
         asked=tuple(asked),
-        identity=identity.to_json(),
+        identity=identity.to_json(array=format_part(part) if part else ""),
         run_started=identity.run_started,
+        array=format_part(part) if part else "",
     )
     return request, label
 
@@ -248,14 +265,36 @@ def _text(value: str | bool | None) -> str | None:  # noqa: FBT001 - an option's
     return value if isinstance(value, str) else None
 
 
-def _refuse_array(options: Mapping[str, object], own: Mapping[str, object]) -> None:
-    if "array" in options or "array" in own:
-        where = "options['array']" if "array" in options else "script: #SBATCH --array"
+def _read_array(chosen: Mapping[str, str | bool]) -> ArraySpec | None:
+    """Return the array that is asked for, if one is; its text was checked with the options."""
+    text = _text(chosen.get("array"))
+    return parse_array(text) if text else None
+
+
+def _check_array_output(chosen: Mapping[str, str | bool], array_logs: str, base_dir: str) -> None:
+    """
+    Refuse an array whose logs could not be told apart, or not be followed.
+
+    :raises ConfigError: naming the option, and what to write.
+    """
+    if "\\" in base_dir:
         raise ConfigError(
-            f"{where}: a task is one job here, not an array. Use .expand() for one job each.",
-            field=where,
-            value=options.get("array", own.get("array")),
+            f"work_dir of the connection: {base_dir!r} holds a backslash, which keeps Slurm from "
+            "giving each task of an array a log of its own. Name another directory.",
+            field="work_dir",
+            value=base_dir,
         )
+    for name in _OUTPUT if array_logs == "all" else ():
+        pattern = _text(chosen.get(name))
+        expanded = pattern and {expand_pattern(pattern, "1", slurm_id) for slurm_id in (0, 1)}
+        if pattern and pattern != "/dev/null" and (not expanded or len(expanded - {None}) < 2):  # noqa: PLR2004
+            raise ConfigError(
+                f"array_logs: 'all' follows one file for each task, and --{name}={pattern} does "
+                "not name such files. Use %A and %a in it, as 'log-%A_%a.txt', leave it out, or "
+                "ask for array_logs='failed'.",
+                field="array_logs",
+                value=array_logs,
+            )
 
 
 def _choose_work_dir(spec: JobSpec, own_choice: str | None) -> str | None:

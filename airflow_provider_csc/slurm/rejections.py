@@ -16,13 +16,17 @@ class Rejection:
     """
     One kind of refusal: the texts it is known by, why Slurm says so, and what to do.
 
-    One that ``is_temporary`` may pass by itself, so that a retry makes sense.
+    One that ``is_temporary`` may pass by itself, so that a retry makes sense. What may tell of a
+    full queue (``is_queue_limit``) is judged by the limits themselves (see `queue_limits`); where
+    the controller takes no jobs just now (``is_busy``) a task waits as in an outage.
     """
 
     pattern: str
     cause: str
     remedy: str = ""
     is_temporary: bool = False
+    is_queue_limit: bool = False
+    is_busy: bool = False
 
 
 _LESS = "Ask for less, or for another partition."
@@ -86,6 +90,7 @@ REJECTIONS = (
         ),
         "Check `account` and `partition`; else wait until some of the jobs have ended.",
         is_temporary=True,
+        is_queue_limit=True,
     ),
     Rejection(
         r"(QOS|Assoc)\w*(Max|Grp)\w*|Max\w+Per(Account|User)",
@@ -239,6 +244,7 @@ REJECTIONS = (
         "The controller has too many jobs, or too much to do.",
         "Wait.",
         is_temporary=True,
+        is_busy=True,
     ),
     Rejection(
         "Invalid job array",

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_csc.slurm.accounting import compute_usage, format_bytes, render_table
+from airflow_provider_csc.slurm.array_record import ArrayRecord, format_note
 from airflow_provider_csc.slurm.output import Answer, is_without_accounting
 from airflow_provider_csc.slurm.states import parse_state
 from airflow_provider_csc.slurm.verdict import Evidence, judge
@@ -28,7 +29,8 @@ class JobResult:
     ``execution_timeout``, ``held`` or ``dependency``. ``accounting`` is a table to read.
     ``contradiction`` says how Slurm and the job's own exit record differ, where they do.
     ``memory_bytes`` is the peak of the largest step, all its tasks together; ``restarts`` how often
-    Slurm requeued the job.
+    Slurm requeued the job. ``array`` is what became of each task of an array (see `ArrayRecord`);
+    the rest is then of the task whose failure tells most, or of the job as a whole.
     """
 
     job_id: str
@@ -60,6 +62,14 @@ class JobResult:
     memory_bytes: int | None = None
     node_count: int | None = None
     cpus: int | None = None
+    array: dict[str, Any] | None = None
+
+    @property
+    def noted(self) -> str:
+        """What is written down about it: its state; of an array also which tasks completed."""
+        if self.array is None:
+            return self.state
+        return f"{self.state}\n{format_note(ArrayRecord.from_payload(self.array))}"
 
     @property
     def is_success(self) -> bool:

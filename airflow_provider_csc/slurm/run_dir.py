@@ -24,7 +24,12 @@ LOG_FILE = "stdout.log"
 PROGRESS_FILE = "log_offsets"
 # What the job itself wrote as its very last act.
 EXIT_FILE = "exit.json"
-# The end its task took note of.
+# What a Python function returned, or how it failed; see `python_task`.
+RESULT_FILE = "result.json"
+# In place of the last and of the log, for each task of a job array; the number is Slurm's own.
+ARRAY_LOG_FILE = "stdout.%a.log"
+ARRAY_EXIT_FILE = "exit.%a.json"
+# The end its task took note of; of an array, in a second line, which of its tasks completed.
 VERDICT_FILE = "verdict"
 
 _NAMES = {
@@ -37,6 +42,10 @@ _NAMES = {
     "LOG": LOG_FILE,
     "PROGRESS": PROGRESS_FILE,
     "EXIT": EXIT_FILE,
+    "RESULT": RESULT_FILE,
+    "ARRAY_LOG": ARRAY_LOG_FILE,
+    "ARRAY_EXIT": ARRAY_EXIT_FILE.replace("%a", "$SLURM_ARRAY_TASK_ID"),
+    "ARRAY_EXITS": ARRAY_EXIT_FILE.replace("%a", "*"),
     "VERDICT": VERDICT_FILE,
 }
 

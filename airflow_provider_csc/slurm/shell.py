@@ -12,7 +12,7 @@ from airflow_provider_csc.slurm.framing import quote
 from airflow_provider_csc.slurm.output import ACCOUNTING_FORMAT, QUEUE_FORMAT, SEPARATOR
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 # What a user's own SQUEUE_PARTITION or SCANCEL_STATE leaves out would look like a job that is not
 # there. Times come as strftime(3)'s %s: seconds since 1970, whatever the site's zone; the ids of a
@@ -34,12 +34,21 @@ place() {
 }
 """
 
+# Linux takes no argument over 128 KiB (MAX_ARG_STRLEN); 9,000 ids of ten digits fit.
+_MAX_LIST_BYTES = 100_000
+
 _SEPARATOR = f"$'\\x{ord(SEPARATOR):02x}'"
 
 
-def squeue() -> str:
-    """Return the squeue command that `output.parse_queue` reads."""
-    return f"slurm squeue --noheader --states=all --format={_ansi(QUEUE_FORMAT)}"
+def squeue(*, only_mine: bool = False) -> str:
+    """
+    Return the squeue command that `output.parse_queue` reads.
+
+    Told to look at the caller's jobs only, slurmctld sends no others; by a list of ids squeue picks
+    out of the jobs of the whole cluster (src/squeue/squeue.c, 22.05 to 25.11).
+    """
+    mine = " --me" if only_mine else ""
+    return f"slurm squeue --noheader --states=all --format={_ansi(QUEUE_FORMAT)}{mine}"
 
 
 def sacct() -> str:
@@ -52,12 +61,28 @@ def _ansi(text: str) -> str:
     return "$'" + text.replace(SEPARATOR, f"\\x{ord(SEPARATOR):02x}") + "'"
 
 
+def split_ids(job_ids: Iterable[str]) -> Iterator[list[str]]:
+    """Yield job ids in lists that `id_list` can write as one argument each."""
+    chunk: list[str] = []
+    size = 0
+    for job_id in sorted(set(job_ids)):
+        needed = len(job_id) + 1
+        if chunk and size + needed > _MAX_LIST_BYTES:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(job_id)
+        size += needed
+    if chunk:
+        yield chunk
+
+
 def id_list(job_ids: Iterable[str]) -> str:
-    """Return job ids, quoted, for ``--jobs``."""
-    unique = sorted(set(job_ids))
-    # squeue answers an unknown id with an error when it is the only one asked for, and leaves it
-    # out otherwise (src/squeue/squeue.c); asked for twice it is never the only one.
-    return quote(",".join([*unique, unique[0]]))
+    """
+    Return job ids, quoted, for ``--jobs``.
+
+    An unknown id squeue leaves out, unless it is the only one: then it says so, with an error.
+    """
+    return quote(",".join(sorted(set(job_ids))))
 
 
 def join_path(directory: str, name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from airflow_provider_csc.errors import (
@@ -13,9 +13,14 @@ from airflow_provider_csc.errors import (
     SubmitRejectedError,
     SubmitUnknownError,
 )
+from airflow_provider_csc.slurm.array_parts import ArrayPart, parse_part
+from airflow_provider_csc.slurm.array_record import ArrayRecord, parse_note
+from airflow_provider_csc.slurm.array_rows import find_completed
+from airflow_provider_csc.slurm.arrays import NO_TASKS, ArraySpec
 from airflow_provider_csc.slurm.batch import ExitRecord, parse_exit_record
 from airflow_provider_csc.slurm.framing import Frame
 from airflow_provider_csc.slurm.identity import Number, parse_token, split_token
+from airflow_provider_csc.slurm.notation import NotationError
 from airflow_provider_csc.slurm.output import (
     AccountingRow,
     Answer,
@@ -28,7 +33,7 @@ from airflow_provider_csc.slurm.output import (
     parse_log_paths,
     parse_queue,
 )
-from airflow_provider_csc.slurm.rejections import find_remedy, is_temporary
+from airflow_provider_csc.slurm.rejections import explain_rejection, find_remedy, is_temporary
 from airflow_provider_csc.slurm.states import STATES
 from airflow_provider_csc.slurm.submit_commands import GIVEN_UP
 from airflow_provider_csc.slurm.verdict import UNKNOWN, Evidence, judge
@@ -45,7 +50,9 @@ class Submission:
     """
     A job that exists, and where its files are. ``stderr_path`` may equal ``stdout_path``.
 
-    ``asked`` are the options that were asked for, as sbatch's arguments.
+    ``asked`` are the options that were asked for, as sbatch's arguments. Of an array ``array`` is
+    which tasks this job runs, ``earlier`` what jobs before it completed (see `array_parts`,
+    `array_record`), ``whole`` the array as it was asked for; its paths are patterns.
     """
 
     job_id: str
@@ -54,6 +61,9 @@ class Submission:
     stderr_path: str
     is_adopted: bool = False
     asked: tuple[str, ...] = ()
+    array: ArrayPart | None = None
+    earlier: ArrayRecord = field(default_factory=ArrayRecord)
+    whole: ArraySpec | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +106,9 @@ def read_submit_answer(
     run_dir = frames["run_dir"].text
     _check_directories(frames, work_dir=work_dir, base_dir=base_dir)
     if "existing" in frames:
-        return _read_existing(frames["existing"], run_dir, log_name)
+        found = _read_existing(frames["existing"], run_dir, log_name)
+        array = _read_part(frames.get("array"))
+        return replace(found, array=array) if isinstance(found, Submission) else found
     sbatch = frames.get("sbatch", _OK)
     job_id = parse_job_id(sbatch.text) if sbatch.status == 0 else None
     # A job that a kill could not cancel is one that its task still has to cancel.
@@ -194,6 +206,14 @@ def _read_existing(frame: Frame, run_dir: str, log_name: str) -> Submission | Cl
     return adopt(job_id, run_dir, recorded=frame.text, log_name=log_name)
 
 
+def _read_part(frame: Frame | None) -> ArrayPart | None:
+    """Return which tasks of an array a submission runs, as its identity file says."""
+    try:
+        return parse_part(frame.text) if frame and frame.text else None
+    except NotationError:
+        return None
+
+
 def adopt(job_id: str, run_dir: str, *, recorded: str, log_name: str) -> Submission:
     """Return an earlier submission from what its run directory recorded."""
     stdout, stderr = parse_log_paths(recorded)
@@ -217,9 +237,17 @@ def _read_refusal(sbatch: Frame, run_dir: str, new_base: str) -> NoVerdict:
     if sbatch.status == 0 or not is_submit_verdict(sbatch):
         return NoVerdict(run_dir=run_dir, message=sbatch.text)
     said = "\n".join(line for line in sbatch.text.splitlines()[-5:])
+    known = explain_rejection(sbatch.text)
+    if known and known.is_busy:
+        raise SiteUnavailableError(
+            f"Slurm takes no more jobs just now ({said}). Nothing was submitted.",
+            run_dir=run_dir,
+            new_base=new_base,
+        )
     raise SubmitRejectedError(
         f"Slurm refused the job: {said}\n{find_remedy(sbatch.text)} Nothing was submitted.",
         is_temporary=is_temporary(sbatch.text),
+        is_queue_limit=known is not None and known.is_queue_limit,
         run_dir=run_dir,
         new_base=new_base,
         stderr=sbatch.text,
@@ -234,7 +262,8 @@ class Previous:
 
     ``age_seconds`` is how long ago it was made, ``no_verdict_age`` how long ago its sbatch ended
     without a verdict, if it did so; both by the cluster's clock. ``noted`` is the state that its
-    task took note of, if it did; ``is_killed`` tells that a kill left its mark.
+    task took note of, if it did; ``is_killed`` tells that a kill left its mark. Of an array
+    ``array`` is which tasks it was to run, and ``completed`` which of them did complete.
     """
 
     number: Number
@@ -247,6 +276,8 @@ class Previous:
     recorded: str = ""
     noted: str = ""
     is_killed: bool = False
+    array: ArrayPart | None = None
+    completed: ArraySpec = NO_TASKS
 
     @property
     def is_given_up(self) -> bool:
@@ -260,11 +291,12 @@ class Previous:
 
         A job that no source knows any more is not waited for again when its task has taken note of
         its failure (where there is no accounting, squeue forgets that soon), or has given it up as
-        UNKNOWN; what follows means to run anew.
+        UNKNOWN; what follows means to run anew. Of an array also a success is over: what it
+        completed is not run again.
         """
         noted = STATES.get(self.noted, UNKNOWN)
-        is_failure = noted.is_final and not noted.is_success
-        is_noted = self.state is UNKNOWN and (is_failure or self.noted == UNKNOWN.name)
+        is_over = noted.is_final and (self.array is not None or not noted.is_success)
+        is_noted = self.state is UNKNOWN and (is_over or self.noted == UNKNOWN.name)
         return self.job_id is not None and not self.state.is_final and not is_noted
 
     def is_of_another_run(self, run_started: str, run_seconds: float) -> bool:
@@ -399,16 +431,27 @@ def _previous(
     evidence = Evidence(
         queue=Answer(tuple(queued)), accounting=Answer(tuple(accounted)), exit_record=own
     )
+    verdict = _text(files.get("verdict"))
+    array = _read_part(files.get("array"))
+    completed = None
+    if array is not None and job_id is not None:
+        completed = parse_note(verdict.partition("\n")[2].strip()) if verdict else None
+        if completed is None:
+            records = files.get("exits", _OK).data
+            completed = find_completed(job_id, array, queued, accounted, records)
     return Previous(
         number=number,
         job_id=job_id,
+        array=array,
+        completed=completed or NO_TASKS,
         run_dir=directory.text if directory else None,
         state=judge(evidence).state if job_id else UNKNOWN,
         run_started=_text(files.get("run")),
         age_seconds=_age(clock, files.get("made"), [*queued, *accounted]),
         no_verdict_age=_age(clock, files.get("no_verdict"), []),
         recorded=job_frame.text if job_frame else "",
-        noted=_text(files.get("verdict")),
+        # Of an array a second line follows.
+        noted=verdict.partition("\n")[0].strip(),
         is_killed="cancel" in files,
     )
 
@@ -426,13 +469,17 @@ def _pick(queued: Sequence[QueueRow], accounted: Sequence[AccountingRow]) -> str
         is_live = not row.state.is_final and row.job_id not in ended
         return 0 if is_live else 1 if row.state.is_success else 2
 
-    return min(known, key=rank).job_id if known else None
+    # The elements of an array are one job.
+    return min(known, key=rank).job_id.partition("_")[0] if known else None
 
 
 def _files_of(number: Number, frames: Mapping[str, Frame]) -> dict[str, Frame]:
     try_number, resubmission = number
     suffix = f".{try_number}" + (f".{resubmission}" if resubmission else "")
-    names = ("dir", "made", "run", "job_id", "exit", "verdict", "no_verdict", "cancel")
+    names = (
+        *("dir", "made", "run", "job_id", "exit", "verdict", "no_verdict", "cancel"),
+        *("array", "exits"),
+    )
     return {name: frames[name + suffix] for name in names if name + suffix in frames}
 
 
@@ -453,11 +500,13 @@ class Decision:
     What to do: adopt one job, or cancel some and submit anew; ``why`` goes to the log.
 
     Before either, ``give_up`` are the claims without an id of which no job may come any more.
+    ``mine`` are the submissions of this generation, the newest last.
     """
 
     adopt: Previous | None = None
     cancel: tuple[Previous, ...] = ()
     give_up: tuple[Previous, ...] = ()
+    mine: tuple[Previous, ...] = ()
     why: str
 
 
@@ -495,7 +544,10 @@ def decide(look_up: LookUp, identity: TaskIdentity, *, run_seconds: float) -> De
         for each in earlier
         if each.number[0] >= identity.first_try and not each.is_given_up and each not in others
     ]
-    wanted = [each for each in mine if each.is_live or each.state.is_success]
+    # Of an array that is over, what completed is kept and the rest is run: see `array_submitter`.
+    wanted = [
+        each for each in mine if each.is_live or (each.state.is_success and each.array is None)
+    ]
     newest = wanted[-1] if wanted else None
     # What squeue does not show needs no cancelling, and its id may be another job's by now.
     shown = [each for each in earlier if each.is_live and each.state is not UNKNOWN]
@@ -510,7 +562,7 @@ def decide(look_up: LookUp, identity: TaskIdentity, *, run_seconds: float) -> De
         )
     else:
         why = _describe_anew(earlier, mine, identity)
-    return Decision(adopt=newest, cancel=old, give_up=given_up, why=why)
+    return Decision(adopt=newest, cancel=old, give_up=given_up, mine=tuple(mine), why=why)
 
 
 def _describe_adoption(previous: Previous) -> str:
@@ -528,6 +580,8 @@ def _describe_anew(
     if not earlier:
         return "No earlier try of this task has submitted a job; submitting one."
     ended = ", ".join(f"{each.job_id} ({each.state.name})" for each in earlier)
+    if any(each.completed for each in mine):
+        return f"The earlier job {ended} is over: what it did not complete is submitted."
     if any(each.number[0] == identity.try_number for each in mine):
         why = "the retry policy asks for another"
     else:

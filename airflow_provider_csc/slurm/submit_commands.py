@@ -76,6 +76,10 @@ run_of() {
   [ ! -r "$1/@IDENTITY" ] ||
     sed -n 's/.*"run_started": "\([^"]*\)".*/\1/p' -- "$1/@IDENTITY" | head -n 1
 }
+array_of() {
+  [ ! -r "$1/@IDENTITY" ] ||
+    sed -n 's/.*"array": "\([^"]*\)".*/\1/p' -- "$1/@IDENTITY" | head -n 1
+}
 earlier() { local LC_ALL=C; [ -n "$1" ] && [ -n "$2" ] && [[ $1 < $2 ]]; }
 older_than_run() {
   local made
@@ -128,7 +132,11 @@ submit() {
   ask files put 600 "$run_dir/@IDENTITY" "$identity" &&
     ask files put 700 "$run_dir/@SCRIPT" "$script" &&
     ask files put 600 "$run_dir/@BATCH" "$batch" || return
-  [ -z "$own_output" ] || options+=(--output="$(pattern "$run_dir/@LOG")")
+  case $own_output in
+    '') ;;
+    array) options+=(--output="$(pattern "$run_dir")/@ARRAY_LOG") ;;
+    *) options+=(--output="$(pattern "$run_dir/@LOG")") ;;
+  esac
   ask sbatch send "${options[@]}" "$run_dir/@BATCH" "$run_dir" &&
     id=$(printf '%s\n' "$answer" | grep -E '^[0-9]+(;|$)' | tail -n 1)
   if [ -z "$id" ]; then
@@ -141,6 +149,7 @@ submit() {
     ask stray cancel "${id%%;*}"
     [ ! -e "$run_dir/@CANCEL" ] || ask stray cancel "${first%%;*}"
     ask existing cat -- "$run_dir/@JOB_ID"
+    frame array 0 "$(array_of "$run_dir")"
     return
   fi
   if [ -e "$run_dir/@CANCEL" ]; then ask killed cancel "${id%%;*}"; fi
@@ -172,6 +181,7 @@ claim() {
     frame killed 0 ''
   else
     ask existing cat -- "$run_dir/@JOB_ID"
+    frame array 0 "$(array_of "$run_dir")"
   fi
   return 1
 }
@@ -189,6 +199,8 @@ class SubmitRequest:
     ``asked`` are the options that the user, the script or the connection chose, for messages.
     ``identity`` is written beside the script (JSON); ``run_started`` is when the DAG run began (ISO
     8601): a run directory of an earlier one was left by a run of the same id that was deleted.
+    ``array`` is which tasks of an array are submitted, as `array_parts.format_part` writes it;
+    empty for a single job.
     """
 
     token: str
@@ -202,6 +214,7 @@ class SubmitRequest:
     asked: tuple[str, ...] = ()
     identity: str = "{}"
     run_started: str = ""
+    array: str = ""
 
 
 def build_submit(
@@ -219,7 +232,7 @@ def build_submit(
             "base_dir": request.base_dir,
             "token": request.token,
             "work_dir": request.work_dir or "",
-            "own_output": "1" if request.own_output else "",
+            "own_output": _own_output(request),
             "asks_paths": "1" if request.asks_paths else "",
             "takes_over": "1" if takes_over else "",
             "run_started": request.run_started,
@@ -231,6 +244,12 @@ def build_submit(
     )
     functions = fill_names(f"{PLACE}{SLURM}{_PRUNE}{_HELPERS}{_SUBMIT}")
     return f"{values}\noptions=({words(request.options)})\n{functions}\nsubmit\n"
+
+
+def _own_output(request: SubmitRequest) -> str:
+    if not request.own_output:
+        return ""
+    return "array" if request.array else "1"
 
 
 # Whoever takes over removes the note that there was no verdict before anything else.
@@ -254,6 +273,7 @@ def build_discard(run_dir: str, new_base: str = "") -> str:
 
 
 _LOOK_UP = r"""
+exits() { cat -- "$1"/@ARRAY_EXITS 2>/dev/null; }
 made() { stat --format=%Y -- "$1" 2>/dev/null; }
 for dir in "$base/$key".*; do
   suffix=${dir#"$base/$key."}
@@ -265,6 +285,11 @@ for dir in "$base/$key".*; do
   ask "job_id.$suffix" cat -- "$dir/@JOB_ID"
   ask "exit.$suffix" cat -- "$dir/@EXIT"
   ask "verdict.$suffix" cat -- "$dir/@VERDICT"
+  array=$(array_of "$dir")
+  if [ -n "$array" ]; then
+    frame "array.$suffix" 0 "$array"
+    [ -e "$dir/@VERDICT" ] || ask "exits.$suffix" exits "$dir"
+  fi
   [ ! -e "$dir/@CANCEL" ] || frame "cancel.$suffix" 0 ''
   [ ! -e "$dir/@NO_VERDICT" ] || frame "no_verdict.$suffix" 0 "$(made "$dir/@NO_VERDICT")"
 done

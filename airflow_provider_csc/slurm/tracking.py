@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from dataclasses import dataclass, field
+from operator import is_
 from typing import TYPE_CHECKING
 
 from airflow_provider_csc.slurm.batch import parse_exit_record
@@ -24,6 +25,7 @@ from airflow_provider_csc.slurm.output import (
     Answer,
     NoAnswer,
     QueueRow,
+    base_of,
     is_without_accounting,
 )
 from airflow_provider_csc.slurm.ownership import Memory, own_rows, read_memories, write_memories
@@ -52,6 +54,8 @@ _LAG_SECONDS = 600
 _MAY_RETURN = frozenset({"NODE_FAIL", "PREEMPTED", "BOOT_FAIL"})
 # A job that scancel took on needs KillWait (30 s by default, slurm.conf(5)) to end.
 _CANCEL_AGAIN_SECONDS = 60
+# For figures about many jobs.
+TRACKED_STATES = ("queued", "running", "ending", "unknown")
 _PLAIN_ID = re.compile(r"[0-9]+(_[0-9]+)?")
 
 
@@ -67,6 +71,10 @@ class WatchSpec:
     ``cancel_held`` ends a job that waits for somebody to release it. ``kill_grace`` (seconds) is
     what a job gets between the signal of ``kill_signal`` (its ``--signal`` option) and its
     cancellation.
+
+    ``array`` says of the one job that it is an array, and which tasks it runs (see
+    `array_parts.format_part`); its log paths are then patterns, and ``array_logs`` says which of
+    them are shown: ``failed``, ``all`` or ``none``. `make_tracker` makes the tracker of either.
     """
 
     job_ids: tuple[str, ...]
@@ -82,6 +90,8 @@ class WatchSpec:
     cancel_held: bool = False
     kill_grace: float = 0.0
     kill_signal: str | None = None
+    array: str | None = None
+    array_logs: str = "failed"
 
     @property
     def log_paths(self) -> tuple[str, ...]:
@@ -112,11 +122,32 @@ class _Job:
     cancelled_at: float | None = None
     cancel_again: float = 0.0
     result: JobResult | None = None
+    # What squeue said of it last, before it was weighed.
+    rows: tuple[QueueRow, ...] = ()
+    # Squeue is asked for it by its id, since it was not among the jobs of the user we log in as.
+    is_by_id: bool = False
+    # An element that was cancelled in the queue with its array: sacct tells of the array alone.
+    is_by_array: bool = False
+
+    @property
+    def accounted_id(self) -> str:
+        """What sacct is asked about it by."""
+        return base_of(self.job_id) if self.is_by_array else self.job_id
 
     @property
     def is_live(self) -> bool:
         """Whether squeue shows it as not ended."""
         return is_live(self.queue)
+
+    @property
+    def tracked_state(self) -> str:
+        """Where it is as far as is known: one of `TRACKED_STATES`."""
+        if self.settling_since is not None:
+            return "ending"
+        if self.last_seen is None:
+            return "unknown"
+        phase = self.last_seen[0].state.phase
+        return phase.value if phase in (Phase.QUEUED, Phase.RUNNING) else "unknown"
 
     @property
     def live_rows(self) -> list[QueueRow]:
@@ -135,6 +166,22 @@ class _Job:
 class JobTracker:
     """Follow the jobs of one `WatchSpec`; ``name`` makes its frames unique in an answer."""
 
+    __slots__ = (
+        "_asked_accounting",
+        "_asked_queue",
+        "_clock",
+        "_has_no_accounting",
+        "_is_overdue_told",
+        "_jobs",
+        "_lacks_accounting",
+        "_limits",
+        "_name",
+        "_parking",
+        "limit",
+        "logs",
+        "spec",
+    )
+
     def __init__(self, name: str, spec: WatchSpec) -> None:
         self.spec = spec
         self._name = name
@@ -149,7 +196,9 @@ class JobTracker:
         self._lacks_accounting = False
         self._has_no_accounting = False
         self._is_overdue_told = False
-        self._asked = PollRequest()
+        # Whom squeue and sacct were asked about last.
+        self._asked_queue: tuple[str, ...] = ()
+        self._asked_accounting: tuple[str, ...] = ()
         self._clock: int | None = None
         self.limit: str | None = None
 
@@ -169,6 +218,11 @@ class JobTracker:
     def is_parked(self) -> bool:
         """Whether it waits for a source that is away."""
         return self._parking.is_parked
+
+    @property
+    def states(self) -> list[str]:
+        """Which of `TRACKED_STATES` each of its jobs is in."""
+        return [job.tracked_state for job in self._open]
 
     @property
     def is_done(self) -> bool:
@@ -215,6 +269,11 @@ class JobTracker:
         ]
 
     @property
+    def marked_dirs(self) -> tuple[str, ...]:
+        """The run directories in which a notice leaves its mark, for the jobs that get it."""
+        return (self.spec.run_dir,) if self.spec.run_dir else ()
+
+    @property
     def cancel_notice(self) -> Notice | None:
         """What `jobs_to_cancel` are told first; None where they are cancelled at once."""
         is_first = all(job.cancelled_at is None for job in self._open)
@@ -237,13 +296,15 @@ class JobTracker:
 
     def ask(self) -> PollRequest:
         """Return what a regular round asks: squeue, and the logs of what runs."""
-        self._asked = PollRequest(
-            queued=tuple(job.job_id for job in self._open),
+        queued, owned = self._ask_queue()
+        self._asked_accounting = ()
+        return PollRequest(
+            queued=queued,
+            owned=owned,
             progress=self.logs.progress_request(),
             logs=self.logs.requests() if self._is_running else (),
             acknowledged=self.logs.acknowledge_memo(),
         )
-        return self._asked
 
     def follow_up(self) -> PollRequest:
         """
@@ -253,18 +314,34 @@ class JobTracker:
         shows as ended, or not at all.
         """
         if not self.is_settling:
-            self._asked = PollRequest(logs=self.logs.requests())
-            return self._asked
-        over = tuple(job.job_id for job in self._open if job.settling_since is not None)
+            self._asked_queue = self._asked_accounting = ()
+            return PollRequest(logs=self.logs.requests())
+        ending = [job for job in self._open if job.settling_since is not None]
+        over = tuple(job.job_id for job in ending)
         has_controller = self._has_no_accounting
-        self._asked = PollRequest(
-            queued=tuple(job.job_id for job in self._open),
-            accounted=over,
+        queued, owned = self._ask_queue()
+        self._asked_accounting = over
+        return PollRequest(
+            queued=queued,
+            owned=owned,
+            accounted=tuple(job.accounted_id for job in ending),
             detailed=tuple(filter(_PLAIN_ID.fullmatch, over)) if has_controller else (),
             exit_records=((self._exit_name, self.spec.run_dir),) if self.spec.run_dir else (),
             logs=self.logs.requests(),
         )
-        return self._asked
+
+    def _ask_queue(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return whom squeue is asked for by id, and whom among the user's own jobs."""
+        jobs = self._open
+        job_ids = tuple(job.job_id for job in jobs)
+        # As long as none has ended that is the same tuple for all rounds.
+        self._asked_queue = job_ids = self.spec.job_ids if job_ids == self.spec.job_ids else job_ids
+        if not self.spec.run_dir:
+            return job_ids, ()
+        by_id = tuple(job.job_id for job in jobs if job.is_by_id)
+        if not by_id:
+            return (), job_ids
+        return by_id, tuple(job.job_id for job in jobs if not job.is_by_id)
 
     @property
     def _exit_name(self) -> str:
@@ -277,15 +354,15 @@ class JobTracker:
         It answers the requests of other trackers as well: what was not asked is not denied.
         """
         self._clock = answers.clock
-        queue = answers.queue if self._asked.queued else None
-        accounting = answers.accounting if self._asked.accounted else None
+        queued, accounted = self._asked_queue, self._asked_accounting
+        queue = answers.queue_about(queued) if queued else None
+        accounting = answers.accounting_about(accounted) if accounted else None
         events = self._read_logs(answers, now)
         if isinstance(queue, NoAnswer):
             self._doubt_denials()
             return [*events, *self.park(controller_outage(queue.reason, now), now)]
         if queue is not None:
             changes = self._observe_queue(answers, now)
-            self.logs.memo = write_memories({job.job_id: job.memory for job in self._jobs})
             events = [*self._resume(accounting, now), *changes, *events]
         if accounting is not None:
             events += self._settle(answers, now)
@@ -331,9 +408,17 @@ class JobTracker:
 
     def _observe_queue(self, answers: Answers, now: Moment) -> list[Event]:
         events: list[Event] = []
+        is_changed = False
         for job in self._open:
-            rows = self._own(job, answers.queue_of(job.job_id).rows)
-            job.queue = Answer((*rows, *self._remember_ends(job, rows)))
+            said = answers.queue_of(job.job_id).rows
+            # It was alive when it was last seen, and nothing about it has changed.
+            if job.last_seen and job.settling_since is None and _are_same(said, job.rows):
+                job.last_seen = job.last_seen[0], answers.clock
+                continue
+            is_changed, job.rows = True, said
+            rows = self._own(job, said)
+            ended = self._remember_ends(job, rows)
+            job.queue = Answer((*rows, *ended) if ended else rows)
             if job.is_live:
                 job.settling_since = job.forgotten_since = None
                 self.logs.forget_expectations()
@@ -341,6 +426,8 @@ class JobTracker:
             elif job.settling_since is None:
                 job.settling_since = now.steady
                 events += _describe_revoked(job)
+        if is_changed:
+            self.logs.memo = write_memories({job.job_id: job.memory for job in self._jobs})
         return events
 
     def _own(self, job: _Job, rows: tuple[QueueRow, ...]) -> tuple[QueueRow, ...]:
@@ -392,9 +479,11 @@ class JobTracker:
         return [Note(text, logging.WARNING)]
 
     def _check_limits(self, now: Moment) -> list[Event]:
+        if self.limit is not None or self._clock is None or not self._limits.are_set(now):
+            return []
         live = [job for job in self._open if job.is_live]
         # Where nothing is left that could be cancelled, a job's own end counts.
-        if self.limit is not None or self._clock is None or not live:
+        if not live:
             return []
         rows = [QueuedRow(row, job.memory.queued_before) for job in live for row in job.live_rows]
         found = self._limits.find(rows, self._clock, now)
@@ -405,17 +494,18 @@ class JobTracker:
         return [Note(f"{self.limit}{length} is reached; cancelling.", logging.WARNING)]
 
     def _settle(self, answers: Answers, now: Moment) -> list[Event]:
+        accounting = answers.accounting_about(self._asked_accounting)
         frame = answers.frames.get(self._exit_name)
         record = parse_exit_record(frame.data) if frame else None
-        events = self._note_missing_accounting(answers.accounting)
+        events = self._note_missing_accounting(accounting)
         for job in self._open:
-            if job.settling_since is None or job.job_id not in self._asked.accounted:
+            if job.settling_since is None or job.job_id not in self._asked_accounting:
                 continue
             evidence = self._gather(job, answers, record)
             if self._is_settled(job, evidence, now):
                 job.result = self._build_result(job, evidence)
                 events += self._describe_result(job, evidence)
-        return [*events, *self._explain_wait(answers.accounting, now), *self._end()]
+        return [*events, *self._explain_wait(accounting, now), *self._end()]
 
     def _gather(self, job: _Job, answers: Answers, record: ExitRecord | None) -> Evidence:
         accounting = answers.accounting_of(job.job_id)
@@ -452,10 +542,12 @@ class JobTracker:
     def _is_settled(self, job: _Job, evidence: Evidence, now: Moment) -> bool:
         since = now.steady if job.settling_since is None else job.settling_since
         is_late = now.steady - since >= _SETTLE_SECONDS
+        job.is_by_array = job.is_by_array or evidence.accounting == Answer(())
         if not evidence.is_forgotten:
             job.forgotten_since = None
         elif job.forgotten_since is None:
             job.forgotten_since = now.steady
+            job.is_by_id = True
         verdict = judge(evidence)
         if not verdict.is_final:
             start, patience = job.forgotten_since, self.spec.missing_seconds
@@ -517,6 +609,11 @@ class JobTracker:
         rest = self.logs.last_lines()
         ended = Ended([job.result for job in self._jobs if job.result is not None])
         return [LogLines(rest), ended] if rest else [ended]
+
+
+def _are_same(rows: tuple[QueueRow, ...], others: tuple[QueueRow, ...]) -> bool:
+    """Whether these are the very same objects: a row that did not change is not read again."""
+    return bool(rows) and len(rows) == len(others) and all(map(is_, rows, others))
 
 
 def _telling_row(rows: list[QueueRow]) -> QueueRow:

@@ -16,6 +16,7 @@ from asgiref.sync import sync_to_async
 
 from airflow_provider_csc.client.kill import kill_jobs, kill_submission
 from airflow_provider_csc.client.site_watch import watch_for
+from airflow_provider_csc.hooks._stats import AirflowMeter
 from airflow_provider_csc.hooks.slurm import SlurmHook
 from airflow_provider_csc.task_state import (
     WANTED_BEFORE_JOB,
@@ -249,6 +250,8 @@ class SlurmJobTrigger(_KillableTrigger):
     :param cancel_held: cancel a job that is held until somebody releases it.
     :param attempt: what the operator wants back with the event.
     :param task_key: dag_id, run_id, task_id and map_index of the task that waits.
+    :param array: of an array that is followed task by task, which tasks the one job runs.
+    :param array_logs: which of its tasks' logs are shown: ``failed``, ``all`` or ``none``.
     """
 
     def __init__(  # noqa: PLR0913 - one argument for each thing that is stored
@@ -271,6 +274,8 @@ class SlurmJobTrigger(_KillableTrigger):
         cancel_held: bool = False,
         attempt: dict[str, Any] | None = None,
         task_key: TaskName | None = None,
+        array: str | None = None,
+        array_logs: str = "failed",
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # untyped in Airflow
         self.slurm_conn_id = slurm_conn_id
@@ -290,6 +295,8 @@ class SlurmJobTrigger(_KillableTrigger):
         self.cancel_held = cancel_held
         self.attempt = attempt
         self.task_key = task_key
+        self.array = array
+        self.array_logs = array_logs
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and plain JSON arguments."""
@@ -311,6 +318,8 @@ class SlurmJobTrigger(_KillableTrigger):
             "cancel_held": self.cancel_held,
             "attempt": self.attempt,
             "task_key": self.task_key,
+            "array": self.array,
+            "array_logs": self.array_logs,
         }
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -339,7 +348,7 @@ class SlurmJobTrigger(_KillableTrigger):
         from airflow_provider_csc.client.poller import Moved, poller_for
         from airflow_provider_csc.slurm.events import Ended, LogLines  # noqa: PLC0415
 
-        events = poller_for(settings).watch(
+        events = poller_for(settings, AirflowMeter()).watch(
             watched, interval=self.poll_interval, source=self._source()
         )
         async with aclosing(events):
@@ -354,6 +363,8 @@ class SlurmJobTrigger(_KillableTrigger):
                             log.info("%s", line)
                     case _:
                         log.log(event.level, "%s", event.text)
+                # Lines are not held until something else happens.
+                del event
         raise RuntimeError("the poller stopped before the jobs had ended")
 
     def _watch_spec(self) -> WatchSpec:
@@ -373,6 +384,8 @@ class SlurmJobTrigger(_KillableTrigger):
             cancel_held=self.cancel_held,
             kill_grace=self.kill_grace,
             kill_signal=self.kill_signal,
+            array=self.array,
+            array_logs=self.array_logs,
         )
 
     def _has_to_kill(self) -> bool:

@@ -1,23 +1,27 @@
-"""Jobs that wait: what the benchmark `waiting.py` watches."""
+"""Jobs that wait: what the benchmark's part `deferred` watches."""
 
-from airflow.sdk import Param, dag
+from airflow.sdk import Param, dag, task
 
 from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
 
 
-@dag(schedule=None, params={"jobs": Param(50, type="integer")}, tags=["benchmark"])
+@dag(
+    schedule=None,
+    params={"jobs": Param(50, type="integer"), "name": Param("bench", type="string")},
+    tags=["benchmark"],
+)
 def waiting():
+    @task
     def commands(params: dict) -> list[str]:
-        return [f"echo job {number}; sleep 90" for number in range(params["jobs"])]
-
-    from airflow.sdk import task
+        return [f"echo job {number}" for number in range(params["jobs"])]
 
     SlurmSubmitOperator.partial(
         task_id="job",
-        options={"time": "00:05:00", "mem": "10M"},
+        job_name="{{ params.name }}",
+        options={"time": "00:05:00", "mem": "10M", "hold": True},
         poll_interval=5,
         deferrable=True,
-    ).expand(command=task(commands)())
+    ).expand(command=commands())
 
 
 waiting()

@@ -57,6 +57,7 @@ def test_all_fields_a_user_may_want_to_template_are_templated() -> None:
     not_templated = {
         *("kwargs", "deferrable", "poll_interval", "wait_for_completion", "stream_logs"),
         *("log_limit_bytes", "timeout", "queue_timeout", "kill_grace", "cancel_held", "on_failure"),
+        *("array_logs", "max_failed_tasks"),
     }
 
     assert set(SlurmSubmitOperator.template_fields) == arguments - not_templated
@@ -207,6 +208,8 @@ def test_the_stored_form_of_a_trigger_is_that_of_the_first_release() -> None:
             "cancel_held": False,
             "attempt": None,
             "task_key": None,
+            "array": None,
+            "array_logs": "failed",
         },
     )
 

@@ -26,7 +26,6 @@ from airflow_provider_csc.errors import (
     JobFailedError,
     JobNodeFailureError,
     SubmitKilledError,
-    SubmitRejectedError,
 )
 from airflow_provider_csc.hooks import slurm as hook_module
 from airflow_provider_csc.operators import _killable
@@ -258,14 +257,6 @@ def test_a_connection_that_airflow_does_not_find_is_an_ordinary_failure(
     with pytest.raises(ConfigError, match="'slurm_default' is not defined"):
         task.execute(build_context(task))
     assert site.live == []
-
-
-def test_a_queue_that_is_full_is_an_ordinary_failure(site: Site) -> None:
-    said = "sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed"
-    (site.fake.root / "bin" / "sbatch").write_text(f"#!/bin/sh\necho '{said}' >&2; exit 1\n")
-    task = operator()
-    with pytest.raises(SubmitRejectedError):
-        task.execute(build_context(task))
 
 
 # ---- a task that is ended while its worker runs ----

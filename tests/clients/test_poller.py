@@ -8,6 +8,7 @@ import contextvars
 import gc
 import itertools
 import logging
+import re
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -281,7 +282,8 @@ async def test_many_watchers_share_one_question_per_round(bench: Bench) -> None:
     everyone = [bench.watch(job) for job in jobs]
     await until(lambda: len(bench.polls()) >= 3)
     assert all("PENDING" in watching.notes[0] for watching in everyone)
-    assert all(f"{job.job_id}," in bench.local.programs[-1] for job in jobs)
+    (listed,) = re.findall(r"--jobs=(\S+)", bench.local.programs[-1])
+    assert listed.split(",") == sorted(job.job_id for job in jobs)
     assert bench.local.peak == 1
     assert len(bench.local.programs) == len(bench.polls())
 

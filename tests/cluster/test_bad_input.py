@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
 
-from tests.support.bad_input import CASES, PAGE, Case, outcome, unvarying
+from tests.support.bad_input import CASES, PAGE, outcome, unvarying
 
 if TYPE_CHECKING:
     from tests.cluster.conftest import SlurmConnection
+    from tests.support.bad_input import Case
 
 pytestmark = pytest.mark.cluster
 
@@ -26,10 +28,8 @@ def test_bad_input(case: Case, slurm_connection: SlurmConnection) -> None:
     label = f"bad-{uuid4()}"
     arguments = {"job_name": label} | case.arguments
     changes = {"work_dir": f"~/{label}"} | case.connection
-    printed = outcome(
-        Case(case.name, arguments if case.arguments else {}, case.words, changes),
-        slurm_connection.set,
-    )
+    arguments = arguments if case.arguments else {}
+    printed = outcome(replace(case, arguments=arguments, connection=changes), slurm_connection.set)
 
     assert [word for word in case.words if word not in printed] == []
     assert as_alice(f"find ~ -maxdepth 1 -name {label}") == ""

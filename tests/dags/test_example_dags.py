@@ -78,6 +78,9 @@ def runs(airflow: Airflow, watch: Callable[..., dict[str, Watched]]) -> dict[str
     return watch(
         airflow,
         hello_slurm={},
+        slurm_python={},
+        slurm_chain={},
+        slurm_array={},
         train_on_slurm={"rounds": ROUNDS},
         train_on_slurm_with_sensor={"rounds": ROUNDS, "minimum_accuracy": 1.0},
     )
@@ -138,6 +141,49 @@ class TestHello:
     def test_the_job_speaks_in_the_task_log(self, runs: dict[str, Watched]) -> None:
         job_id = runs["hello_slurm"].run.xcom("hello", "job_id")
         assert any(f"job {job_id} on c" in line for line in runs["hello_slurm"].log("hello"))
+
+
+@pytest.mark.cluster
+class TestPython:
+    def test_every_instance_returns_what_its_function_returned(
+        self, runs: dict[str, Watched]
+    ) -> None:
+        watched = runs["slurm_python"]
+        assert watched.state == "success", watched.logs()
+        assert 3.1 < watched.run.xcom("estimate") < 3.2
+        assert [task["task_id"] for task in watched.run.tasks()].count("count_inside") == 3
+
+
+@pytest.mark.cluster
+class TestChain:
+    def test_all_jobs_are_queued_before_the_first_has_ended_and_run_in_order(
+        self, runs: dict[str, Watched]
+    ) -> None:
+        chain = runs["slurm_chain"]
+        assert chain.state == "success", chain.logs()
+        prepare, train, report = (chain.run.xcom(name) for name in ("prepare", "train", "report"))
+        assert train["submit_time"] < prepare["end_time"] <= train["start_time"]
+        assert train["end_time"] <= report["start_time"]
+
+
+@pytest.mark.cluster
+class TestArray:
+    def test_every_run_of_the_array_is_in_the_result(self, runs: dict[str, Watched]) -> None:
+        array = runs["slurm_array"]
+        assert array.state == "success", array.logs()
+        result = array.run.xcom("simulate")
+        assert set(result) == RESULT_KEYS | {"array"}
+        assert result["array"]["counts"] == {"COMPLETED": 20}
+        assert array.run.xcom("report") == 20
+
+    def test_each_run_speaks_in_the_task_log_behind_its_index(
+        self, runs: dict[str, Watched]
+    ) -> None:
+        lines = runs["slurm_array"].log("simulate")
+        assert all(
+            len([line for line in lines if line.startswith(f"[{index}] seed {index} on c")]) == 1
+            for index in range(20)
+        )
 
 
 @pytest.fixture

@@ -23,9 +23,12 @@ ALLOWED = {
 }
 OPERATOR_MODULES = ["airflow_provider_csc.operators.slurm", "airflow_provider_csc.sensors.slurm"]
 
+DECORATOR_MODULES = ["airflow_provider_csc.decorators.slurm"]
+
 PROBE = """
 import sys
 from airflow.sdk import BaseOperator, BaseSensorOperator
+{before}
 before = set(sys.modules)
 import {module}
 print(*sorted(set(sys.modules) - before), sep="\\n")
@@ -42,11 +45,21 @@ def python(program: str, *options: str) -> str:
 
 @pytest.mark.parametrize("module", OPERATOR_MODULES)
 def test_an_operator_module_loads_nothing_heavy(module: str) -> None:
-    loaded = set(python(PROBE.format(module=module)).splitlines())
+    assert foreign_modules(module) <= ALLOWED
+
+
+@pytest.mark.parametrize("module", DECORATOR_MODULES)
+def test_a_decorator_module_loads_nothing_heavy(module: str) -> None:
+    # Who writes @task.slurm has loaded what all decorators of Airflow stand on.
+    assert foreign_modules(module, before="from airflow.sdk import task") <= ALLOWED
+
+
+def foreign_modules(module: str, before: str = "") -> set[str]:
+    loaded = set(python(PROBE.format(module=module, before=before)).splitlines())
 
     # Airflow 3.1 logs to standard output while it is imported; such lines are no module names.
     foreign = {name for name in loaded if not name.startswith("airflow_provider_csc")}
-    assert {name for name in foreign if " " not in name} <= ALLOWED
+    return {name for name in foreign if " " not in name}
 
 
 def test_the_core_needs_no_airflow_and_little_else() -> None:

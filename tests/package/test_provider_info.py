@@ -54,6 +54,7 @@ CLASSES = [
     *(connection["hook-class-name"] for connection in CONNECTIONS.values()),
     *get_provider_info()["extra-links"],
 ]
+DECORATORS = {each["name"]: each["class-name"] for each in get_provider_info()["task-decorators"]}
 
 
 def ask_airflow(script: str, home: Path) -> dict[str, Any]:
@@ -127,6 +128,14 @@ def test_every_listed_module_can_be_imported(module: str) -> None:
 def test_every_listed_class_exists(path: str) -> None:
     module, _, name = path.rpartition(".")
     assert isinstance(getattr(import_module(module), name), type)
+
+
+@pytest.mark.parametrize(("name", "path"), DECORATORS.items())
+def test_airflow_finds_every_decorator(name: str, path: str) -> None:
+    from airflow.sdk import task
+
+    module, _, function = path.rpartition(".")
+    assert getattr(task, name) is getattr(import_module(module), function)
 
 
 @pytest.mark.parametrize("kind", CONNECTIONS)

@@ -22,16 +22,40 @@ PAGE = Path(__file__).parents[2] / "docs" / "bad-input.md"
 
 @dataclass(frozen=True)
 class Case:
-    """Arguments of the operator and changes to its connection; what the error must name."""
+    """
+    Arguments of the operator and changes to its connection; what the error must name.
+
+    With a function they are those of ``@task.slurm``, and ``call`` the function's own.
+    """
 
     name: str
     arguments: dict[str, Any]
     words: list[str]
     connection: dict[str, Any] = field(default_factory=dict)
+    function: Callable[..., Any] | None = None
+    call: dict[str, Any] = field(default_factory=dict)
 
 
 def command(**arguments: Any) -> dict[str, Any]:
     return {"command": "true"} | arguments
+
+
+def takes(x: Any = None) -> Any:
+    return x
+
+
+def names_a_module() -> str:
+    return json.dumps({})
+
+
+def names_the_task_instance(ti: Any) -> Any:
+    return ti
+
+
+def python(name: str, words: list[str], function: Any = takes, **arguments: Any) -> Case:
+    """A case of ``@task.slurm``; ``x`` is the function's argument."""
+    call = {"x": arguments.pop("x")} if "x" in arguments else {}
+    return Case(name, arguments, words, function=function, call=call)
 
 
 def option(name: str, value: Any) -> dict[str, Any]:
@@ -72,8 +96,34 @@ CASES = [
     Case("a bad memory size", option("mem", "4 gigs"), ["options['mem']", "4 gigs", "4G"]),
     Case("a bad count", option("nodes", "two"), ["options['nodes']", "two"]),
     Case("a bad array", option("array", "9-1"), ["options['array']", "9-1"]),
-    Case("an array", option("array", "0-9"), ["options['array']", "expand"]),
+    Case(
+        "an array whose logs cannot be told apart",
+        command(options={"array": "0-9", "output": "all.txt"}, array_logs="all"),
+        ["array_logs", "all.txt", "%a"],
+    ),
+    Case("a bad choice of an array's logs", command(array_logs="some"), ["array_logs", "'some'"]),
+    Case(
+        "a limit of failures that is no limit",
+        command(max_failed_tasks=1.5),
+        ["max_failed_tasks", "1.5", "0.1"],
+    ),
     Case("a bad dependency", option("dependency", "after"), ["options['dependency']", "afterok"]),
+    Case(
+        "a kind of dependency that does not exist",
+        command(depends_on={"after_ok": "prepare"}),
+        ["depends_on", "after_ok", "afterok"],
+    ),
+    Case(
+        "a dependency on a task that does not exist",
+        command(depends_on="prepare"),
+        ["depends_on", "'prepare'", "no task"],
+    ),
+    Case("a dependency on itself", command(depends_on="job"), ["depends_on", "'job' waits for"]),
+    Case(
+        "two dependencies",
+        command(depends_on="prepare", options={"dependency": "afterok:1"}),
+        ["depends_on", "options['dependency']", "Leave one"],
+    ),
     Case(
         "options that exclude each other",
         command(options={"mem": "1G", "mem_per_cpu": "1G"}),
@@ -92,6 +142,21 @@ CASES = [
     Case("a relative environment", command(environment="venv"), ["environment", "venv"]),
     Case("a comma in the job's name", command(job_name="a,b"), ["job_name", "a,b", "comma"]),
     Case("a newline in the job's name", command(job_name="a\nb"), ["job_name", "control"]),
+    # Python functions.
+    python("a lambda", ["lambda", "def"], lambda: 1),
+    python(
+        "a task instance for a function",
+        ["ti of Airflow's context", "run_id", "{{ ti.try_number }}"],
+        names_the_task_instance,
+    ),
+    python("a module outside of a function", ["json is a module", "inside"], names_a_module),
+    python("an argument that is no JSON", ["argument x[0] is of type set", "cloudpickle"], x=[{1}]),
+    python("an argument that is too large", ["argument x (5.0 MiB)", "Allas"], x="x" * (5 << 20)),
+    python("a relative interpreter", ["python", "bin/python", "absolute"], python="bin/python"),
+    python("an unknown serializer", ["serializer", "'dill'", "'json'"], serializer="dill"),
+    python("an array of a function", ["array", ".expand()"], options={"array": "0-9"}),
+    python("a function and a command", ["command", "function"], command="true"),
+    python("a result not waited for", ["wait_for_completion"], wait_for_completion=False),
     # Places.
     Case("a relative work_dir", command(work_dir="here"), ["work_dir", "here", "absolute"]),
     Case("a newline in work_dir", command(work_dir="/tmp/a\nb"), ["work_dir", "newline"]),
@@ -170,13 +235,18 @@ def outcome(case: Case, set_connection: Callable[..., object]) -> str:
     """The message a person sees for one case: at parsing the DAG or at running the task."""
     from airflow.sdk import DAG
 
+    from airflow_provider_csc.decorators.slurm import slurm_task
     from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
     from tests.support.task import run_task
 
     set_connection(**case.connection)
     try:
+        arguments = {"task_id": "job", "deferrable": True, **case.arguments}
         with DAG("bad_input", schedule=None):
-            task = SlurmSubmitOperator(task_id="job", deferrable=True, **case.arguments)
+            if case.function is None:
+                task = SlurmSubmitOperator(**arguments)
+            else:
+                task = slurm_task(case.function, **arguments)(**case.call).operator
         task.resolve_template_files()
         run_task(task)
     except Exception as error:  # noqa: BLE001 - whatever a person would see

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from airflow_provider_csc.transport.base import Transport
 
 _FAKE_SLURM = Path(__file__).with_name("fake_slurm.sh")
-_COMMANDS = ("sbatch", "squeue", "sacct", "scancel", "scontrol", "run-job")
+_COMMANDS = ("sbatch", "squeue", "sacct", "scancel", "scontrol", "sacctmgr", "run-job")
 _NOBODY = 65534
 
 

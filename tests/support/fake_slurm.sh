@@ -12,7 +12,7 @@ database='sacct: error: slurm_persist_conn_open_without_init: failed to open per
 sacct: error: Sending PersistInit msg: Connection refused
 Problem talking to the database: Connection refused'
 properties='name state reason partition submitted started ended code signal work_dir stdout stderr
-  argument group in_queue in_accounting'
+  argument group in_queue in_accounting dependency array'
 declare -A option
 rest=()
 
@@ -77,6 +77,7 @@ sbatch() {
     *) fail "sbatch: error: invalid partition specified: $partition
 sbatch: error: Batch job submission failed: Invalid partition name specified" ;;
   esac
+  ! is_faulty sbatch_says || fail "$(cat "$site/faults/sbatch_says")"
   if is_faulty sbatch_is_late; then
     (sleep "$(cat "$site/faults/sbatch_is_late")"; enqueue) </dev/null >/dev/null 2>&1 &
     fail 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation'
@@ -89,7 +90,14 @@ sbatch: error: Batch job submission failed: Invalid partition name specified" ;;
 }
 
 enqueue() {
+  local live limit
   lock
+  if is_faulty max_submit; then
+    limit=$(cat "$site/faults/max_submit")
+    live=$(grep -l -E '^(PENDING|RUNNING)$' "$site"/jobs/*/state 2>/dev/null | wc -l)
+    [ "$live" -lt "$limit" ] || fail "sbatch: error: AssocMaxSubmitJobLimit
+sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
+  fi
   id=$(($(cat "$site/last" 2>/dev/null || echo 100) + 1))
   printf '%s' "$id" >"$site/last"
   mkdir -p "$site/jobs/$id"
@@ -116,8 +124,14 @@ enqueue() {
   put "$id" group ''
   put "$id" in_queue yes
   put "$id" in_accounting yes
+  put "$id" dependency "${option[dependency]}"
+  # What it waits for is not played: a test lets it go on or end.
+  [ -z "${option[dependency]}" ] || put "$id" reason Dependency
+  put "$id" array "${option[array]}"
   unlock
-  if [ -z "${option[hold]}" ] && [ "$partition" != down ]; then
+  # An array stays in the queue, where it is one row.
+  local waits=${option[hold]}${option[dependency]}${option[array]}
+  if [ -z "$waits" ] && [ "$partition" != down ]; then
     setsid "$site/bin/run-job" "$id" </dev/null >/dev/null 2>&1 &
   fi
 }
@@ -172,10 +186,15 @@ squeue() {
   for id in "${selected[@]}"; do
     load "$id"
     [ -n "$in_queue" ] || continue
+    case ${option[states]-live},$state in
+      live,PENDING | live,RUNNING) ;;
+      live,*) continue ;;
+    esac
     format=${option[format]} line=
     while [ -n "$format" ]; do
       case $format in
-        %i* | %F*) line+=$id ;;
+        %i*) line+=$id${array:+_[$array]} ;;
+        %F*) line+=$id ;;
         %T*) line+=$state ;;
         %r*) line+=${reason:-None} ;;
         %P*) line+=$partition ;;
@@ -184,6 +203,8 @@ squeue() {
         %S*) line+=${started:-N/A} ;;
         %e*) line+=${ended:-N/A} ;;
         %u*) line+=somebody ;;
+        %a*) line+=project ;;
+        %q*) line+=normal ;;
         %j*) line+=$name ;;
         *) line+=${format:0:1}; format=${format:1}; continue ;;
       esac
@@ -207,7 +228,7 @@ sacct() {
     line=
     for field in ${option[format]//,/ }; do
       case $field in
-        JobID) line+=$id ;;
+        JobID) line+=$id${array:+_[$array]} ;;
         State) [ "$state" = CANCELLED ] && line+='CANCELLED by 1001' || line+=$state ;;
         ExitCode) line+=$code:$signal ;;
         Reason) line+=${reason:-None} ;;
@@ -229,6 +250,19 @@ sacct() {
     done
     printf '%s\n' "${line%"${option[delimiter]}"}"
   done
+}
+
+sacctmgr() {
+  local limit
+  split "$@"
+  ! is_faulty slurmdbd_down || fail "$database"
+  limit=$(cat "$site/faults/max_submit_shown" "$site/faults/max_submit" 2>/dev/null | head -n 1)
+  case ${rest[*]} in
+    'show user '*) printf 'project\n' ;;
+    'show assoc where user= '*) printf 'fake|project|\n' ;;
+    'show assoc '*) printf 'fake|project||%s|\n' "$limit" ;;
+    'show qos '*) printf 'normal|||\n' ;;
+  esac
 }
 
 scancel() {

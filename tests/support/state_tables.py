@@ -160,6 +160,10 @@ def pending_row(reason: PendingReason) -> list[str]:
 
 def rejection_row(entry: Rejection) -> list[str]:
     does = "fails, with retries" if entry.is_temporary else "fails at once, without a retry"
+    if entry.is_queue_limit:
+        does = "[waits](slurm.md#a-full-queue), if the limit is reached; else fails at once"
+    elif entry.is_busy:
+        does = "waits"
     return [f"`{entry.pattern}`", does, f"{entry.cause} {entry.remedy}".strip()]
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from airflow_provider_csc.slurm.answers import Answers
+from airflow_provider_csc.slurm.array_tracking import make_tracker
 from airflow_provider_csc.slurm.commands import CONTROLLER_FRAME
 from airflow_provider_csc.slurm.events import Moment
 from airflow_provider_csc.slurm.framing import Frame
 from airflow_provider_csc.slurm.tracking import (
     Ended,
     Event,
-    JobTracker,
     LogLines,
     Note,
     WatchSpec,
@@ -44,7 +44,7 @@ class Site:
     def answer(self, request: PollRequest, clock: int) -> Answers:
         self.requests.append(request)
         frames = {"clock": Frame(0, str(clock).encode())}
-        if request.queued:
+        if request.queued or request.owned:
             frames["squeue"] = self.squeue
         if request.accounted:
             frames["sacct"] = self.sacct
@@ -75,7 +75,7 @@ class Story:
     """One tracker and its site; each `round` is what `SitePoller` does in one."""
 
     def __init__(self, spec: WatchSpec | None = None, site: Site | None = None) -> None:
-        self.tracker = JobTracker("w0", spec or WatchSpec(job_ids=("123",)))
+        self.tracker = make_tracker("w0", spec or WatchSpec(job_ids=("123",)))
         self.site = site or Site()
         # The cluster's clock, this machine's, and one that nobody sets.
         self.clock = 100_000

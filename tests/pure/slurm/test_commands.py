@@ -10,6 +10,7 @@ import pytest
 
 from airflow_provider_csc.slurm.cancel_commands import build_kill
 from airflow_provider_csc.slurm.commands import (
+    LOG_BYTES,
     LogRequest,
     PollRequest,
     build_poll,
@@ -20,7 +21,13 @@ from airflow_provider_csc.slurm.commands import (
     build_write_file,
 )
 from airflow_provider_csc.slurm.framing import Frame
-from airflow_provider_csc.slurm.output import ACCOUNTING_FORMAT, QUEUE_FORMAT, SEPARATOR, parse_log
+from airflow_provider_csc.slurm.output import (
+    ACCOUNTING_FORMAT,
+    QUEUE_FORMAT,
+    SEPARATOR,
+    is_put_off,
+    parse_log,
+)
 from tests.pure.slurm.shell import HOSTILE_NAMES, HOSTILE_VALUES, FakeSite, list_files
 
 if TYPE_CHECKING:
@@ -47,7 +54,7 @@ def test_squeue_and_sacct_are_asked_once_for_all(site: FakeSite) -> None:
     poll(site, queued=("3", "1_4", "2"), accounted=("7",))
     squeue, sacct = site.calls("squeue"), site.calls("sacct")
     assert [call.args for call in squeue] == [
-        ["--noheader", "--states=all", f"--format={QUEUE_FORMAT}", "--jobs=1_4,2,3,1_4"]
+        ["--noheader", "--states=all", f"--format={QUEUE_FORMAT}", "--jobs=1_4,2,3"]
     ]
     assert [call.args for call in sacct] == [
         [
@@ -55,7 +62,7 @@ def test_squeue_and_sacct_are_asked_once_for_all(site: FakeSite) -> None:
             "--parsable2",
             f"--delimiter={SEPARATOR}",
             f"--format={','.join(ACCOUNTING_FORMAT)}",
-            "--jobs=7,7",
+            "--jobs=7",
         ]
     ]
 
@@ -309,3 +316,142 @@ def test_a_probe_without_slurm_is_an_answer(site: FakeSite) -> None:
     frames = site.ask(build_probe(), setup=f"PATH={site.bin}")
     assert frames["sbatch"].status != 0
     assert frames["path"].text == str(site.bin)
+
+
+# ---- many logs ----
+
+
+def log_request(number: int, path: Path, **changes: int) -> LogRequest:
+    values = {"offset": 0, "limit": 256 * 1024, "known": -1} | changes
+    return LogRequest(name=f"w{number}.log0", path=str(path), **values)
+
+
+def test_of_a_log_that_has_the_known_size_nothing_is_said(site: FakeSite, tmp_path: Path) -> None:
+    (tmp_path / "same").write_bytes(b"123")
+    (tmp_path / "longer").write_bytes(b"1234")
+    (tmp_path / "shorter").write_bytes(b"12")
+    names = ("same", "longer", "shorter", "missing")
+    requests = [
+        log_request(number, tmp_path / name, offset=3, known=3) for number, name in enumerate(names)
+    ]
+    frames = poll(site, logs=tuple(requests))
+    assert "w0.log0" not in frames
+    assert parse_log(frames["w1.log0"]) == (4, 3, b"4")
+    assert parse_log(frames["w2.log0"]) == (2, 3, b"")
+    assert parse_log(frames["w3.log0"]) is None
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_logs_of_any_names_are_read_together(site: FakeSite, tmp_path: Path, name: str) -> None:
+    paths = [tmp_path / name / "a" / name, tmp_path / name / "b" / "log", tmp_path / "log"]
+    for number, path in enumerate(paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(str(number))
+    for some in (paths, paths[:2], paths[:1], [paths[0], paths[0]]):
+        requests = [log_request(number, path) for number, path in enumerate(some)]
+        frames = poll(site, logs=tuple(requests))
+        found = [parse_log(frames[f"w{number}.log0"]) for number in range(len(some))]
+        assert found == [(1, 0, path.read_bytes()) for path in some]
+    assert list_files(site.home) == set()
+
+
+def count_processes(site: FakeSite, *names: str) -> None:
+    """Have these programs take note of each time they are started."""
+    for name in names:
+        path = site.bin / name
+        real = f"/usr/bin/{name}"
+        path.write_text(f'#!/bin/sh\necho {name} >>"{site.notes}/started"\nexec {real} "$@"\n')
+        path.chmod(0o755)
+
+
+def started(site: FakeSite) -> list[str]:
+    path = site.notes / "started"
+    return path.read_text().split() if path.exists() else []
+
+
+def test_quiet_logs_cost_one_process_for_all(site: FakeSite, tmp_path: Path) -> None:
+    count_processes(site, "stat", "dd", "base64", "cat")
+    for number in range(300):
+        (tmp_path / f"log{number}").write_bytes(b"x")
+    requests = [
+        log_request(number, tmp_path / f"log{number}", offset=1, known=1) for number in range(300)
+    ]
+    (tmp_path / "log7").write_bytes(b"xy")
+    frames = poll(site, logs=tuple(requests))
+    assert frames.keys() == {"clock", "w7.log0"}
+    assert sorted(started(site)) == ["base64", "cat", "dd", "stat"]  # cat reads the program itself
+
+
+def test_exit_records_and_progress_cost_no_process(site: FakeSite, tmp_path: Path) -> None:
+    count_processes(site, "stat", "cat")
+    (tmp_path / "exit.json").write_text("{}\n\n")
+    records = tuple((f"w{number}.exit", str(tmp_path)) for number in range(20))
+    frames = poll(site, exit_records=records, progress=(("w0.progress", str(tmp_path)),))
+    assert frames["w9.exit"] == Frame(0, b"{}")
+    assert frames["w0.progress"].status == 1
+    assert started(site) == ["cat"]
+
+
+def test_what_is_no_record_is_a_failed_command(site: FakeSite, tmp_path: Path) -> None:
+    """A pipe would have kept everybody waiting."""
+    (tmp_path / "a" / "exit.json").mkdir(parents=True)
+    (tmp_path / "b").mkdir()
+    os.mkfifo(tmp_path / "b" / "exit.json")
+    records = tuple((f"{name}.exit", str(tmp_path / name)) for name in "ab")
+    frames = poll(site, exit_records=records)
+    assert [frames[f"{name}.exit"].status for name in "ab"] == [1, 1]
+
+
+def test_many_paths_go_into_several_calls(site: FakeSite, tmp_path: Path) -> None:
+    count_processes(site, "stat")
+    directory = tmp_path / ("d" * 200)
+    directory.mkdir()
+    for number in range(600):
+        (directory / f"log{number}").write_bytes(b"x" * (number % 3))
+    requests = [log_request(number, directory / f"log{number}", limit=9) for number in range(600)]
+    frames = poll(site, logs=tuple(requests))
+    sizes = [parse_log(frames[f"w{number}.log0"]) for number in range(600)]
+    assert sizes == [(number % 3, 0, b"x" * (number % 3)) for number in range(600)]
+    assert len(started(site)) == 3
+
+
+def test_a_log_that_vanishes_meanwhile_is_no_other_logs(site: FakeSite, tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / name).write_bytes(name.encode() * ord(name))
+    # It is gone when stat looks.
+    (site.bin / "stat").write_text(f'#!/bin/sh\nrm -f "{tmp_path}/b"\nexec /usr/bin/stat "$@"\n')
+    (site.bin / "stat").chmod(0o755)
+    requests = [log_request(number, tmp_path / name) for number, name in enumerate("abc")]
+    frames = poll(site, logs=tuple(requests))
+    assert parse_log(frames["w0.log0"]) == (97, 0, b"a" * 97)
+    assert parse_log(frames["w1.log0"]) is None
+    assert parse_log(frames["w2.log0"]) == (99, 0, b"c" * 99)
+
+
+def test_the_room_is_shared_and_what_short_logs_leave_goes_to_longer_ones(
+    site: FakeSite, tmp_path: Path
+) -> None:
+    sizes = {"short": 1000, "middle": 1_500_000, "long": 9_000_000, "other": 9_000_000}
+    requests = []
+    for number, (name, size) in enumerate(sizes.items()):
+        (tmp_path / name).write_bytes(b"x" * size)
+        requests.append(log_request(number, tmp_path / name, limit=8_000_000))
+    frames = poll(site, logs=tuple(requests))
+    found = [parse_log(frames[f"w{number}.log0"]) for number in range(4)]
+    got = [len(each[2]) for each in found if each]
+    assert got[0] == 1000
+    least = [min(size, LOG_BYTES // 4) for size in sizes.values()]
+    assert all(each >= size for each, size in zip(got, least, strict=True))
+    assert LOG_BYTES - 4096 <= sum(got) <= LOG_BYTES
+    assert not any(is_put_off(frames[f"w{number}.log0"]) for number in range(4))
+
+
+def test_for_more_logs_than_there_is_room_some_are_put_off(site: FakeSite, tmp_path: Path) -> None:
+    """Each takes processes on the log-in node, however short it is."""
+    (tmp_path / "log").write_bytes(b"one\n")
+    requests = [log_request(number, tmp_path / "log") for number in range(1100)]
+    frames = poll(site, logs=tuple(requests))
+    off = [number for number in range(1100) if is_put_off(frames[f"w{number}.log0"])]
+    assert off == list(range(1024, 1100))
+    assert parse_log(frames["w1024.log0"]) == (4, 0, b"")
+    assert parse_log(frames["w1023.log0"]) == (4, 0, b"one\n")

@@ -35,6 +35,7 @@ from airflow_provider_csc.slurm.reaping import (
     TaskKey,
     TaskState,
     Verdict,
+    has_succeeded,
     is_distinct,
     judge_directories,
     judge_jobs,
@@ -143,6 +144,14 @@ def test_a_run_directory_is_read_with_everything_it_says(site: FakeSite, tmp_pat
     assert found.bytes == sum(path.stat().st_blocks * 512 for path in (made, *made.iterdir()))
     assert inventory.total == 1
     assert abs(inventory.clock - found.modified) < 60
+
+
+def test_the_verdict_of_an_array_is_read_without_its_note(site: FakeSite, tmp_path: Path) -> None:
+    whole = json.dumps(json.loads(identity_text()) | {"array": "0-9%2"})
+    make(tmp_path, TOKEN, identity__json=whole, verdict="COMPLETED\ncompleted 0-9\n")
+    (found,) = look(site, tmp_path).directories
+    assert (found.identity, found.verdict) == (IDENTITY, "COMPLETED")
+    assert has_succeeded(found)
 
 
 def test_a_pretty_printed_identity_is_read_too(site: FakeSite, tmp_path: Path) -> None:

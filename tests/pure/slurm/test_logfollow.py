@@ -39,10 +39,44 @@ def test_each_file_is_read_on_from_its_own_place() -> None:
     lines = follower.read({"w7.log0": part(b"one\nt"), "w7.log1": part(b"err\n", size=9)}, now=0)
     assert lines == ["one", "err"]
     assert follower.requests() == (
-        LogRequest(name="w7.log0", path="/out", offset=5, limit=256 * 1024),
+        # While it has that size, nothing need be said of it.
+        LogRequest(name="w7.log0", path="/out", offset=5, limit=256 * 1024, known=5),
         LogRequest(name="w7.log1", path="/err", offset=4, limit=256 * 1024),
     )
     assert (follower.offsets, follower.has_more, follower.is_unread) == ("4 4", True, False)
+
+
+def test_a_log_for_which_there_was_no_room_is_there_and_can_be_read() -> None:
+    follower = follow("/out")
+    assert follower.read({"w7.log0": Frame(0, b"9 0 -")}, now=0) == []
+    assert (follower.has_more, follower.is_unread) == (True, False)
+    # One that cannot be read is not waited for when it is late.
+    assert not follower.is_whole(now=100, over_since=0, is_late=True)
+    assert [request.known for request in follower.requests()] == [-1]
+    assert follower.read({"w7.log0": part(b"one\n", size=9)}, now=1) == ["one"]
+    follower.read({"w7.log0": Frame(0, b"9 4 -")}, now=2)
+    assert follower.read({"w7.log0": part(b"five\n", offset=4)}, now=3) == ["five"]
+    assert not follower.has_more
+
+
+@pytest.mark.parametrize(
+    "frame", [Frame(1, b""), part(b"", size=9), part(b"o", size=9), Frame(0, b"9 0 -")]
+)
+def test_a_log_is_asked_for_in_full_until_it_was_read_to_its_end(frame: Frame) -> None:
+    follower = follow("/out")
+    assert [request.known for request in follower.requests()] == [-1]
+    follower.read({"w7.log0": frame}, now=0)
+    assert [request.known for request in follower.requests()] == [-1]
+
+
+def test_a_log_that_became_shorter_is_asked_for_in_full() -> None:
+    follower = follow("/out")
+    follower.read({"w7.log0": part(b"one\ntwo\n")}, now=0)
+    assert [request.known for request in follower.requests()] == [8]
+    follower.read({"w7.log0": part(b"", size=4, offset=4)}, now=1)
+    assert [request.known for request in follower.requests()] == [-1]
+    follower.read({"w7.log0": part(b"", size=8, offset=8)}, now=2)
+    assert [request.known for request in follower.requests()] == [8]
 
 
 def test_frames_of_others_are_not_read() -> None:

@@ -212,14 +212,12 @@ def test_bad_input_is_named_with_its_value_and_a_remedy(
         ({"remote_script": "/x"}, "#!/bin/sh\r\n", "remote_script", "Windows line endings"),
         ({"remote_script": "/x"}, "#!/bin/sh\n\0", "remote_script", "line 2 holds a NUL byte"),
         (
-            {"script": f"{SCRIPT}#SBATCH --array=1-3\n"},
-            *(None, "script: #SBATCH --array", "Use .expand() for one job each."),
+            {"options": {"array": "1-3", "output": "all.txt"}, "array_logs": "all"},
+            *(None, "array_logs", "Use %A and %a in it, as 'log-%A_%a.txt'"),
         ),
         (
-            {"options": {"array": "1-3"}},
-            None,
-            "options['array']",
-            "Use .expand() for one job each.",
+            {"script": f"{SCRIPT}#SBATCH --array=1-3 -o %j_%a\n", "array_logs": "all"},
+            *(None, "array_logs", "--output=%j_%a does not name such files"),
         ),
         (
             {"script": f"{SCRIPT}#SBATCH --wait\n"},

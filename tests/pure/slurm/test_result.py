@@ -248,6 +248,7 @@ def test_the_names_of_a_result_are_a_stored_format() -> None:
         *("max_rss_bytes", "run_dir", "stdout_path", "stderr_path", "limit", "cancelled_by"),
         *("requested_memory", "time_limit_minutes", "accounting", "contradiction"),
         *("without_accounting", "restarts", "memory_bytes", "node_count", "cpus"),
+        "array",
     ]
 
 

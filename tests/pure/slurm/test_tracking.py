@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_csc.slurm.answers import Answers
 from airflow_provider_csc.slurm.commands import PollRequest
 from airflow_provider_csc.slurm.framing import Frame
+from airflow_provider_csc.slurm.output import RowMemo
 from airflow_provider_csc.slurm.parking import Outage
 from airflow_provider_csc.slurm.states import STATES, Phase
 from airflow_provider_csc.slurm.tracking import (
@@ -475,15 +477,71 @@ def test_a_waiting_job_costs_one_question_a_round() -> None:
     story = Story(SPEC, Site(answer(queue_line(state="PENDING"))))
     story.round()
     assert story.site.requests == [
-        PollRequest(queued=("123",), progress=(("w0.progress", RUN_DIR),))
+        PollRequest(owned=("123",), progress=(("w0.progress", RUN_DIR),))
     ]
     story.round(15)
     # What identifies the job, for whoever watches it next, goes along once.
     (later,) = story.site.requests[1:]
-    assert replace(later, acknowledged=()) == PollRequest(queued=("123",))
+    assert replace(later, acknowledged=()) == PollRequest(owned=("123",))
     assert [run_dir for run_dir, _ in later.acknowledged] == [RUN_DIR]
     story.round(15)
-    assert story.site.requests[2:] == [PollRequest(queued=("123",))]
+    assert story.site.requests[2:] == [PollRequest(owned=("123",))]
+
+
+def test_an_element_that_was_cancelled_with_its_array_is_looked_for_there() -> None:
+    """Tried on 22.05: sacct --jobs=7_4 tells nothing of it, --jobs=7 has one row for all."""
+    site = Site(answer(queue_line(job_id="7_[0-9]", state="CANCELLED")), answer())
+    story = Story(replace(SPEC, job_ids=("7_4",)), site)
+    story.round()
+    assert site.requests[-1].accounted == ("7_4",)
+    site.sacct = answer(accounting_line(JobID="7_[0-9]", State="CANCELLED by 1001", NodeList=""))
+    story.round(5)
+    assert site.requests[-1].accounted == ("7",)
+    assert story.ended is not None
+    assert [(each.job_id, each.state) for each in story.ended.results] == [("7_4", "CANCELLED")]
+
+
+def test_what_is_not_among_our_own_jobs_is_asked_for_by_its_id_before_it_is_given_up() -> None:
+    """As when the connection logs in as somebody else by now."""
+    site = Site(answer(), answer(accounting_line(State="RUNNING")))
+    story = Story(SPEC, site)
+    story.round()
+    assert (site.requests[-1].queued, site.requests[-1].owned) == ((), ("123",))
+    site.squeue = answer(queue_line(state="RUNNING"))
+    before = len(site.requests)
+    story.round(5)
+    assert (site.requests[before].queued, site.requests[before].owned) == (("123",), ())
+    assert not story.tracker.is_settling
+    story.round(900)
+    assert story.ended is None
+
+
+def test_a_row_that_did_not_change_is_passed_over_and_the_clocks_go_on() -> None:
+    memo = RowMemo()
+    tracker = JobTracker("w0", replace(SPEC, queue_timeout=60.0))
+    frames = {"squeue": answer(queue_line(state="PENDING", submitted="1000"))}
+    told: list[str] = []
+    for clock in (1000, 1030, 1061):
+        tracker.ask()
+        known = frames | {"clock": Frame(0, str(clock).encode())}
+        memo = RowMemo(memo.now)
+        now = Moment(wall=clock, steady=clock)
+        events = tracker.observe(Answers(known, memo=memo), now)
+        told += [each.text for each in events if isinstance(each, Note)]
+    assert len(told) == 2
+    assert told[0].startswith("Job 123 is PENDING")
+    assert told[1] == "queue_timeout of 60 s is reached; cancelling."
+    assert tracker.states == ["queued"]
+    memo = RowMemo(memo.now)
+    tracker.ask()
+    gone = {"squeue": answer(), "clock": Frame(0, b"1062")}
+    tracker.observe(Answers(gone, memo=memo), Moment(wall=1062, steady=1062))
+    assert (tracker.is_settling, tracker.states) == (True, ["ending"])
+    # Back again with the very same row, as after an answer that came too early.
+    tracker.follow_up()
+    known = frames | {"clock": Frame(0, b"1063")}
+    tracker.observe(Answers(known, memo=RowMemo(memo.before)), Moment(wall=1063, steady=1063))
+    assert (tracker.is_settling, tracker.states) == (False, ["queued"])
 
 
 def test_a_running_job_costs_one_question_a_round_once_its_log_is_there() -> None:

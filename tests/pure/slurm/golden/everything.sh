@@ -4,21 +4,28 @@
 # Written by airflow-provider-csc. The script it runs lies unmodified beside it.
 csc_run_dir=$1
 # A submission that was thought lost may have been made again: the job whose id stands first runs.
+# The tasks of an array are one job here; each has its own record.
 csc_id=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}
-csc_first=$csc_run_dir/job_id
-if [ ! -e "$csc_first" ] && printf '%s\n' "$csc_id" >"$csc_first.$csc_id"; then
-  ln -T -- "$csc_first.$csc_id" "$csc_first" 2>/dev/null
+csc_self=$SLURM_JOB_ID
+csc_record=$csc_run_dir/exit.json
+if [ -n "${SLURM_ARRAY_TASK_ID-}" ]; then
+  csc_self=${csc_id}_$SLURM_ARRAY_TASK_ID
+  csc_record=$csc_run_dir/exit.$SLURM_ARRAY_TASK_ID.json
 fi
-rm -f -- "$csc_first.$csc_id"
+csc_first=$csc_run_dir/job_id
+if [ ! -e "$csc_first" ] && printf '%s\n' "$csc_id" >"$csc_first.$csc_self"; then
+  ln -T -- "$csc_first.$csc_self" "$csc_first" 2>/dev/null
+fi
+rm -f -- "$csc_first.$csc_self"
 read -r csc_first 2>/dev/null <"$csc_first" || csc_first=$csc_id
 [ ! -e "$csc_run_dir"/cancel ] || csc_first='none: it was killed'
 if [ -n "$csc_first" ] && [ "${csc_first%%;*}" != "$csc_id" ]; then
   printf 'airflow-provider-csc: job %s does nothing; the job of this submission is %s.\n' \
     "$csc_id" "$csc_first" >&2
-  scancel "$SLURM_JOB_ID"
+  scancel "$csc_id"
   exit 1
 fi
-rm -f -- "$csc_run_dir"/exit.json
+rm -f -- "$csc_record"
 csc_started=$(date +%s)
 csc_child=
 csc_starting=
@@ -29,16 +36,23 @@ csc_signals=(HUP INT QUIT TERM USR1 USR2 URG XCPU)
 size_of() {
   if [ -f "/proc/$$/fd/$1" ]; then stat -L -c %s -- "/proc/$$/fd/$1" 2>/dev/null; fi || printf -1
 }
+# Where the log of a task of an array is, nobody can ask later; of other jobs it is known.
+log_of() {
+  local path=
+  [ "$csc_self" = "$SLURM_JOB_ID" ] || path=$(readlink -- "/proc/$$/fd/$1")
+  case $path in *[\"\\[:cntrl:]]*) ;; /*) printf '"%s": "%s", ' "$2" "$path" ;; esac
+}
 finish() {
-  local record=$csc_run_dir/exit.json stdout_bytes stderr_bytes
+  local record=$csc_record stdout_bytes stderr_bytes
   trap '' "${csc_signals[@]}"
   trap - EXIT
   [ -z "$csc_ender" ] || kill -s KILL "$csc_ender" 2>/dev/null
   stdout_bytes=$(size_of 1)
   stderr_bytes=$(size_of 2)
   printf '{"job_id": "%s", "exit_code": %d, "started": %d, "ended": %d, "node": "%s", ' \
-    "$SLURM_JOB_ID" "$1" "$csc_started" "$(date +%s)" "${SLURMD_NODENAME:-$HOSTNAME}" \
+    "$csc_self" "$1" "$csc_started" "$(date +%s)" "${SLURMD_NODENAME:-$HOSTNAME}" \
     >"$record.new" &&
+    printf '%s%s' "$(log_of 1 stdout)" "$(log_of 2 stderr)" >>"$record.new" &&
     printf '"stdout_bytes": %d, "stderr_bytes": %d, "restarts": %d}\n' \
       "${stdout_bytes:--1}" "${stderr_bytes:--1}" "${SLURM_RESTART_COUNT:-0}" \
       >>"$record.new" && mv -f -- "$record.new" "$record"
@@ -64,7 +78,7 @@ end_in_time() {
   {
     trap '' "${csc_signals[@]}"
     read -r -t "$grace" <> <(:)
-    scancel "$SLURM_JOB_ID" || kill -s KILL "$csc_child"
+    scancel "$csc_self" || kill -s KILL "$csc_child"
   } </dev/null >/dev/null 2>&1 &
   csc_ender=$!
 }
