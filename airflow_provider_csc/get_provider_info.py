@@ -41,7 +41,7 @@ def get_provider_info() -> dict[str, object]:
         "hooks": [_modules("Slurm", "hooks.slurm"), _modules("Allas", "hooks.allas")],
         "operators": [_modules("Slurm", "operators.slurm")],
         "sensors": [_modules("Slurm", "sensors.slurm")],
-        "triggers": [_modules("Slurm", "triggers.slurm")],
+        "triggers": [_modules("Slurm", "triggers.slurm", "triggers.slurm_submit")],
         "connection-types": [SLURM_CONNECTION, ALLAS_CONNECTION],
         "extra-links": ["airflow_provider_csc.links.slurm.SlurmJobLink"],
         "config": {"csc": CONFIG_SECTION},

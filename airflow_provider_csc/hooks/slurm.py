@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
 
     from airflow_provider_csc.client.slurm import Probe, SlurmClient
+    from airflow_provider_csc.slurm.coalescing import Member
     from airflow_provider_csc.slurm.framing import Frame
     from airflow_provider_csc.slurm.identity import TaskIdentity
     from airflow_provider_csc.slurm.policy import PartitionLimits
@@ -160,6 +161,21 @@ class SlurmHook(BaseHook):
 
         return self._with_client(work, settings)
 
+    def plan_shared(
+        self, spec: JobSpec, identity: TaskIdentity, *, since: int, is_fresh: bool = False
+    ) -> Member:
+        """
+        Return what `Gatherer.submit` takes; nothing is asked of the site, nor submitted.
+
+        :raises ConfigError: for a request that cannot be.
+        """
+        from airflow_provider_csc.slurm.coalescing import Member  # noqa: PLC0415
+
+        request, label = _build(self.get_settings(), spec, identity, None, is_shared=True)
+        return Member(
+            request=request, identity=identity, label=label, since=since, is_fresh=is_fresh
+        )
+
     def query(self, job_ids: Sequence[str], *, patience: float = 0) -> dict[str, JobResult]:
         """
         Return what squeue and sacct say of jobs now; see `SlurmClient.query`.
@@ -239,6 +255,17 @@ async def _plan(
     if spec.remote_script is not None:
         path, text = await client.read_script("remote_script", spec.remote_script)
         spec = replace(spec, remote_script=path)
+    return _build(settings, spec, identity, text)
+
+
+def _build(
+    settings: SiteSettings,
+    spec: JobSpec,
+    identity: TaskIdentity,
+    text: str | None,
+    *,
+    is_shared: bool = False,
+) -> tuple[SubmitRequest, str]:
     return build_request(
         spec,
         identity,
@@ -249,6 +276,7 @@ async def _plan(
             "time": settings.time,
         },
         base_dir=check_remote_path("work_dir of the connection", settings.work_dir),
+        is_shared=is_shared,
     )
 
 

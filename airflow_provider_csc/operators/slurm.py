@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import (
     AirflowFailException,
@@ -22,9 +22,15 @@ from airflow_provider_csc.errors import (
     SubmitRejectedError,
     SubmitUnknownError,
     TransportError,
+    from_payload,
 )
 from airflow_provider_csc.links.slurm import SlurmJobLink
-from airflow_provider_csc.operators._checks import check_policy, check_seconds, seconds_of
+from airflow_provider_csc.operators._checks import (
+    check_coalesce,
+    check_policy,
+    check_seconds,
+    seconds_of,
+)
 from airflow_provider_csc.operators._killable import KillableOperator, name_task
 from airflow_provider_csc.operators._task_state import recall_changes, remember
 from airflow_provider_csc.slurm.attempt import Attempt
@@ -107,6 +113,10 @@ class SlurmSubmitOperator(KillableOperator):
     :param cancel_held: cancel a job that is held until somebody releases it, instead of waiting.
     :param on_failure: a `SlurmRetryPolicy`: which failures are followed by another job within this
         try, with more memory, more time or without the failed node. Default: none is.
+    :param coalesce: submit mapped instances of this task that come at about the same time as one
+        array, from the triggerer. See docs/mapped-tasks.md.
+    :param coalesce_seconds: how long an instance waits for others; again for each that comes, but
+        six times at the most.
     """
 
     template_fields = (
@@ -154,6 +164,8 @@ class SlurmSubmitOperator(KillableOperator):
         kill_grace: float | timedelta = 0,
         cancel_held: bool = False,
         on_failure: SlurmRetryPolicy | None = None,
+        coalesce: bool = False,
+        coalesce_seconds: float = 5.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -177,6 +189,8 @@ class SlurmSubmitOperator(KillableOperator):
         self.kill_grace = kill_grace
         self.cancel_held = cancel_held
         self.on_failure = on_failure
+        self.coalesce = coalesce
+        self.coalesce_seconds = coalesce_seconds
         # What no template can change is checked while the DAG is parsed.
         check_source(JobSpec(command=command, script=script, remote_script=remote_script))
         if isinstance(options, Mapping):
@@ -185,6 +199,13 @@ class SlurmSubmitOperator(KillableOperator):
             check_seconds(name, getattr(self, name))
         if on_failure is not None:
             check_policy(on_failure)
+        if coalesce:
+            check_coalesce(
+                deferrable=deferrable,
+                wait_for_completion=wait_for_completion,
+                remote_script=remote_script,
+                coalesce_seconds=coalesce_seconds,
+            )
 
     def resolve_template_files(self) -> None:
         """Load only `script` from a file; a command or a path may end with ``.sh`` too."""
@@ -227,12 +248,20 @@ class SlurmSubmitOperator(KillableOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Take up the trigger's event: return the result, or do what the failure asks for."""
+        attempt = Attempt.from_payload(event.get("attempt"))
+        if "submission" in event:
+            self._note_submission(context, attempt, **event["submission"])
+        elif "results" not in event:
+            self._check_waited(context, event, attempt)
+            _raise_final(from_payload(event["error"]), attempt)
         (payload,) = event["results"]
         result = JobResult.from_payload(payload)
-        return self._conclude(context, result, Attempt.from_payload(event.get("attempt")))
+        return self._conclude(context, result, attempt)
 
     def _run(self, context: Context, attempt: Attempt) -> dict[str, Any]:
         """Submit one job and wait for it."""
+        if self.coalesce:
+            self._submit_together(context, attempt)
         submission = self._submit_patiently(context, attempt)
         context["ti"].xcom_push(key="job_id", value=submission.job_id)
         if not self.wait_for_completion:
@@ -251,19 +280,56 @@ class SlurmSubmitOperator(KillableOperator):
         self._forget_job()
         return self._conclude(context, result, present)
 
+    def _submit_together(self, context: Context, attempt: Attempt) -> NoReturn:
+        """Have the triggerer submit the job, with those of other instances, and wait for it."""
+        from airflow_provider_csc.hooks.slurm import SlurmHook  # noqa: PLC0415
+        from airflow_provider_csc.triggers.slurm_submit import SlurmSubmitTrigger  # noqa: PLC0415
+
+        spec = self._build_spec(attempt)
+        identity = self._identify(context, attempt)
+        try:
+            check_spec(spec)
+            member = SlurmHook(self.slurm_conn_id).plan_shared(
+                spec,
+                identity,
+                since=_run_start(context),
+                is_fresh=self._is_fresh(context, attempt),
+            )
+        except ConfigError as error:
+            _raise_final(error, attempt)
+        self._identity, self._task = identity, name_task(context)
+        self._job_id = self._run_dir = self._signal = None
+        present = replace(attempt, asked=member.request.asked)
+        trigger = SlurmSubmitTrigger(
+            slurm_conn_id=self.slurm_conn_id,
+            plan=member.to_payload(),
+            watch=self._watch_arguments(present),
+            attempt=present.to_payload(),
+            coalesce_seconds=self.coalesce_seconds,
+            task_key=name_task(context),
+        )
+        self._hand_over(context, trigger, self.execute_complete.__name__)
+
+    def _note_submission(
+        self, context: Context, attempt: Attempt, *, job_id: str, run_dir: str
+    ) -> None:
+        """Record, after the fact, the job that the triggerer has submitted."""
+        from airflow_provider_csc.hooks.slurm import SlurmHook  # noqa: PLC0415
+        from airflow_provider_csc.slurm.submission import Submission  # noqa: PLC0415
+
+        context["ti"].xcom_push(key="job_id", value=job_id)
+        settings = SlurmHook(self.slurm_conn_id).get_settings()
+        SlurmJobLink().persist(context, web_interface=settings.web_interface, run_dir=run_dir)
+        submission = Submission(job_id=job_id, run_dir=run_dir, stdout_path="", stderr_path="")
+        remember(context, submission, self.options, attempt.changes)
+
     def _submit_patiently(self, context: Context, attempt: Attempt) -> Submission:
         """Submit, when the site answers; what is uncertain is then looked for first."""
         while True:
             try:
                 return self._submit(context, attempt)
-            except SubmitRejectedError as error:
-                if error.details.get("is_temporary"):
-                    raise  # A full queue has room later: an ordinary failure, with retries.
-                raise AirflowFailException(_describe_refusal(error, attempt)) from error
-            except ConfigError as error:
-                if error.details.get("is_temporary"):
-                    raise
-                raise AirflowFailException(error.message) from error
+            except (SubmitRejectedError, ConfigError) as error:
+                _raise_final(error, attempt)
             except (TransportError, SiteUnavailableError, SubmitUnknownError) as error:
                 if error.details.get("is_lasting") and self._is_fresh(context, attempt):
                     raise  # Nothing can have been submitted, and waiting cannot help.
@@ -440,18 +506,25 @@ class SlurmSubmitOperator(KillableOperator):
             run_dir=submission.run_dir,
             stdout_path=submission.stdout_path,
             stderr_path=submission.stderr_path,
-            stream_logs=self.stream_logs,
-            poll_interval=self.poll_interval,
-            log_limit_bytes=self.log_limit_bytes,
-            queue_timeout=seconds_of(self.queue_timeout),
-            run_timeout=seconds_of(self.timeout),
-            deadline=attempt.deadline,
-            kill_grace=seconds_of(self.kill_grace) or 0,
-            kill_signal=_signal_of(attempt.asked),
-            cancel_held=self.cancel_held,
+            array_token=submission.array_token,
             attempt=attempt.to_payload(),
             task_key=name_task(context),
+            **self._watch_arguments(attempt),
         )
+
+    def _watch_arguments(self, attempt: Attempt) -> dict[str, Any]:
+        """Return what a trigger is told of the wait, whatever the job."""
+        return {
+            "stream_logs": self.stream_logs,
+            "poll_interval": self.poll_interval,
+            "log_limit_bytes": self.log_limit_bytes,
+            "queue_timeout": seconds_of(self.queue_timeout),
+            "run_timeout": seconds_of(self.timeout),
+            "deadline": attempt.deadline,
+            "kill_grace": seconds_of(self.kill_grace) or 0,
+            "kill_signal": _signal_of(attempt.asked),
+            "cancel_held": self.cancel_held,
+        }
 
     def _build_site_trigger(
         self, context: Context, attempt: Attempt, error: CscError
@@ -488,6 +561,18 @@ def _signal_of(asked: Sequence[str]) -> str | None:
 def _to_value(result: JobResult, attempt: Attempt) -> dict[str, Any]:
     """Return what the task returns."""
     return {**to_xcom(result), "resubmissions": [dict(each) for each in attempt.history]}
+
+
+def _raise_final(error: CscError, attempt: Attempt) -> NoReturn:
+    """Fail a task that could submit nothing: for good, where no retry can mend it."""
+    # A full queue has room later: an ordinary failure, with retries.
+    if error.details.get("is_temporary"):
+        raise error
+    if isinstance(error, SubmitRejectedError):
+        raise AirflowFailException(_describe_refusal(error, attempt)) from error
+    if isinstance(error, ConfigError):
+        raise AirflowFailException(error.message) from error
+    raise error
 
 
 def _describe_refusal(error: SubmitRejectedError, attempt: Attempt) -> str:

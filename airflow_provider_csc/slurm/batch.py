@@ -31,8 +31,11 @@ _HEAD = """\
 {directives}
 # Written by airflow-provider-csc. The script it runs lies unmodified beside it.
 csc_run_dir=$1
+csc_script=$csc_run_dir/@SCRIPT
+csc_element=
+{element}\
 # A submission that was thought lost may have been made again: the job whose id stands first runs.
-csc_id=${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}
+csc_id=${{csc_element:-${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}}}
 csc_first=$csc_run_dir/@JOB_ID
 if [ ! -e "$csc_first" ] && printf '%s\\n' "$csc_id" >"$csc_first.$csc_id"; then
   ln -T -- "$csc_first.$csc_id" "$csc_first" 2>/dev/null
@@ -65,8 +68,8 @@ finish() {{
   stdout_bytes=$(size_of 1)
   stderr_bytes=$(size_of 2)
   printf '{{"job_id": "%s", "exit_code": %d, "started": %d, "ended": %d, "node": "%s", ' \\
-    "$SLURM_JOB_ID" "$1" "$csc_started" "$(date +%s)" "${{SLURMD_NODENAME:-$HOSTNAME}}" \\
-    >"$record.new" &&
+    "${{csc_element:-$SLURM_JOB_ID}}" "$1" "$csc_started" "$(date +%s)" \\
+    "${{SLURMD_NODENAME:-$HOSTNAME}}" >"$record.new" &&
     printf '"stdout_bytes": %d, "stderr_bytes": %d, "restarts": %d}}\\n' \\
       "${{stdout_bytes:--1}}" "${{stderr_bytes:--1}}" "${{SLURM_RESTART_COUNT:-0}}" \\
       >>"$record.new" && mv -f -- "$record.new" "$record"
@@ -109,6 +112,29 @@ for csc_name in "${{csc_signals[@]}}"; do
 done
 """
 
+# A job of one task among those of others: it has a run directory of its own, which the array's list
+# names; from here on it is a job like any other. What the array alone knows is not for its script.
+_ELEMENT = r"""if [ -n "$2" ]; then
+  mapfile -t -s "$SLURM_ARRAY_TASK_ID" -n 1 csc_line <"$1/@MEMBERS"
+  csc_run_dir=${csc_line[0]}
+  if [ -z "$csc_run_dir" ] || [ ! -d "$csc_run_dir" ]; then
+    printf 'airflow-provider-csc: on %s element %s has no run directory.\n' \
+      "$HOSTNAME" "$SLURM_ARRAY_TASK_ID" >&2
+    exit 1
+  fi
+  csc_element=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+  csc_script=$csc_run_dir/@SCRIPT
+  [ -e "$csc_script" ] || csc_script=$1/@SCRIPT
+  if [ . -ef "$1" ]; then
+    cd -- "$csc_run_dir" || exit 1
+    SLURM_SUBMIT_DIR=$PWD
+  fi
+fi
+"""
+_SOURCE_EXPORTS = """\
+  unset "${!SLURM_ARRAY_@}"
+  . "$csc_run_dir"/@EXPORTS || exit"""
+
 _MODULE_HELP = """
 if ! type module >/dev/null 2>&1; then
   printf 'airflow-provider-csc: %s has no `module` command in a login shell.\\n' "$HOSTNAME" >&2
@@ -134,7 +160,7 @@ start() {{
 # interrupted.
 _TAIL = """
 csc_starting=1
-start "$csc_run_dir"/@SCRIPT <&0 &
+start "$csc_script" <&0 &
 csc_child=$!
 [ -z "$csc_late" ] || hand_on "$csc_late"
 csc_interrupted=1
@@ -156,22 +182,37 @@ class Environment:
     path: str | None = None
 
 
-def render_batch_script(*, directives: Sequence[str], environment: Environment) -> str:
-    """Return the text of the batch script, which gets its run directory as only argument."""
-    head = fill_names(_HEAD).format(directives="\n".join(directives))
-    return head + _render_environment(environment) + fill_names(_TAIL).format()
+def render_batch_script(
+    *, directives: Sequence[str], environment: Environment, is_shared: bool = False
+) -> str:
+    """
+    Return the text of the batch script, which gets its run directory as only argument.
+
+    One that ``is_shared`` by the jobs of several tasks finds the variables of each in its run
+    directory (`render_exports`). As an array it gets the array's directory, and a second argument.
+    """
+    element = fill_names(_ELEMENT) if is_shared else ""
+    head = fill_names(_HEAD).format(directives="\n".join(directives), element=element)
+    exports = fill_names(_SOURCE_EXPORTS) if is_shared else _render_exports(environment.env)
+    return head + _render_environment(environment, exports) + fill_names(_TAIL).format()
 
 
-def _render_environment(environment: Environment) -> str:
+def render_exports(env: Mapping[str, str]) -> str:
+    """Return the file of variables that a shared batch script reads; never empty."""
+    return f"{_render_exports(env)}\ntrue\n"
+
+
+def _render_exports(env: Mapping[str, str]) -> str:
+    return "\n".join(f"  export {name}={quote(value)}" for name, value in env.items())
+
+
+def _render_environment(environment: Environment, exports: str) -> str:
     lines = []
     if environment.modules:
         lines.append(_MODULE_HELP)
         lines += [f"prepare module {words(parse_module(each))}" for each in environment.modules]
     if environment.path:
         lines.append(f"prepare source {_at_home(environment.path.rstrip('/') + '/bin/activate')}")
-    exports = "\n".join(
-        f"  export {name}={quote(value)}" for name, value in environment.env.items()
-    )
     return "\n".join(lines) + _START.format(exports=exports)
 
 

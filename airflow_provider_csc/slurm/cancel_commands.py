@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_csc.slurm.framing import assignments, quote, words
 from airflow_provider_csc.slurm.run_dir import fill_names
-from airflow_provider_csc.slurm.shell import PLACE, SLURM
+from airflow_provider_csc.slurm.shell import ARRAY_OF, PLACE, SLURM
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ mark_cancel() {
 _SUBMISSION = r"""
 named() { slurm squeue --me --noheader --format='%F %j'; }
 cancel_submission() {
-  local base run_dir id name ids=()
+  local base run_dir id name array index ids=()
   umask 077
   base=$(place "$base_dir")
   run_dir=$base/$token
@@ -49,12 +49,16 @@ cancel_submission() {
   ask mark mark_cancel "$run_dir" "$grace"
   [ -z "$identity" ] || [ -e "$run_dir/@IDENTITY" ] ||
     printf '%s' "$identity" >"$run_dir/@IDENTITY"
-  id=$(grep -E -o '^[0-9]+' -- "$run_dir/@JOB_ID" 2>/dev/null | head -n 1)
+  id=$(grep -E -o '^[0-9]+(_[0-9]+)?' -- "$run_dir/@JOB_ID" 2>/dev/null | head -n 1)
   [ -z "$id" ] || ids+=("$id")
+  read -r array index < <(array_of "$run_dir")
   ask squeue named
   while read -r id name; do
-    case $name in *".$token") ids+=("$id") ;; esac
-  done <<<"$answer"
+    case $name in
+      *".$token") ids+=("$id") ;;
+      *".${array:-none}") ids+=("${id}_$index") ;;
+    esac
+  done < <(sort -u <<<"$answer")
   frame job_ids 0 "${ids[*]}"
   [ "${#ids[@]}" -eq 0 ] || ask scancel slurm scancel -- "${ids[@]}"
 }
@@ -128,7 +132,7 @@ def build_cancel_submission(
             "grace": f"{grace:.0f}",
         }
     )
-    functions = fill_names(f"{PLACE}{SLURM}{_MARK}{_SUBMISSION}")
+    functions = fill_names(f"{PLACE}{SLURM}{ARRAY_OF}{_MARK}{_SUBMISSION}")
     return f"{values}\n{functions}\ncancel_submission\n"
 
 

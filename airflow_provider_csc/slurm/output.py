@@ -316,11 +316,15 @@ def _holds_index(spec: str, index: int) -> bool:
     return False
 
 
-_SUBMITTED = re.compile(r"^(\d+)(?:;(\S+))?$", re.MULTILINE)
+_SUBMITTED = re.compile(r"^(\d+(?:_\d+)?)(?:;(\S+))?$", re.MULTILINE)
 
 
 def parse_job_id(text: str) -> str | None:
-    """Read ``sbatch --parsable``'s answer (``123`` or ``123;cluster``) among any warnings."""
+    """
+    Read ``sbatch --parsable``'s answer (``123`` or ``123;cluster``) among any warnings.
+
+    In a run directory it may also be one element of an array, ``123_4``.
+    """
     found = _SUBMITTED.findall(text)
     return found[-1][0] if found else None
 

@@ -15,6 +15,7 @@ from airflow_provider_csc.slurm.batch import (
     parse_environment,
     render_batch_script,
     render_command,
+    render_exports,
 )
 from airflow_provider_csc.slurm.identity import build_job_name
 from airflow_provider_csc.slurm.notation import shown
@@ -194,9 +195,12 @@ def build_request(
     script: str,
     defaults: Mapping[str, str | None],
     base_dir: str,
+    is_shared: bool = False,
 ) -> tuple[SubmitRequest, str]:
     """
     Return the submission and the readable part of its job name.
+
+    One that ``is_shared`` can be submitted together with others (see `coalescing`).
 
     ``script`` is the text of whichever source the spec names; ``defaults`` what the connection
     says for account, partition and time.
@@ -209,6 +213,8 @@ def build_request(
     chosen = {**own.options, **options}
     check_contradictions(chosen)
     _refuse_array(options, own.options)
+    if is_shared:
+        _refuse_array_of_arrays({**own.options, **options})
     if own.is_heterogeneous:
         raise ConfigError(
             "script: '#SBATCH hetjob' makes a job of several components, which cannot be followed "
@@ -233,7 +239,10 @@ def build_request(
         base_dir=base_dir,
         work_dir=_choose_work_dir(spec, _text(own.options.get("chdir"))),
         script=script,
-        batch=render_batch_script(directives=own.lines, environment=environment),
+        batch=render_batch_script(
+            directives=own.lines, environment=environment, is_shared=is_shared
+        ),
+        exports=render_exports(environment.env) if is_shared else "",
         options=tuple(option_arguments(options)),
         own_output="output" not in chosen,
         asks_paths=any(name in chosen for name in _OUTPUT),
@@ -255,6 +264,16 @@ def _refuse_array(options: Mapping[str, object], own: Mapping[str, object]) -> N
             f"{where}: a task is one job here, not an array. Use .expand() for one job each.",
             field=where,
             value=options.get("array", own.get("array")),
+        )
+
+
+def _refuse_array_of_arrays(options: Mapping[str, object]) -> None:
+    if "array" in options:
+        raise ConfigError(
+            f"coalesce: the array {options['array']} cannot be an element of another array. Leave "
+            "`array` out and use .expand(), or leave `coalesce` out.",
+            field="coalesce",
+            value=options["array"],
         )
 
 

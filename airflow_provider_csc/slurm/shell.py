@@ -33,6 +33,13 @@ place() {
   esac
 }
 """
+# The array that a run directory's job is an element of, and which: token and index; else nothing.
+ARRAY_OF = r"""
+array_of() {
+  [ ! -r "$1/@IDENTITY" ] || sed -n -E \
+    's/.*"array": "(af[0-9a-f]{20}\.1)", "index": ([0-9]+).*/\1 \2/p' -- "$1/@IDENTITY"
+}
+"""
 
 _SEPARATOR = f"$'\\x{ord(SEPARATOR):02x}'"
 

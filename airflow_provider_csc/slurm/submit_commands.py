@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_csc.slurm.framing import assignments, quote, words
 from airflow_provider_csc.slurm.run_dir import fill_names
-from airflow_provider_csc.slurm.shell import PLACE, SLURM, sacct, squeue
+from airflow_provider_csc.slurm.shell import ARRAY_OF, PLACE, SLURM, sacct, squeue
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,7 @@ _MAX_ARGUMENT = 100_000
 
 # What the submission itself made of the base directory is removed again when nothing comes of it;
 # what was there before stays, for it may have a group and modes that a new one would not have.
-_PRUNE = r"""
+PRUNE = r"""
 missing() {
   local path=$1 first=
   while [ ! -e "$path" ]; do
@@ -54,7 +54,8 @@ prune() {
 # The job starts with the user's umask, since sbatch hands on its own; and where it is told to,
 # since a script's own --chdir goes before the directory sbatch is in. In --output Slurm replaces %j
 # and its like, and takes backslashes for escapes that turn off the replacing (tried on 22.05).
-_HELPERS = r"""
+HELPERS = (
+    r"""
 put() {
   local own=$2.$HOSTNAME.$BASHPID
   printf '%s' "$3" >"$own" && chmod "$1" -- "$own" && mv -f -T -- "$own" "$2" && return
@@ -85,7 +86,7 @@ older_than_run() {
 }
 cancel() {
   local said status
-  case $1 in '' | *[!0-9]*) return 0 ;; esac
+  case $1 in '' | *[!0-9_]*) return 0 ;; esac
   said=$(slurm scancel -- "$1" 2>&1)
   status=$?
   printf '%s\n' "$said"
@@ -102,6 +103,8 @@ record() {
   return "$status"
 }
 """
+    + ARRAY_OF
+)
 
 # Who waits for the answer may be gone when sbatch is done; the id is recorded all the same. Files
 # are replaced as a whole, for a job of this directory that was thought lost may be reading them. An
@@ -127,6 +130,7 @@ submit() {
   if [ -e "$run_dir/@CANCEL" ]; then frame killed 0 ''; return; fi
   ask files put 600 "$run_dir/@IDENTITY" "$identity" &&
     ask files put 700 "$run_dir/@SCRIPT" "$script" &&
+    { [ -z "$exports" ] || ask files put 600 "$run_dir/@EXPORTS" "$exports"; } &&
     ask files put 600 "$run_dir/@BATCH" "$batch" || return
   [ -z "$own_output" ] || options+=(--output="$(pattern "$run_dir/@LOG")")
   ask sbatch send "${options[@]}" "$run_dir/@BATCH" "$run_dir" &&
@@ -140,7 +144,7 @@ submit() {
   if [ -n "$first" ] && [ "${first%%;*}" != "${id%%;*}" ]; then
     ask stray cancel "${id%%;*}"
     [ ! -e "$run_dir/@CANCEL" ] || ask stray cancel "${first%%;*}"
-    ask existing cat -- "$run_dir/@JOB_ID"
+    show_existing
     return
   fi
   if [ -e "$run_dir/@CANCEL" ]; then ask killed cancel "${id%%;*}"; fi
@@ -155,7 +159,7 @@ set_aside() {
   theirs=$(run_of "$run_dir")
   if earlier "$run_started" "$theirs"; then frame newer 1 "$theirs"; return 1; fi
   earlier "$theirs" "$run_started" || older_than_run "$run_dir" || return 0
-  id=$(first_id | grep -E -o '^[0-9]+')
+  id=$(first_id | grep -E -o '^[0-9]+(_[0-9]+)?')
   ask superseded cancel "$id" || return
   ask aside mv -T -- "$run_dir" "$run_dir~$(stat --format=%Y -- "$run_dir")"
 }
@@ -171,9 +175,13 @@ claim() {
   elif [ -e "$run_dir/@CANCEL" ] && [ ! -e "$run_dir/@JOB_ID" ]; then
     frame killed 0 ''
   else
-    ask existing cat -- "$run_dir/@JOB_ID"
+    show_existing
   fi
   return 1
+}
+show_existing() {
+  frame array 0 "$(array_of "$run_dir")"
+  ask existing cat -- "$run_dir/@JOB_ID"
 }
 """
 
@@ -189,6 +197,7 @@ class SubmitRequest:
     ``asked`` are the options that the user, the script or the connection chose, for messages.
     ``identity`` is written beside the script (JSON); ``run_started`` is when the DAG run began (ISO
     8601): a run directory of an earlier one was left by a run of the same id that was deleted.
+    ``exports`` is the file of variables that a batch script which several tasks share reads.
     """
 
     token: str
@@ -202,6 +211,7 @@ class SubmitRequest:
     asked: tuple[str, ...] = ()
     identity: str = "{}"
     run_started: str = ""
+    exports: str = ""
 
 
 def build_submit(
@@ -227,9 +237,10 @@ def build_submit(
             "identity": request.identity,
             "script": request.script,
             "batch": request.batch,
+            "exports": request.exports,
         }
     )
-    functions = fill_names(f"{PLACE}{SLURM}{_PRUNE}{_HELPERS}{_SUBMIT}")
+    functions = fill_names(f"{PLACE}{SLURM}{PRUNE}{HELPERS}{_SUBMIT}")
     return f"{values}\noptions=({words(request.options)})\n{functions}\nsubmit\n"
 
 
@@ -250,24 +261,51 @@ def build_discard(run_dir: str, new_base: str = "") -> str:
     ``new_base`` is the topmost of the directories above it that the submission had made.
     """
     values = assignments({"run_dir": run_dir, "new_base": new_base})
-    return f"{values}\n{_PRUNE}{fill_names(_DISCARD)}"
+    return f"{values}\n{PRUNE}{fill_names(_DISCARD)}"
 
 
+# A claim without an id that names an array: its job, if there is one, is an element of that. Files
+# are read by the shell itself, for a look-up may be about a thousand task instances.
 _LOOK_UP = r"""
 made() { stat --format=%Y -- "$1" 2>/dev/null; }
-for dir in "$base/$key".*; do
-  suffix=${dir#"$base/$key."}
-  case $suffix in *[!0-9.]*) continue ;; esac
-  [ -d "$dir" ] || continue
+show() {
+  local text=
+  if [ -r "$2" ]; then IFS= read -r -d '' text <"$2"; frame "$1" 0 "$text"; else frame "$1" 1 ''; fi
+}
+look() {
+  local dir=$1 suffix=$2 array= name=
   frame "dir.$suffix" 0 "$dir"
   frame "made.$suffix" 0 "$(made "$dir/@SCRIPT" || made "$dir")"
   frame "run.$suffix" 0 "$(run_of "$dir")"
-  ask "job_id.$suffix" cat -- "$dir/@JOB_ID"
-  ask "exit.$suffix" cat -- "$dir/@EXIT"
-  ask "verdict.$suffix" cat -- "$dir/@VERDICT"
+  show "job_id.$suffix" "$dir/@JOB_ID"
+  show "exit.$suffix" "$dir/@EXIT"
+  show "verdict.$suffix" "$dir/@VERDICT"
+  array=$(array_of "$dir")
+  frame "array.$suffix" 0 "$array"
+  array=$base/${array%% *}
   [ ! -e "$dir/@CANCEL" ] || frame "cancel.$suffix" 0 ''
-  [ ! -e "$dir/@NO_VERDICT" ] || frame "no_verdict.$suffix" 0 "$(made "$dir/@NO_VERDICT")"
-done
+  if [ -e "$dir/@NO_VERDICT" ]; then
+    frame "no_verdict.$suffix" 0 "$(made "$dir/@NO_VERDICT")"
+  elif [ "$array" != "$base/" ] && [ ! -e "$dir/@JOB_ID" ]; then
+    show "array_id.$suffix" "$array/@JOB_ID"
+    [ ! -e "$array/@NO_VERDICT" ] || frame "no_verdict.$suffix" 0 "$(made "$array/@NO_VERDICT")"
+    IFS= read -r -d '' name <"$array/@NAME"
+    names=${name:+${names:+$names,$name}}
+  fi 2>/dev/null
+}
+look_for_all() {
+  local dir name key
+  for dir in "$base"/af*; do
+    name=${dir##*/}
+    key=${name%%.*}
+    [ -n "${wanted[$key]}" ] || continue
+    case ${name#"$key."} in '' | *[!0-9.]*) continue ;; esac
+    [ -d "$dir" ] && look "$dir" "${is_many:+$key.}${name#"$key."}"
+  done
+}
+declare -A wanted=()
+for key in "${keys[@]}"; do wanted[$key]=1; done
+look_for_all
 """
 
 
@@ -280,20 +318,39 @@ def build_look_up(*, base_dir: str, key: str, names: Sequence[str], since: int) 
     (quotes, brackets), cannot be searched for, nor can more than fit one argument; then it is asked
     for all the user's jobs since, and the reader picks out the right ones.
     """
-    listed = ",".join(names)
-    searchable = all(_STORED_AS_IT_IS.fullmatch(name) for name in names)
-    by_name = f"--name={quote(listed)}" if searchable and len(listed) < _MAX_ARGUMENT else ""
-    look = fill_names(_HELPERS + _LOOK_UP)
+    return _build_look_up(base_dir, [key], names, since, is_many=False)
+
+
+def build_look_ups(*, base_dir: str, keys: Sequence[str], names: Sequence[str], since: int) -> str:
+    """Ask the same for many task instances at once; each frame's name then holds its key."""
+    return _build_look_up(base_dir, keys, names, since, is_many=True)
+
+
+def _build_look_up(
+    base_dir: str, keys: Sequence[str], names: Sequence[str], since: int, *, is_many: bool
+) -> str:
+    listed = searchable(names)
+    look = fill_names(HELPERS + _LOOK_UP)
     return f"""{PLACE}{SLURM}
-key={quote(key)}
+keys=({words(keys)})
+is_many={"1" if is_many else ""}
+names={quote(listed)}
 base=$(place {quote(base_dir)})
 since=$(date --date=@{since} +%FT%T)
 frame clock 0 "$(date +%s)"
 frame base 0 "$base"
 {look}
+[ "${{#names}}" -lt {_MAX_ARGUMENT} ] || names=
 ask squeue {squeue()} --me
-ask sacct {sacct()} --allocations --starttime="$since" {by_name}
+ask sacct {sacct()} --allocations --starttime="$since" ${{names:+--name="$names"}}
 """
+
+
+def searchable(names: Sequence[str]) -> str:
+    """Return names as ``sacct --name`` takes them, or nothing where it would not find them."""
+    listed = ",".join(names)
+    is_stored = all(_STORED_AS_IT_IS.fullmatch(name) for name in names)
+    return listed if is_stored and len(listed) < _MAX_ARGUMENT else ""
 
 
 _GIVE_UP = r"""
@@ -311,7 +368,7 @@ def build_give_up(run_dirs: Sequence[str], token: str) -> str:
 
     A claim that has got an id by now is not given up; the answer is that id.
     """
-    lines = [SLURM, fill_names(_HELPERS + _GIVE_UP)]
+    lines = [SLURM, fill_names(HELPERS + _GIVE_UP)]
     for number, run_dir in enumerate(run_dirs):
         lines += [
             f"run_dir={quote(run_dir)}",

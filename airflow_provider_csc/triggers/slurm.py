@@ -57,7 +57,7 @@ _READ_PAUSES = (5.0, 15.0, 60.0)
 _STATE_ATTEMPTS = 2
 
 
-class _KillableTrigger(BaseTrigger):
+class KillableTrigger(BaseTrigger):
     """
     A trigger that kills when a user ended its task, and never because it is itself stopped.
 
@@ -221,7 +221,7 @@ def _name_of(trigger: BaseTrigger) -> TaskName | None:
     )
 
 
-class SlurmJobTrigger(_KillableTrigger):
+class SlurmJobTrigger(KillableTrigger):
     """
     Fire one event when every one of some jobs has ended, with evidence of how.
 
@@ -249,6 +249,7 @@ class SlurmJobTrigger(_KillableTrigger):
     :param cancel_held: cancel a job that is held until somebody releases it.
     :param attempt: what the operator wants back with the event.
     :param task_key: dag_id, run_id, task_id and map_index of the task that waits.
+    :param array_token: what the job's name ends with where it is one of an array of several tasks'.
     """
 
     def __init__(  # noqa: PLR0913 - one argument for each thing that is stored
@@ -271,9 +272,11 @@ class SlurmJobTrigger(_KillableTrigger):
         cancel_held: bool = False,
         attempt: dict[str, Any] | None = None,
         task_key: TaskName | None = None,
+        array_token: str | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # untyped in Airflow
         self.slurm_conn_id = slurm_conn_id
+        self.array_token = array_token
         self.job_ids = list(job_ids)
         self.run_dir = run_dir
         self.stdout_path = stdout_path
@@ -311,6 +314,7 @@ class SlurmJobTrigger(_KillableTrigger):
             "cancel_held": self.cancel_held,
             "attempt": self.attempt,
             "task_key": self.task_key,
+            "array_token": self.array_token,
         }
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -373,6 +377,7 @@ class SlurmJobTrigger(_KillableTrigger):
             cancel_held=self.cancel_held,
             kill_grace=self.kill_grace,
             kill_signal=self.kill_signal,
+            array_token=self.array_token,
         )
 
     def _has_to_kill(self) -> bool:
@@ -393,7 +398,7 @@ class SlurmJobTrigger(_KillableTrigger):
             )
 
 
-class SlurmSiteTrigger(_KillableTrigger):
+class SlurmSiteTrigger(KillableTrigger):
     """
     Fire when a site can take jobs again: sshd, Slurm, its accounting, and room for files.
 
