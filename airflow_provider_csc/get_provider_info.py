@@ -48,10 +48,10 @@ def get_provider_info() -> dict[str, object]:
     }
 
 
-def _modules(integration: str, module: str) -> dict[str, object]:
+def _modules(integration: str, *modules: str) -> dict[str, object]:
     return {
         "integration-name": integration,
-        "python-modules": [f"airflow_provider_csc.{module}"],
+        "python-modules": [f"airflow_provider_csc.{module}" for module in modules],
     }
 
 

@@ -172,8 +172,8 @@ class Gatherer:
         """
         Look for what came before, for all in one command; return who is ready, and who is not.
 
-        Who has a job already is told of it. Who has more to do than that (a job of before to cancel,
-        a claim to wait for or to give up) does it alone.
+        Who has a job already is told of it. Who has more to do than that (a job of before to
+        cancel, a claim to wait for or to give up) does it alone.
         """
         ready = [waiter for waiter in waiters if waiter.member.is_fresh]
         others: list[_Waiter] = []

@@ -168,10 +168,10 @@ record_members() {
   rm -rf -- "$own"
 }
 tell_members() {
-  local index token how mark first told= element run_started
+  local index token how ended first told= element run_started
   local -a strays=() killed=()
   for index in "${!tokens[@]}"; do
-    token=${tokens[index]} how=old mark= first=
+    token=${tokens[index]} how=old ended= first=
     { read -r first <"$token/@JOB_ID"; } 2>/dev/null
     place_of "$token"
     if [ -n "${mine[$token]}" ]; then
@@ -182,10 +182,10 @@ tell_members() {
       fi
     fi
     if [ -e "$token/@CANCEL" ]; then
-      mark=cancel
+      ended=cancel
       case $first in '' | *[!0-9_]*) ;; *) [ "$how" = old ] || killed+=("$first") ;; esac
     fi
-    told+="$index|$how|$mark|$run_started|$element|$first"$'\n'
+    told+="$index|$how|$ended|$run_started|$element|$first"$'\n'
   done
   [ "${#strays[@]}" -eq 0 ] || ask stray slurm scancel -- "${strays[@]}"
   [ "${#killed[@]}" -eq 0 ] || ask killed slurm scancel -- "${killed[@]}"

@@ -32,10 +32,10 @@ _HEAD = """\
 # Written by airflow-provider-csc. The script it runs lies unmodified beside it.
 csc_run_dir=$1
 csc_script=$csc_run_dir/@SCRIPT
-csc_element=
+csc_id=${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}
+csc_self=$SLURM_JOB_ID
 {element}\
 # A submission that was thought lost may have been made again: the job whose id stands first runs.
-csc_id=${{csc_element:-${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}}}
 csc_first=$csc_run_dir/@JOB_ID
 if [ ! -e "$csc_first" ] && printf '%s\\n' "$csc_id" >"$csc_first.$csc_id"; then
   ln -T -- "$csc_first.$csc_id" "$csc_first" 2>/dev/null
@@ -46,7 +46,7 @@ read -r csc_first 2>/dev/null <"$csc_first" || csc_first=$csc_id
 if [ -n "$csc_first" ] && [ "${{csc_first%%;*}}" != "$csc_id" ]; then
   printf 'airflow-provider-csc: job %s does nothing; the job of this submission is %s.\\n' \\
     "$csc_id" "$csc_first" >&2
-  scancel "$SLURM_JOB_ID"
+  scancel "$csc_self"
   exit 1
 fi
 rm -f -- "$csc_run_dir"/@EXIT
@@ -68,8 +68,8 @@ finish() {{
   stdout_bytes=$(size_of 1)
   stderr_bytes=$(size_of 2)
   printf '{{"job_id": "%s", "exit_code": %d, "started": %d, "ended": %d, "node": "%s", ' \\
-    "${{csc_element:-$SLURM_JOB_ID}}" "$1" "$csc_started" "$(date +%s)" \\
-    "${{SLURMD_NODENAME:-$HOSTNAME}}" >"$record.new" &&
+    "$csc_self" "$1" "$csc_started" "$(date +%s)" "${{SLURMD_NODENAME:-$HOSTNAME}}" \\
+    >"$record.new" &&
     printf '"stdout_bytes": %d, "stderr_bytes": %d, "restarts": %d}}\\n' \\
       "${{stdout_bytes:--1}}" "${{stderr_bytes:--1}}" "${{SLURM_RESTART_COUNT:-0}}" \\
       >>"$record.new" && mv -f -- "$record.new" "$record"
@@ -95,7 +95,7 @@ end_in_time() {{
   {{
     trap '' "${{csc_signals[@]}}"
     read -r -t "$grace" <> <(:)
-    scancel "$SLURM_JOB_ID" || kill -s KILL "$csc_child"
+    scancel "$csc_self" || kill -s KILL "$csc_child"
   }} </dev/null >/dev/null 2>&1 &
   csc_ender=$!
 }}
@@ -114,6 +114,7 @@ done
 
 # A job of one task among those of others: it has a run directory of its own, which the array's list
 # names; from here on it is a job like any other. What the array alone knows is not for its script.
+# One element of an array has the array's own number as SLURM_JOB_ID: to cancel that cancels all.
 _ELEMENT = r"""if [ -n "$2" ]; then
   mapfile -t -s "$SLURM_ARRAY_TASK_ID" -n 1 csc_line <"$1/@MEMBERS"
   csc_run_dir=${csc_line[0]}
@@ -122,7 +123,8 @@ _ELEMENT = r"""if [ -n "$2" ]; then
       "$HOSTNAME" "$SLURM_ARRAY_TASK_ID" >&2
     exit 1
   fi
-  csc_element=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+  csc_id=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+  csc_self=$csc_id
   csc_script=$csc_run_dir/@SCRIPT
   [ -e "$csc_script" ] || csc_script=$1/@SCRIPT
   if [ . -ef "$1" ]; then
