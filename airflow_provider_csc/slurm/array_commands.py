@@ -187,8 +187,8 @@ tell_members() {
     fi
     told+="$index|$how|$ended|$run_started|$element|$first"$'\n'
   done
-  [ "${#strays[@]}" -eq 0 ] || ask stray slurm scancel -- "${strays[@]}"
-  [ "${#killed[@]}" -eq 0 ] || ask killed slurm scancel -- "${killed[@]}"
+  [ "${#strays[@]}" -eq 0 ] || ask stray cancel_jobs "${strays[@]}"
+  [ "${#killed[@]}" -eq 0 ] || ask killed cancel_jobs "${killed[@]}"
   frame members 0 "$told"
 }
 """

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_csc.slurm.framing import assignments, quote, words
 from airflow_provider_csc.slurm.run_dir import fill_names
-from airflow_provider_csc.slurm.shell import ARRAY_OF, PLACE, SLURM
+from airflow_provider_csc.slurm.shell import ARRAY_OF, CANCEL, PLACE, SLURM
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,7 +60,7 @@ cancel_submission() {
     esac
   done < <(sort -u <<<"$answer")
   frame job_ids 0 "${ids[*]}"
-  [ "${#ids[@]}" -eq 0 ] || ask scancel slurm scancel -- "${ids[@]}"
+  [ "${#ids[@]}" -eq 0 ] || ask scancel cancel_jobs "${ids[@]}"
 }
 """
 
@@ -91,7 +91,7 @@ def read_notice(grace: float, signal_option: str | None) -> Notice | None:
 
 def build_kill(job_ids: Sequence[str]) -> str:
     """Cancel jobs as scancel(1) does by default: SIGTERM, then SIGKILL after KillWait."""
-    return f"{SLURM}\nask scancel slurm scancel -- {words(job_ids)}\n"
+    return f"{SLURM}{CANCEL}\nask scancel cancel_jobs {words(job_ids)}\n"
 
 
 def build_notice(job_ids: Sequence[str], notice: Notice, run_dirs: Sequence[str] = ()) -> str:
@@ -103,13 +103,13 @@ def build_notice(job_ids: Sequence[str], notice: Notice, run_dirs: Sequence[str]
     """
     ids = words(job_ids)
     reach = "--batch" if notice.to_batch_only else "--full"
-    lines = [SLURM, fill_names(_MARK)]
+    lines = [SLURM, CANCEL, fill_names(_MARK)]
     lines += [
         f"ask mark{number} mark_cancel {quote(run_dir)} {notice.seconds:.0f}"
         for number, run_dir in enumerate(run_dirs)
     ]
     lines += [
-        f"ask pending slurm scancel --state=PENDING -- {ids}",
+        f"ask pending cancel_jobs --state=PENDING {ids}",
         f"ask scancel slurm scancel {reach} --signal={quote(notice.signal)} -- {ids}",
     ]
     return "\n".join(lines) + "\n"
@@ -132,7 +132,7 @@ def build_cancel_submission(
             "grace": f"{grace:.0f}",
         }
     )
-    functions = fill_names(f"{PLACE}{SLURM}{ARRAY_OF}{_MARK}{_SUBMISSION}")
+    functions = fill_names(f"{PLACE}{SLURM}{CANCEL}{ARRAY_OF}{_MARK}{_SUBMISSION}")
     return f"{values}\n{functions}\ncancel_submission\n"
 
 

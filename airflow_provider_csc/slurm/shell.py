@@ -40,6 +40,17 @@ array_of() {
     's/.*"array": "(af[0-9a-f]{20}\.1)", "index": ([0-9]+).*/\1 \2/p' -- "$1/@IDENTITY"
 }
 """
+# Cancel jobs. An element of an array that waits and is cancelled leaves no trace, neither in squeue
+# nor in sacct (tried on 22.05); one that was changed has become a record of its own, and does.
+CANCEL = r"""
+cancel_jobs() {
+  local id elements= state=
+  case $1 in --state=*) state=$1; shift ;; esac
+  for id in "$@"; do case $id in *_*) elements+=${elements:+,}$id ;; esac; done
+  [ -z "$elements" ] || slurm scontrol update "JobId=$elements" Requeue=0 >/dev/null 2>&1
+  slurm scancel $state -- "$@"
+}
+"""
 
 _SEPARATOR = f"$'\\x{ord(SEPARATOR):02x}'"
 

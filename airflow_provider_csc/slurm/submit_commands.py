@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_csc.slurm.framing import assignments, quote, words
 from airflow_provider_csc.slurm.run_dir import fill_names
-from airflow_provider_csc.slurm.shell import ARRAY_OF, PLACE, SLURM, sacct, squeue
+from airflow_provider_csc.slurm.shell import ARRAY_OF, CANCEL, PLACE, SLURM, sacct, squeue
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,7 +87,7 @@ older_than_run() {
 cancel() {
   local said status
   case $1 in '' | *[!0-9_]*) return 0 ;; esac
-  said=$(slurm scancel -- "$1" 2>&1)
+  said=$(cancel_jobs "$1" 2>&1)
   status=$?
   printf '%s\n' "$said"
   case $said in *'Invalid job id'* | *'already completing or completed'*) return 0 ;; esac
@@ -104,6 +104,7 @@ record() {
 }
 """
     + ARRAY_OF
+    + CANCEL
 )
 
 # Who waits for the answer may be gone when sbatch is done; the id is recorded all the same. Files

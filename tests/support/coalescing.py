@@ -15,6 +15,7 @@ from airflow_provider_csc.client.slurm import SlurmClient
 from airflow_provider_csc.slurm.coalescing import Member
 from airflow_provider_csc.slurm.identity import TaskIdentity
 from airflow_provider_csc.slurm.plan import JobSpec, build_request, read_source
+from tests.support.fake_site import FaultyTransport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -47,7 +48,10 @@ class Mapped:
 
     def another_gatherer(self) -> Gatherer:
         """As another triggerer has it, or the same one after a restart."""
-        poller = SitePoller(self.client, floor=0.05)
+        # Its connection is closed with its last user.
+        is_planned = isinstance(self.transport, FaultyTransport)
+        transport = self.transport if is_planned else self.site.transport()
+        poller = SitePoller(SlurmClient(transport), floor=0.05)
         return Gatherer(lambda: poller, delays=self.delays)
 
     @property
@@ -118,12 +122,11 @@ class Mapped:
     async def rows(self) -> dict[str, str]:
         """Every job of this task that squeue shows, by id as it writes it: the state."""
         answer = await self.client.run(
-            "squeue --noheader --states=all --me --format='%i %T %Z %j'"
-            if self.site.account
-            else "squeue --noheader --states=all --me --format='%i %T x %j'"
+            "squeue --noheader --states=all --me --format='%i %T %j'"
         )
-        lines = [line.split(" ", 3) for line in answer.text.splitlines()]
-        return {row[0]: row[1] for row in lines if row[3].startswith("coalesced.task.")}
+        lines = [line.split(" ", 2) for line in answer.text.splitlines()]
+        names = tuple(path.name for path in self.base_dir.iterdir())
+        return {row[0]: row[1] for row in lines if row[2].endswith(names)}
 
     async def until(self, job_id: str, *states: str) -> None:
         async with asyncio.timeout(60):
@@ -142,7 +145,7 @@ async def mapped_on(
     try:
         yield mapped
     finally:
-        rows = await mapped.rows()
+        rows = await mapped.rows() if mapped.base_dir.exists() else {}
         bases = {job_id.partition("_")[0] for job_id in rows}
         if bases:
             await mapped.client.cancel(sorted(bases))

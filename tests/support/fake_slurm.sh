@@ -12,7 +12,7 @@ database='sacct: error: slurm_persist_conn_open_without_init: failed to open per
 sacct: error: Sending PersistInit msg: Connection refused
 Problem talking to the database: Connection refused'
 properties='name state reason partition submitted started ended code signal work_dir stdout stderr
-  argument second array raw group in_queue in_accounting'
+  argument second array raw split group in_queue in_accounting'
 declare -A option
 rest=()
 
@@ -150,6 +150,7 @@ enqueue_one() {
   put "$id" second "${rest[2]}"
   put "$id" array "${index:+$base}"
   put "$id" raw "$raw"
+  put "$id" split ''
   put "$id" group ''
   put "$id" in_queue yes
   put "$id" in_accounting yes
@@ -298,6 +299,11 @@ scancel() {
       load "$id"
       case $state in
         PENDING | RUNNING)
+          # An element that waits has no record of its own, and leaves none (22.05).
+          if [[ " ${rest[*]} " == *" $id "* ]] && [ "$state-$split" = PENDING- ] && [ -n "$array" ]; then
+            put "$id" in_queue ''
+            put "$id" in_accounting ''
+          fi
           put "$id" state CANCELLED
           put "$id" ended "$moment"
           put "$id" group ''
@@ -314,6 +320,10 @@ scontrol() {
     return
   fi
   lock
+  if [ "$1" = update ]; then
+    for id in ${2//[!0-9_]/ }; do [ ! -d "$site/jobs/$id" ] || put "$id" split 1; done
+    return
+  fi
   load "${@: -1}"
   printf 'JobId=%s JobName=%s StdErr=%s StdIn=/dev/null StdOut=%s Power=\n' \
     "${@: -1}" "$name" "$stderr" "$stdout"
