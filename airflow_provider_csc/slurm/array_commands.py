@@ -86,15 +86,6 @@ drop_claims() {
   rm -rf -- "${dirs[@]}"
   prune "$base" "$new_base"
 }
-# place_of TOKEN: set $element and $run_started from what its run directory says.
-place_of() {
-  local text=
-  element= run_started=
-  { IFS= read -r -d '' text <"$1/@IDENTITY"; } 2>/dev/null
-  [[ $text =~ \"run_started\":\ \"([^\"]*)\" ]] && run_started=${BASH_REMATCH[1]}
-  [[ $text =~ \"array\":\ \"([^\"]*)\",\ \"index\":\ ([0-9]+)\}$ ]] &&
-    element="${BASH_REMATCH[1]} ${BASH_REMATCH[2]}"
-}
 write_members() {
   local index dir
   mkdir -p -- "$array" || return

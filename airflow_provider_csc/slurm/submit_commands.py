@@ -77,6 +77,16 @@ run_of() {
   [ ! -r "$1/@IDENTITY" ] ||
     sed -n 's/.*"run_started": "\([^"]*\)".*/\1/p' -- "$1/@IDENTITY" | head -n 1
 }
+# place_of DIR: set $run_started and $element (token and index in an array) from its identity. No
+# process: there may be a thousand of them.
+place_of() {
+  local text=
+  element= run_started=
+  { IFS= read -r -d '' text <"$1/@IDENTITY"; } 2>/dev/null
+  [[ $text =~ \"run_started\":\ \"([^\"]*)\" ]] && run_started=${BASH_REMATCH[1]}
+  [[ $text =~ \"array\":\ \"([^\"]*)\",\ \"index\":\ ([0-9]+)\} ]] &&
+    element="${BASH_REMATCH[1]} ${BASH_REMATCH[2]}"
+}
 earlier() { local LC_ALL=C; [ -n "$1" ] && [ -n "$2" ] && [[ $1 < $2 ]]; }
 older_than_run() {
   local made
@@ -274,16 +284,17 @@ show() {
   if [ -r "$2" ]; then IFS= read -r -d '' text <"$2"; frame "$1" 0 "${text%$'\n'}"; else frame "$1" 1 ''; fi
 }
 look() {
-  local dir=$1 suffix=$2 array= name=
+  local dir=$1 suffix=$2 array= name= element run_started
+  place_of "$dir"
   frame "dir.$suffix" 0 "$dir"
-  frame "made.$suffix" 0 "$(made "$dir/@SCRIPT" || made "$dir")"
-  frame "run.$suffix" 0 "$(run_of "$dir")"
+  [ ! -e "$dir/@SCRIPT" ] || array=/@SCRIPT
+  frame "made.$suffix" 0 "$(made "$dir$array")"
+  frame "run.$suffix" 0 "$run_started"
   show "job_id.$suffix" "$dir/@JOB_ID"
   show "exit.$suffix" "$dir/@EXIT"
   show "verdict.$suffix" "$dir/@VERDICT"
-  array=$(array_of "$dir")
-  frame "array.$suffix" 0 "$array"
-  array=$base/${array%% *}
+  frame "array.$suffix" 0 "$element"
+  array=$base/${element%% *}
   [ ! -e "$dir/@CANCEL" ] || frame "cancel.$suffix" 0 ''
   if [ -e "$dir/@NO_VERDICT" ]; then
     frame "no_verdict.$suffix" 0 "$(made "$dir/@NO_VERDICT")"

@@ -296,5 +296,3 @@ def test_an_error_survives_the_way_to_the_worker(error: Any) -> None:
 
 def test_an_error_of_another_version_is_still_an_error() -> None:
     assert str(from_payload({"type": "NewError", "message": "m", "details": {}})) == "m"
-
-

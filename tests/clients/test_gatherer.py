@@ -126,7 +126,7 @@ async def test_a_directory_of_the_users_own_is_where_all_start(mapped: Mapped) -
 async def test_scripts_may_differ_and_variables_may_hold_anything(mapped: Mapped) -> None:
     hostile = "it's $(touch pwned)\n`x` \\ ü"
     members = [
-        mapped.member(index, f"echo script {index % 2}; printf %s \"$NAME\"", env={"NAME": hostile})
+        mapped.member(index, f'echo script {index % 2}; printf %s "$NAME"', env={"NAME": hostile})
         for index in range(3)
     ]
     done = await mapped.submit_all(members)

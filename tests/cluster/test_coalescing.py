@@ -69,9 +69,7 @@ def test_a_kill_ends_one_element_whether_it_waits_or_runs(
         command='trap "echo bye; exit 1" TERM; sleep 600 & wait',
         options={"time": 15, "mem": "20M", "begin": "now"},
     )
-    held = Instances(
-        3, run_id=f"held {uuid4()}", command="true", options={"hold": True, "time": 5}
-    )
+    held = Instances(3, run_id=f"held {uuid4()}", command="true", options={"hold": True, "time": 5})
     made = instances.defer() + held.defer()
 
     async def main() -> dict[str, Any]:
@@ -127,7 +125,9 @@ def test_the_user_may_look_at_an_element_as_at_any_job() -> None:
     instances = Instances(2, run_id=f"look {uuid4()}", command="true", options={"time": 5})
     results = instances.complete(run_all(instances.defer()))
 
-    command = f"sacct --noheader --parsable2 --allocations --format=JobName -j {results[1]['job_id']}"
+    command = (
+        f"sacct --noheader --parsable2 --allocations --format=JobName -j {results[1]['job_id']}"
+    )
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
 
     assert done.stdout.startswith("test_dag.work.af")

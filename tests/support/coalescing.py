@@ -69,7 +69,7 @@ class Mapped:
             run_started=STARTED,
         )
 
-    def member(  # noqa: PLR0913 - a test says what matters
+    def member(
         self,
         index: int,
         command: str = 'echo "I am $ME"',
@@ -121,9 +121,7 @@ class Mapped:
 
     async def rows(self) -> dict[str, str]:
         """Every job of this task that squeue shows, by id as it writes it: the state."""
-        answer = await self.client.run(
-            "squeue --noheader --states=all --me --format='%i %T %j'"
-        )
+        answer = await self.client.run("squeue --noheader --states=all --me --format='%i %T %j'")
         lines = [line.split(" ", 2) for line in answer.text.splitlines()]
         names = tuple(path.name for path in self.base_dir.iterdir())
         return {row[0]: row[1] for row in lines if row[2].endswith(names)}
