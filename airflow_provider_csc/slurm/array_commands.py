@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from airflow_provider_csc.slurm.coalescing import TaskArray
 
 # Everything below the base directory is named relative to it. An element writes its log to a name
-# with its index, which is all that Slurm can put into a path, and which is another name of the log
-# in its run directory. The batch script is written last: with it the array is ready for sbatch.
+# with its index, which is all that Slurm can put into a path; the job itself gives it its name in
+# the run directory (see `batch`). The batch script is written last: with it the array is ready.
 _SUBMIT_ARRAY = r"""
 submit_array() {
   local base new_base run_dir cwd id= user_umask
@@ -92,14 +92,11 @@ write_members() {
   for index in "${indices[@]}"; do
     dir=${tokens[index]}
     printf '%s' "${identities[index]}" >"$dir/@IDENTITY" &&
-      printf '%s' "${exports[index]}" >"$dir/@EXPORTS" &&
-      : >>"$dir/@LOG" || return
+      printf '%s' "${exports[index]}" >"$dir/@EXPORTS" || return
     if [ -n "${scripts[index]}" ]; then
       printf '%s' "${scripts[index]}" >"$dir/@SCRIPT" || return
       executables+=("$dir/@SCRIPT")
     fi
-    [ -e "$array/$index.log" ] || ln -- "$dir/@LOG" "$array/$index.log" 2>/dev/null ||
-      ln -s -- "$base/$dir/@LOG" "$array/$index.log" || return
   done
   [ "${#executables[@]}" -eq 0 ] || chmod 700 -- "${executables[@]}"
 }

@@ -115,6 +115,7 @@ done
 # A job of one task among those of others: it has a run directory of its own, which the array's list
 # names; from here on it is a job like any other. What the array alone knows is not for its script.
 # One element of an array has the array's own number as SLURM_JOB_ID: to cancel that cancels all.
+# Its log gets a second name, without a second file: Slurm's own last words are in it, too.
 _ELEMENT = r"""if [ -n "$2" ]; then
   mapfile -t -s "$SLURM_ARRAY_TASK_ID" -n 1 csc_line <"$1/@MEMBERS"
   csc_run_dir=${csc_line[0]}
@@ -125,6 +126,9 @@ _ELEMENT = r"""if [ -n "$2" ]; then
   fi
   csc_id=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
   csc_self=$csc_id
+  csc_log=$csc_run_dir/@LOG
+  [ -e "$csc_log" ] || ln -- "$1/$SLURM_ARRAY_TASK_ID.log" "$csc_log" 2>/dev/null ||
+    ln -s -- "$1/$SLURM_ARRAY_TASK_ID.log" "$csc_log"
   csc_script=$csc_run_dir/@SCRIPT
   [ -e "$csc_script" ] || csc_script=$1/@SCRIPT
   if [ . -ef "$1" ]; then

@@ -281,7 +281,9 @@ _LOOK_UP = r"""
 made() { stat --format=%Y -- "$1" 2>/dev/null; }
 show() {
   local text=
-  if [ -r "$2" ]; then IFS= read -r -d '' text <"$2"; frame "$1" 0 "${text%$'\n'}"; else frame "$1" 1 ''; fi
+  [ -r "$2" ] || { frame "$1" 1 ''; return; }
+  IFS= read -r -d '' text <"$2"
+  frame "$1" 0 "${text%$'\n'}"
 }
 look() {
   local dir=$1 suffix=$2 array= name= element run_started

@@ -3,8 +3,10 @@
 #SBATCH --comment={braces}
 # Written by airflow-provider-csc. The script it runs lies unmodified beside it.
 csc_run_dir=$1
-# A submission that was thought lost may have been made again: the job whose id stands first runs.
+csc_script=$csc_run_dir/script
 csc_id=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}
+csc_self=$SLURM_JOB_ID
+# A submission that was thought lost may have been made again: the job whose id stands first runs.
 csc_first=$csc_run_dir/job_id
 if [ ! -e "$csc_first" ] && printf '%s\n' "$csc_id" >"$csc_first.$csc_id"; then
   ln -T -- "$csc_first.$csc_id" "$csc_first" 2>/dev/null
@@ -15,7 +17,7 @@ read -r csc_first 2>/dev/null <"$csc_first" || csc_first=$csc_id
 if [ -n "$csc_first" ] && [ "${csc_first%%;*}" != "$csc_id" ]; then
   printf 'airflow-provider-csc: job %s does nothing; the job of this submission is %s.\n' \
     "$csc_id" "$csc_first" >&2
-  scancel "$SLURM_JOB_ID"
+  scancel "$csc_self"
   exit 1
 fi
 rm -f -- "$csc_run_dir"/exit.json
@@ -37,7 +39,7 @@ finish() {
   stdout_bytes=$(size_of 1)
   stderr_bytes=$(size_of 2)
   printf '{"job_id": "%s", "exit_code": %d, "started": %d, "ended": %d, "node": "%s", ' \
-    "$SLURM_JOB_ID" "$1" "$csc_started" "$(date +%s)" "${SLURMD_NODENAME:-$HOSTNAME}" \
+    "$csc_self" "$1" "$csc_started" "$(date +%s)" "${SLURMD_NODENAME:-$HOSTNAME}" \
     >"$record.new" &&
     printf '"stdout_bytes": %d, "stderr_bytes": %d, "restarts": %d}\n' \
       "${stdout_bytes:--1}" "${stderr_bytes:--1}" "${SLURM_RESTART_COUNT:-0}" \
@@ -64,7 +66,7 @@ end_in_time() {
   {
     trap '' "${csc_signals[@]}"
     read -r -t "$grace" <> <(:)
-    scancel "$SLURM_JOB_ID" || kill -s KILL "$csc_child"
+    scancel "$csc_self" || kill -s KILL "$csc_child"
   } </dev/null >/dev/null 2>&1 &
   csc_ender=$!
 }
@@ -98,7 +100,7 @@ start() {
 }
 
 csc_starting=1
-start "$csc_run_dir"/script <&0 &
+start "$csc_script" <&0 &
 csc_child=$!
 [ -z "$csc_late" ] || hand_on "$csc_late"
 csc_interrupted=1
