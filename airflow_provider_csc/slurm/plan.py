@@ -212,9 +212,9 @@ def build_request(
     options = parse_options(spec.options)
     chosen = {**own.options, **options}
     check_contradictions(chosen)
-    _refuse_array(options, own.options)
     if is_shared:
-        _refuse_array_of_arrays({**own.options, **options})
+        _refuse_array_of_arrays(chosen)
+    _refuse_array(options, own.options)
     if own.is_heterogeneous:
         raise ConfigError(
             "script: '#SBATCH hetjob' makes a job of several components, which cannot be followed "
@@ -271,7 +271,7 @@ def _refuse_array_of_arrays(options: Mapping[str, object]) -> None:
     if "array" in options:
         raise ConfigError(
             f"coalesce: the array {options['array']} cannot be an element of another array. Leave "
-            "`array` out and use .expand(), or leave `coalesce` out.",
+            "`array` out and use .expand(), or leave coalesce=True out.",
             field="coalesce",
             value=options["array"],
         )
