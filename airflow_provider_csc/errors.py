@@ -80,9 +80,10 @@ class CscError(Exception):
 
 def from_payload(payload: Mapping[str, Any]) -> CscError:
     """Return an error that came from another process as plain JSON."""
-    kind = globals().get(payload["type"])
-    is_known = isinstance(kind, type) and issubclass(kind, CscError)
-    return (kind if is_known else CscError)(payload["message"], **payload["details"])
+    named = globals().get(payload["type"])
+    is_known = isinstance(named, type) and issubclass(named, CscError)
+    kind: type[CscError] = named if is_known else CscError
+    return kind(payload["message"], **payload["details"])
 
 
 def _rebuild(cls: type[CscError], message: str, details: dict[str, object]) -> CscError:

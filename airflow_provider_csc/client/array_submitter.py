@@ -47,13 +47,14 @@ class ArraySubmitter:
     """
     Submits one array.
 
-    ``report`` is told, in words, what was found and decided. ``delays`` are the seconds between two
-    looks.
+    ``report`` is told, in words, what was found and decided. ``lost`` are tokens of members whose
+    own claims were found to have come to nothing. ``delays`` are the seconds between two looks.
     """
 
     client: SlurmClient
     array: TaskArray
     report: Callable[[str], None]
+    lost: frozenset[str] = frozenset()
     delays: Sequence[float] = RESOLVE_DELAYS
 
     async def submit(self) -> list[Outcome]:
@@ -67,10 +68,14 @@ class ArraySubmitter:
         :raises SubmitUnknownError: when it stays unknown whether there is a job; ask again later.
         """
         takes_over, known_id = False, ""
-        for _ in range(MAX_SUBMITS):
+        attempts = 0
+        while True:
+            attempts += 1
             answer = await self._step(takes_over=takes_over, known_id=known_id)
             if not isinstance(answer, NoVerdict):
                 return answer
+            if attempts == MAX_SUBMITS:
+                raise self._unknown(answer)
             here = self._find(await self._settle(answer))
             known_id = (here.job_id or "").partition("_")[0] if here else ""
             takes_over = here is not None and here.run_dir is not None
@@ -80,10 +85,11 @@ class ArraySubmitter:
                 else "It was not: neither squeue nor sacct knows a job of that name. Submitting "
                 "again."
             )
-        raise self._unknown(answer)
 
     async def _step(self, *, takes_over: bool, known_id: str) -> list[Outcome] | NoVerdict:
-        program = build_submit_array(self.array, takes_over=takes_over, known_id=known_id)
+        program = build_submit_array(
+            self.array, takes_over=takes_over, known_id=known_id, lost=self.lost
+        )
         try:
             frames = await self.client.ask(program, timeout=SUBMIT_SECONDS)
         except (ConnectionLostError, CommandTimeoutError, UnreadableOutputError) as error:

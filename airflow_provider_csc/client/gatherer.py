@@ -40,8 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from airflow_provider_csc.client.poller import SitePoller
-    from airflow_provider_csc.slurm.coalescing import Outcome
-    from airflow_provider_csc.slurm.submission import Decision, LookUp
+    from airflow_provider_csc.slurm.submission import LookUp, Previous
     from airflow_provider_csc.transport.base import SiteSettings
 
 # How long one is waited for who comes first, in windows.
@@ -51,13 +50,18 @@ _LOOK_UP_SECONDS = 180.0
 
 @dataclass(eq=False, slots=True)
 class _Waiter:
-    """Who waits for a submission; he is told things in his own task, whose log they belong to."""
+    """
+    Who waits for a submission; he is told things in his own task, whose log they belong to.
+
+    ``is_lost`` where his claim was made before, and it is known that no job came of it.
+    """
 
     member: Member
     window: float
     arrived: float
     told: asyncio.Queue[str | Submission | BaseException] = field(default_factory=asyncio.Queue)
     is_gone: bool = False
+    is_lost: bool = False
 
     def tell(self, what: str | Submission | BaseException) -> None:
         self.told.put_nowait(what)
@@ -159,25 +163,31 @@ class Gatherer:
         if len(waiters) == 1:
             await self._submit_alone(waiters[0])
             return
+        fresh = [waiter for waiter in waiters if waiter.member.is_fresh]
+        asking = [waiter for waiter in waiters if not waiter.member.is_fresh]
+        await self._submit_known(asking, fresh)
+
+    async def _submit_known(self, asking: Sequence[_Waiter], fresh: Sequence[_Waiter]) -> None:
+        """Look for what came before where there may be something, then submit for all."""
         try:
-            ready, others = await self._look_back(waiters)
+            ready, others = await self._look_back(asking)
         except Exception as error:  # noqa: BLE001 - it is raised where somebody waits for it
-            _tell_all(waiters, error)
+            _tell_all([*asking, *fresh], error)
             return
         await asyncio.gather(
-            self._submit_ready(ready), *(self._submit_alone(waiter) for waiter in others)
+            self._submit_ready([*fresh, *ready]),
+            *(self._submit_alone(waiter) for waiter in others),
         )
 
-    async def _look_back(self, waiters: Sequence[_Waiter]) -> tuple[list[_Waiter], list[_Waiter]]:
+    async def _look_back(self, asking: Sequence[_Waiter]) -> tuple[list[_Waiter], list[_Waiter]]:
         """
         Look for what came before, for all in one command; return who is ready, and who is not.
 
         Who has a job already is told of it. Who has more to do than that (a job of before to
         cancel, a claim to wait for or to give up) does it alone.
         """
-        ready = [waiter for waiter in waiters if waiter.member.is_fresh]
+        ready: list[_Waiter] = []
         others: list[_Waiter] = []
-        asking = [waiter for waiter in waiters if not waiter.member.is_fresh]
         if not asking:
             return ready, others
         members = [waiter.member for waiter in asking]
@@ -202,7 +212,8 @@ class Gatherer:
                 waiter.tell(f"Job {step.job_id} of this task is found again; it is adopted.")
                 waiter.tell(step)
             else:
-                waiter.tell(step.why)
+                waiter.is_lost = look_up.find(waiter.member.identity.number) is not None
+                waiter.tell(step)
                 ready.append(waiter)
         return ready, others
 
@@ -240,17 +251,25 @@ class Gatherer:
                 waiter.tell(text)
 
         submitter = ArraySubmitter(
-            client=self._poller().client, array=array, report=report, delays=self._delays
+            client=self._poller().client,
+            array=array,
+            report=report,
+            lost=frozenset(waiter.member.token for waiter in waiters if waiter.is_lost),
+            delays=self._delays,
         )
         outcomes = await submitter.submit()
         made = sum(isinstance(one, Submission) and not one.is_adopted for one in outcomes)
-        work = []
+        claimed, unclear = [], []
         for waiter, outcome in zip(waiters, outcomes, strict=True):
             if isinstance(outcome, Submission | Killed | SubmitKilledError):
                 _tell_outcome(waiter, outcome, made)
+            elif waiter.is_lost:
+                unclear.append(waiter)
             else:
-                work.append(self._submit_alone(waiter))
-        await asyncio.gather(*work)
+                claimed.append(waiter)
+        await asyncio.gather(
+            self._submit_known(claimed, []), *(self._submit_alone(one) for one in unclear)
+        )
 
     async def _submit_alone(self, waiter: _Waiter) -> SubmitRejectedError | None:
         """Submit for one as if there were no others; return a refusal that passes by itself."""
@@ -278,29 +297,35 @@ class Gatherer:
         return None
 
 
-def _next_step(member: Member, look_up: LookUp, run_seconds: float) -> Submission | Decision | None:
-    """Return a job to adopt, or that one can be submitted; None where more is to be done."""
+def _next_step(member: Member, look_up: LookUp, run_seconds: float) -> Submission | str | None:
+    """Return a job to adopt, or why one can be submitted; None where more is to be done."""
     identity = member.identity
     here = look_up.find(identity.number)
     if here is not None:
         is_mine = not here.is_of_another_run(identity.run_started, run_seconds)
-        if is_mine and here.job_id and here.run_dir:
-            return replace(adopt_previous(here, here.recorded), asked=member.request.asked)
-        return None
+        return _take_up(here, member) if is_mine else None
     is_busy = any(one.may_be_submitting for one in look_up.previous)
     decision = decide(look_up, identity, run_seconds=run_seconds)
     if is_busy or decision.give_up or decision.cancel:
         return None
-    if decision.adopt is None:
-        return decision
-    # Where its run directory is gone, slurmctld is asked for its files.
-    if not decision.adopt.run_dir:
+    return _take_up(decision.adopt, member) if decision.adopt else decision.why
+
+
+def _take_up(found: Previous, member: Member) -> Submission | str | None:
+    # Where its run directory is gone, slurmctld has to be asked for its files.
+    if found.job_id and found.run_dir:
+        return replace(adopt_previous(found, found.recorded), asked=member.request.asked)
+    if found.job_id or found.is_given_up or found.may_be_submitting:
         return None
-    adopted = adopt_previous(decision.adopt, decision.adopt.recorded)
-    return replace(adopted, asked=member.request.asked)
+    return (
+        "An earlier submission of this very try came to nothing: neither squeue nor sacct knows a "
+        "job of it. Submitting again, in the same run directory."
+    )
 
 
-def _tell_outcome(waiter: _Waiter, outcome: Outcome, made: int) -> None:
+def _tell_outcome(
+    waiter: _Waiter, outcome: Submission | Killed | SubmitKilledError, made: int
+) -> None:
     match outcome:
         case Submission(is_adopted=True):
             waiter.tell(f"This very try had submitted job {outcome.job_id} already; it is adopted.")

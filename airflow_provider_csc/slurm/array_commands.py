@@ -16,6 +16,8 @@ from airflow_provider_csc.slurm.shell import PLACE, SLURM
 from airflow_provider_csc.slurm.submit_commands import HELPERS, PRUNE, searchable
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from airflow_provider_csc.slurm.coalescing import TaskArray
 
 # Everything below the base directory is named relative to it. An element writes its log to a name
@@ -70,11 +72,17 @@ claim_members() {
   for index in "${!tokens[@]}"; do
     token=${tokens[index]}
     if [ -z "${mine[$token]}" ]; then
-      [ -n "$takes_over" ] && place_of "$token" && [ "$element" = "$array $index" ] || continue
+      is_ours "$token" "$index" || continue
       mine[$token]=1
     fi
     [ -e "$token/@CANCEL" ] || { indices+=("$index"); chosen[$index]=1; }
   done
+}
+# A claim that was made for this very array, or one whose own submission was found to be lost.
+is_ours() {
+  [ ! -e "$1/@JOB_ID" ] || [ -n "$takes_over" ] || return
+  place_of "$1"
+  { [ -n "$takes_over" ] && [ "$element" = "$array $2" ]; } || [ -n "${lost[$1]}" ]
 }
 # Nothing was submitted for them, and nobody else has them; what a kill has marked stays.
 drop_claims() {
@@ -182,12 +190,19 @@ tell_members() {
 """
 
 
-def build_submit_array(array: TaskArray, *, takes_over: bool = False, known_id: str = "") -> str:
+def build_submit_array(
+    array: TaskArray,
+    *,
+    takes_over: bool = False,
+    known_id: str = "",
+    lost: Collection[str] = (),
+) -> str:
     """
     Claim the run directories, write the files, submit the array, record the ids: one remote step.
 
     ``takes_over`` goes on with what this very array has claimed before; ``known_id`` is its job,
-    where that was found meanwhile, so that only the ids are to be recorded.
+    where that was found meanwhile, so that only the ids are to be recorded. ``lost`` are tokens of
+    members whose claims were left by a submission that came to nothing.
     """
     shared = array.shared
     values = assignments(
@@ -214,7 +229,8 @@ def build_submit_array(array: TaskArray, *, takes_over: bool = False, known_id: 
     }
     functions = fill_names(f"{PLACE}{SLURM}{PRUNE}{HELPERS}{_SUBMIT_ARRAY}")
     declared = "\n".join(f"{name}=({words(each)})" for name, each in lists.items())
-    return f"{values}\n{declared}\n{functions}\nsubmit_array\n"
+    found = " ".join(f"[{token}]=1" for token in lost)
+    return f"{values}\n{declared}\ndeclare -A lost=({found})\n{functions}\nsubmit_array\n"
 
 
 _DISCARD_ARRAY = r"""

@@ -61,7 +61,7 @@ class SlurmSubmitTrigger(KillableTrigger):
         coalesce_seconds: float = 5.0,
         task_key: TaskName | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call] # untyped in Airflow
         self.slurm_conn_id = slurm_conn_id
         self.plan = plan
         self.watch = watch
@@ -99,18 +99,21 @@ class SlurmSubmitTrigger(KillableTrigger):
             settings = await self._read_settings()
             try:
                 submission = await self._submit(settings, member)
-                break
             except (TransportError, SiteUnavailableError, SubmitUnknownError) as error:
                 if error.details.get("is_lasting") and member.is_fresh and not attempt.waits:
                     return _describe_failure(error)
                 event = await self._wait_for_site(settings, member, attempt, error)
             except CscError as error:
                 return _describe_failure(error)
+            else:
+                return await self._wait_for_job(settings, submission)
             attempt = attempt.resumed()
             if event["status"] != "up":
                 return event
             # What a person mended may be the connection itself.
             self._settings = None
+
+    async def _wait_for_job(self, settings: SiteSettings, submission: Submission) -> dict[str, Any]:
         self._wanted = WANTED_OF_TRIGGER
         self.log.info("Job %s; its files: %s", submission.job_id, submission.run_dir)
         job = self._job = self._build_job_trigger(submission)

@@ -445,6 +445,51 @@ async def test_a_triggerer_that_died_before_the_ids_were_recorded(faulty: Mapped
     assert len(fake_of(faulty).jobs) == 3
 
 
+async def test_an_array_that_came_to_nothing_is_submitted_again_as_one(faulty: Mapped) -> None:
+    """slurmctld was away for longer than anybody waits within a submission."""
+    members = [faulty.member(index, hold=True) for index in range(4)]
+    with fake_of(faulty).fault("controller_down"):
+        first = await faulty.submit_all(members)
+        assert {type(one) for one in first} == {SubmitUnknownError}
+        # Nor does anybody know better who comes again meanwhile.
+        again = await faulty.submit_all(members, faulty.another_gatherer())
+        assert {type(one) for one in again} == {SubmitUnknownError}
+    for path in faulty.base_dir.glob("*/no_verdict"):
+        faults.os.utime(path, (1, 1))
+
+    done = await faulty.submit_all(members, faulty.another_gatherer())
+
+    base = array_of(done)
+    assert sorted(fake_of(faulty).jobs) == [f"{base}_{index}" for index in range(4)]
+    assert fake_of(faulty).calls("sbatch") == 2
+    assert "came to nothing" in " ".join(faulty.said[0])
+
+
+async def test_what_comes_late_of_an_array_that_was_given_up_runs_nothing(faulty: Mapped) -> None:
+    """sbatch gave no verdict, and slurmctld took the job after everybody had looked for it."""
+    ran = faulty.scratch / "ran"
+    ran.touch()
+    faulty.site.give(ran)
+    members = [faulty.member(index, f'echo "$ME" >>{ran}') for index in range(3)]
+    with fake_of(faulty).fault("sbatch_is_late", "3"):
+        work = asyncio.ensure_future(faulty.submit_all(members))
+        while not list(faulty.base_dir.glob("*/no_verdict")):
+            await asyncio.sleep(0.02)
+    for path in faulty.base_dir.glob("*/no_verdict"):
+        faults.os.utime(path, (1, 1))
+    done = await work
+    array_of(done)
+    # On a busy machine the late one may have come before anybody gave it up.
+    expected = 3 if "accepted" in " ".join(faulty.said[0]) else 6
+    async with asyncio.timeout(30):
+        while len(fake_of(faulty).jobs) < expected:
+            await asyncio.sleep(0.1)
+        while {job["state"] for job in fake_of(faulty).jobs.values()} & {"PENDING", "RUNNING"}:
+            await asyncio.sleep(0.1)
+
+    assert sorted(ran.read_text().split()) == ["0", "1", "2"]
+
+
 async def test_a_site_that_lets_nobody_in_is_told_to_all(faulty: Mapped) -> None:
     plan(faulty, ARRAY, faults.refuse)
 
