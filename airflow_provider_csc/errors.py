@@ -80,9 +80,9 @@ class CscError(Exception):
 
 def from_payload(payload: Mapping[str, Any]) -> CscError:
     """Return an error that came from another process as plain JSON."""
-    named = globals().get(payload["type"])
-    is_known = isinstance(named, type) and issubclass(named, CscError)
-    kind: type[CscError] = named if is_known else CscError
+    kind: object = globals().get(payload["type"])
+    if not (isinstance(kind, type) and issubclass(kind, CscError)):
+        kind = CscError
     return kind(payload["message"], **payload["details"])
 
 

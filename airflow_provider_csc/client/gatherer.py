@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from airflow_provider_csc.client.array_submitter import ArraySubmitter
+from airflow_provider_csc.client.coalesced_submitter import CoalescedSubmitter
 from airflow_provider_csc.client.submitter import (
     DAY,
     RESOLVE_DELAYS,
@@ -250,7 +250,7 @@ class Gatherer:
             for waiter in waiters:
                 waiter.tell(text)
 
-        submitter = ArraySubmitter(
+        submitter = CoalescedSubmitter(
             client=self._poller().client,
             array=array,
             report=report,

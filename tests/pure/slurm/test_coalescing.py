@@ -10,7 +10,7 @@ import pytest
 
 from airflow_provider_csc.errors import SubmitKilledError, SubmitRejectedError
 from airflow_provider_csc.slurm import coalescing
-from airflow_provider_csc.slurm.array_commands import build_submit_array
+from airflow_provider_csc.slurm.coalescing_commands import build_submit_array
 from airflow_provider_csc.slurm.coalescing import (
     Member,
     TaskArray,

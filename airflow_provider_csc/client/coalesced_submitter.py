@@ -27,7 +27,7 @@ from airflow_provider_csc.errors import (
     TransportError,
     UnreadableOutputError,
 )
-from airflow_provider_csc.slurm.array_commands import build_discard_array, build_submit_array
+from airflow_provider_csc.slurm.coalescing_commands import build_discard_array, build_submit_array
 from airflow_provider_csc.slurm.coalescing import read_array_answer
 from airflow_provider_csc.slurm.identity import split_token
 from airflow_provider_csc.slurm.run_dir import LOG_FILE
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ArraySubmitter:
+class CoalescedSubmitter:
     """
     Submits one array.
 
