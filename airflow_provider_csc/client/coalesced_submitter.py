@@ -27,8 +27,8 @@ from airflow_provider_csc.errors import (
     TransportError,
     UnreadableOutputError,
 )
-from airflow_provider_csc.slurm.coalescing_commands import build_discard_array, build_submit_array
 from airflow_provider_csc.slurm.coalescing import read_array_answer
+from airflow_provider_csc.slurm.coalescing_commands import build_discard_array, build_submit_array
 from airflow_provider_csc.slurm.identity import split_token
 from airflow_provider_csc.slurm.run_dir import LOG_FILE
 from airflow_provider_csc.slurm.submission import NoVerdict, read_look_up

@@ -199,6 +199,15 @@ async def kill(trigger: SlurmSubmitTrigger, running: asyncio.Task[Any]) -> None:
     await trigger.cleanup()
 
 
+async def stop(site: Site) -> None:
+    """End as a triggerer does; what runs on the log-in node goes on there."""
+    others = [task for task in asyncio.all_tasks() if task.get_name().startswith("slurm-")]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    await site.fake.settle()
+
+
 async def wait_until(is_true: Any) -> None:
     async with asyncio.timeout(30):
         while not is_true():
@@ -229,6 +238,7 @@ def test_a_kill_leaves_no_job_and_the_others_alone(
             one.cancel()
             await trigger.cleanup()
         await asyncio.gather(*running, return_exceptions=True)
+        await stop(site)
 
     with site.fake.fault("sbatch_is_slow", "0.5"):
         asyncio.run(main())
@@ -249,9 +259,9 @@ def test_the_end_of_the_triggerer_cancels_nothing_and_the_next_goes_on(site: Sit
             one.cancel()
             await trigger.cleanup()
         await asyncio.gather(*running, return_exceptions=True)
+        await stop(site)
 
     asyncio.run(stop_half_way())
-    # asyncio.run cancels what is left, as a triggerer does that is told to stop.
     before = sorted(site.states)
     again = [stored(trigger) for trigger in made]
     assert all(isinstance(trigger, SlurmSubmitTrigger) for trigger in again)

@@ -10,7 +10,6 @@ import pytest
 
 from airflow_provider_csc.errors import SubmitKilledError, SubmitRejectedError
 from airflow_provider_csc.slurm import coalescing
-from airflow_provider_csc.slurm.coalescing_commands import build_submit_array
 from airflow_provider_csc.slurm.coalescing import (
     Member,
     TaskArray,
@@ -18,6 +17,7 @@ from airflow_provider_csc.slurm.coalescing import (
     is_too_many,
     read_array_answer,
 )
+from airflow_provider_csc.slurm.coalescing_commands import build_submit_array
 from airflow_provider_csc.slurm.framing import Frame
 from airflow_provider_csc.slurm.identity import TOKEN_PATTERN, TaskIdentity, parse_token
 from airflow_provider_csc.slurm.plan import JobSpec, build_request, read_source
