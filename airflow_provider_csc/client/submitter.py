@@ -300,8 +300,8 @@ def adopt_previous(previous: Previous, recorded: str) -> Submission:
     """Return a submission that a look-up found; ``recorded`` is what is known of its files."""
     job_id = previous.job_id or ""
     found = adopt(job_id, previous.run_dir or "", recorded=recorded, log_name=LOG_FILE)
-    array = previous.array
-    return replace(found, array_token=array.token_of(job_id) if array else None)
+    group = previous.group
+    return replace(found, array_token=group.token_of(job_id) if group else None)
 
 
 async def settle(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_csc.slurm.framing import assignments, quote, words
 from airflow_provider_csc.slurm.run_dir import fill_names
-from airflow_provider_csc.slurm.shell import ARRAY_OF, CANCEL, PLACE, SLURM
+from airflow_provider_csc.slurm.shell import CANCEL, GROUP_OF, PLACE, SLURM
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,7 +51,7 @@ cancel_submission() {
     printf '%s' "$identity" >"$run_dir/@IDENTITY"
   id=$(grep -E -o '^[0-9]+(_[0-9]+)?' -- "$run_dir/@JOB_ID" 2>/dev/null | head -n 1)
   [ -z "$id" ] || ids+=("$id")
-  read -r array index < <(array_of "$run_dir")
+  read -r array index < <(group_of "$run_dir")
   ask squeue named
   while read -r id name; do
     case $name in
@@ -132,7 +132,7 @@ def build_cancel_submission(
             "grace": f"{grace:.0f}",
         }
     )
-    functions = fill_names(f"{PLACE}{SLURM}{CANCEL}{ARRAY_OF}{_MARK}{_SUBMISSION}")
+    functions = fill_names(f"{PLACE}{SLURM}{CANCEL}{GROUP_OF}{_MARK}{_SUBMISSION}")
     return f"{values}\n{functions}\ncancel_submission\n"
 
 

@@ -23,7 +23,7 @@ from airflow_provider_csc.slurm.submission import (
     adopt,
     check_directories,
     given_up,
-    read_array,
+    read_group,
     read_refusal,
 )
 from airflow_provider_csc.slurm.submit_commands import GIVEN_UP, SubmitRequest
@@ -181,7 +181,7 @@ class TaskArray:
     def identity_of(self, index: int) -> str:
         """Return a member's identity with its place, by which its job is found (JSON, one line)."""
         own = self.members[index].request.identity.removesuffix("}")
-        return f'{own}, "array": "{self.token}", "index": {index}}}'
+        return f'{own}, "group": "{self.token}", "index": {index}}}'
 
 
 # Refusals that a smaller array may be spared.
@@ -249,7 +249,7 @@ def _read_member(
     # A DAG run of the same id that was deleted may have left it.
     if job_id is None or (not is_new and run_started != member.identity.run_started):
         return Claimed(run_dir=run_dir)
-    element = read_array(place)
+    element = read_group(place)
     return replace(
         adopt(job_id, run_dir, recorded="", log_name=log_name),
         is_adopted=not is_new,

@@ -136,7 +136,8 @@ class RunIdentity:
     """
     Whose a run directory is, as its identity file says; see `identity`.
 
-    ``array`` and ``index`` tell which element of which array its job is; '' where it is none.
+    ``group`` and ``index`` tell which element of which array of several tasks its job is; '' where
+    it is none.
     """
 
     deployment: str
@@ -145,7 +146,7 @@ class RunIdentity:
     task_id: str
     map_index: int
     waits: bool
-    array: str = ""
+    group: str = ""
     index: int = -1
 
 
@@ -340,8 +341,8 @@ def _parse_jobs(frame: Frame, directories: Sequence[RunDirectory]) -> Answer[Liv
         rows.setdefault(_base_id(row.job_id), []).append(row)
     arrays: dict[str, list[RunDirectory]] = {}
     for directory in directories:
-        if directory.identity and directory.identity.array:
-            arrays.setdefault(directory.identity.array, []).append(directory)
+        if directory.identity and directory.identity.group:
+            arrays.setdefault(directory.identity.group, []).append(directory)
     jobs = [_live_job(job_id, group) for job_id, group in rows.items()]
     elements = [
         element
@@ -436,7 +437,7 @@ def parse_identity(text: str) -> RunIdentity | None:
             task_id=fields["task_id"],
             map_index=fields["map_index"],
             waits=fields["waits"],
-            array=str(fields.get("array", "")),
+            group=str(fields.get("group", "")),
             index=int(fields.get("index", -1)),
         )
     except (ValueError, KeyError, TypeError, RecursionError):

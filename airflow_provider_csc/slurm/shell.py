@@ -34,10 +34,10 @@ place() {
 }
 """
 # The array that a run directory's job is an element of, and which: token and index; else nothing.
-ARRAY_OF = r"""
-array_of() {
+GROUP_OF = r"""
+group_of() {
   [ ! -r "$1/@IDENTITY" ] || sed -n -E \
-    's/.*"array": "(af[0-9a-f]{20}\.1)", "index": ([0-9]+).*/\1 \2/p' -- "$1/@IDENTITY"
+    's/.*"group": "(af[0-9a-f]{20}\.1)", "index": ([0-9]+).*/\1 \2/p' -- "$1/@IDENTITY"
 }
 """
 # Cancel jobs. An element of an array that waits and is cancelled leaves no trace, neither in squeue

@@ -98,7 +98,7 @@ def read_submit_answer(
     run_dir = frames["run_dir"].text
     check_directories(frames, work_dir=work_dir, base_dir=base_dir)
     if "existing" in frames:
-        array = read_array(_text(frames.get("array")))
+        array = read_group(_text(frames.get("group")))
         return _read_existing(frames["existing"], run_dir, log_name, array)
     sbatch = frames.get("sbatch", _OK)
     job_id = parse_job_id(sbatch.text) if sbatch.status == 0 else None
@@ -189,7 +189,7 @@ def _unusable(
 
 
 def _read_existing(
-    frame: Frame, run_dir: str, log_name: str, array: ArrayElement | None
+    frame: Frame, run_dir: str, log_name: str, array: GroupElement | None
 ) -> Submission | Claimed:
     job_id = parse_job_id(frame.text) if frame.status == 0 else None
     if frame.text.startswith(GIVEN_UP):
@@ -211,7 +211,7 @@ def given_up(said: str, run_dir: str) -> SubmitKilledError:
 
 
 @dataclass(frozen=True, slots=True)
-class ArrayElement:
+class GroupElement:
     """Which element of an array of several tasks' jobs the job of a run directory is to be."""
 
     token: str
@@ -222,12 +222,12 @@ class ArrayElement:
         return self.token if job_id.endswith(f"_{self.index}") else None
 
 
-def read_array(text: str) -> ArrayElement | None:
+def read_group(text: str) -> GroupElement | None:
     """Read ``<token> <index>``, as an identity tells it; None where it names no array."""
     token, _, index = text.partition(" ")
     if parse_token(token) != token or not index.isdecimal():
         return None
-    return ArrayElement(token, int(index))
+    return GroupElement(token, int(index))
 
 
 def adopt(job_id: str, run_dir: str, *, recorded: str, log_name: str) -> Submission:
@@ -275,8 +275,8 @@ class Previous:
 
     ``age_seconds`` is how long ago it was made, ``no_verdict_age`` how long ago its sbatch ended
     without a verdict, if it did so; both by the cluster's clock. ``noted`` is the state that its
-    task took note of, if it did; ``is_killed`` tells that a kill left its mark. ``array`` is where
-    its job was to be an element of an array.
+    task took note of, if it did; ``is_killed`` tells that a kill left its mark. ``group`` is where
+    its job was to be an element of an array of several tasks.
     """
 
     number: Number
@@ -289,7 +289,7 @@ class Previous:
     recorded: str = ""
     noted: str = ""
     is_killed: bool = False
-    array: ArrayElement | None = None
+    group: GroupElement | None = None
 
     @property
     def is_given_up(self) -> bool:
@@ -456,7 +456,7 @@ def _directory_numbers(frames: Mapping[str, Frame], key: str) -> list[Number]:
     return [_number_of(token) for token in tokens if parse_token(token) == token]
 
 
-def _elements(rows: Sequence[Row], array: ArrayElement | None) -> list[Row]:
+def _elements(rows: Sequence[Row], array: GroupElement | None) -> list[Row]:
     """Return the rows of one element of an array, under its own id; there may be two arrays."""
     found = []
     for row in rows if array else ():
@@ -473,7 +473,7 @@ def _previous(
     files = _files_of(number, frames)
     clock = books.clock
     directory, job_frame = files.get("dir"), files.get("job_id")
-    array = read_array(_text(files.get("array")))
+    array = read_group(_text(files.get("group")))
     queued, accounted = books.queued.get(token, []), books.accounted.get(token, [])
     if array:
         queued = [*queued, *_elements(books.queued.get(array.token, []), array)]
@@ -489,7 +489,7 @@ def _previous(
             ]
         job_id = _pick(queued, accounted)
     if job_id is None and array and not is_given_up:
-        array_id = parse_job_id(_text(files.get("array_id")))
+        array_id = parse_job_id(_text(files.get("group_id")))
         job_id = f"{array_id}_{array.index}" if array_id else None
     if job_id is not None:
         queued = [row for row in queued if belongs_to(row.job_id, job_id)]
@@ -511,7 +511,7 @@ def _previous(
         recorded=job_frame.text if job_frame else "",
         noted=_text(files.get("verdict")),
         is_killed="cancel" in files,
-        array=array,
+        group=array,
     )
 
 
@@ -536,7 +536,7 @@ def _files_of(number: Number, frames: Mapping[str, Frame]) -> dict[str, Frame]:
     suffix = f".{try_number}" + (f".{resubmission}" if resubmission else "")
     names = (
         *("dir", "made", "run", "job_id", "exit", "verdict", "no_verdict", "cancel"),
-        *("array", "array_id"),
+        *("group", "group_id"),
     )
     return {name: frames[name + suffix] for name in names if name + suffix in frames}
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_csc.slurm.framing import assignments, quote, words
 from airflow_provider_csc.slurm.run_dir import fill_names
-from airflow_provider_csc.slurm.shell import ARRAY_OF, CANCEL, PLACE, SLURM, sacct, squeue
+from airflow_provider_csc.slurm.shell import CANCEL, GROUP_OF, PLACE, SLURM, sacct, squeue
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,7 +84,7 @@ place_of() {
   element= run_started=
   { IFS= read -r -d '' text <"$1/@IDENTITY"; } 2>/dev/null
   [[ $text =~ \"run_started\":\ \"([^\"]*)\" ]] && run_started=${BASH_REMATCH[1]}
-  [[ $text =~ \"array\":\ \"([^\"]*)\",\ \"index\":\ ([0-9]+)\} ]] &&
+  [[ $text =~ \"group\":\ \"([^\"]*)\",\ \"index\":\ ([0-9]+)\} ]] &&
     element="${BASH_REMATCH[1]} ${BASH_REMATCH[2]}"
 }
 earlier() { local LC_ALL=C; [ -n "$1" ] && [ -n "$2" ] && [[ $1 < $2 ]]; }
@@ -113,7 +113,7 @@ record() {
   return "$status"
 }
 """
-    + ARRAY_OF
+    + GROUP_OF
     + CANCEL
 )
 
@@ -191,7 +191,7 @@ claim() {
   return 1
 }
 show_existing() {
-  frame array 0 "$(array_of "$run_dir")"
+  frame group 0 "$(group_of "$run_dir")"
   ask existing cat -- "$run_dir/@JOB_ID"
 }
 """
@@ -295,13 +295,13 @@ look() {
   show "job_id.$suffix" "$dir/@JOB_ID"
   show "exit.$suffix" "$dir/@EXIT"
   show "verdict.$suffix" "$dir/@VERDICT"
-  frame "array.$suffix" 0 "$element"
+  frame "group.$suffix" 0 "$element"
   array=$base/${element%% *}
   [ ! -e "$dir/@CANCEL" ] || frame "cancel.$suffix" 0 ''
   if [ -e "$dir/@NO_VERDICT" ]; then
     frame "no_verdict.$suffix" 0 "$(made "$dir/@NO_VERDICT")"
   elif [ "$array" != "$base/" ] && [ ! -e "$dir/@JOB_ID" ]; then
-    show "array_id.$suffix" "$array/@JOB_ID"
+    show "group_id.$suffix" "$array/@JOB_ID"
     [ ! -e "$array/@NO_VERDICT" ] || frame "no_verdict.$suffix" 0 "$(made "$array/@NO_VERDICT")"
     IFS= read -r -d '' name <"$array/@NAME"
     names=${name:+${names:+$names,$name}}

@@ -92,7 +92,7 @@ async def test_instances_that_come_together_are_one_array(mapped: Mapped) -> Non
         assert (record["job_id"], record["exit_code"]) == (one.job_id, 0)
         assert record["stdout_bytes"] == len(f"I am {index}\n")
         identity = json.loads((run_dir / "identity.json").read_text())
-        assert (identity["array"], identity["index"]) == (one.array_token, index)
+        assert (identity["group"], identity["index"]) == (one.array_token, index)
         assert mapped.said[index] == [f"Submitted as job {one.job_id}, one of an array of 5."]
 
 

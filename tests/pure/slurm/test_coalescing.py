@@ -122,7 +122,7 @@ def test_an_identity_names_the_array_and_stays_an_identity() -> None:
     array = TaskArray.of([member(0), member(1)], "a")
     known = json.loads(array.identity_of(1))
     own = json.loads(array.members[1].request.identity)
-    assert known == own | {"array": array.token, "index": 1}
+    assert known == own | {"group": array.token, "index": 1}
 
 
 def test_a_script_that_all_have_is_sent_once() -> None:

@@ -244,7 +244,7 @@ MEMBERS = [f"af000000000000000000{number:02d}.1" for number in range(3)]
 def array_of_three(site: FakeSite, base: Path) -> None:
     """An array of three tasks' jobs: the first runs, the second waits, the third has ended."""
     for index, name in enumerate(MEMBERS):
-        identity = identity_text(map_index=index, array=ARRAY, index=index)
+        identity = identity_text(map_index=index, group=ARRAY, index=index)
         make(base, name, identity__json=identity, job_id=f"9_{index}\n")
     members = "".join(f"{base}/{name}\n" for name in MEMBERS)
     make(base, ARRAY, members=members, array_name=f"x.{ARRAY}", job_id="9\n")
