@@ -20,7 +20,6 @@ from airflow_provider_csc.errors import (
     SubmitRejectedError,
     from_payload,
 )
-from airflow_provider_csc.hooks.slurm import SlurmHook
 from airflow_provider_csc.slurm.coalescing import Member
 from airflow_provider_csc.triggers import slurm as triggers
 from airflow_provider_csc.triggers.slurm_submit import SlurmSubmitTrigger
@@ -31,6 +30,8 @@ from tests.support.task import build_context, first_event, stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from airflow_provider_csc.hooks.slurm import SlurmHook
 
 ARRAY = "\nsubmit_array\n"
 
