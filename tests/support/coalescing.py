@@ -40,6 +40,7 @@ class Mapped:
     delays: Sequence[float] = (0.05, 0.1, 0.2)
     window: float = 0.2
     said: dict[int, list[str]] = field(default_factory=dict)
+    submitted: set[str] = field(default_factory=set)
     since: int = field(default_factory=lambda: int(time.time()))
 
     def __post_init__(self) -> None:
@@ -104,9 +105,11 @@ class Mapped:
 
     async def submit(self, member: Member, gatherer: Gatherer | None = None) -> Submission:
         said = self.said.setdefault(member.identity.map_index, [])
-        return await (gatherer or self.gatherer).submit(
+        done = await (gatherer or self.gatherer).submit(
             member, window=self.window, report=said.append
         )
+        self.submitted.add(done.job_id.partition("_")[0])
+        return done
 
     async def submit_all(
         self, members: Sequence[Member], gatherer: Gatherer | None = None
@@ -144,7 +147,7 @@ async def mapped_on(
         yield mapped
     finally:
         rows = await mapped.rows() if mapped.base_dir.exists() else {}
-        bases = {job_id.partition("_")[0] for job_id in rows}
+        bases = mapped.submitted | {job_id.partition("_")[0] for job_id in rows}
         if bases:
             await mapped.client.cancel(sorted(bases))
         await mapped.client.close()
