@@ -40,6 +40,12 @@ happened, to what, and what to do about it. None ever carries a secret.
 
 from __future__ import annotations
 
+from types import NoneType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 
 class CscError(Exception):
     """
@@ -65,6 +71,22 @@ class CscError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         """Survive the process boundaries that Airflow sends exceptions across."""
         return _rebuild, (type(self), self.message, self.details)
+
+    def to_payload(self) -> dict[str, Any]:
+        """Return plain JSON values that `from_payload` reads; of other details their text."""
+        details = {
+            name: value if isinstance(value, (str, int, float, bool, NoneType)) else str(value)
+            for name, value in self.details.items()
+        }
+        return {"type": type(self).__name__, "message": self.message, "details": details}
+
+
+def from_payload(payload: Mapping[str, Any]) -> CscError:
+    """Return an error that came from another process as plain JSON."""
+    kind: object = globals().get(payload["type"])
+    if not (isinstance(kind, type) and issubclass(kind, CscError)):
+        kind = CscError
+    return kind(payload["message"], **payload["details"])
 
 
 def _rebuild(cls: type[CscError], message: str, details: dict[str, object]) -> CscError:

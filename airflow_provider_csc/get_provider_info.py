@@ -42,7 +42,13 @@ def get_provider_info() -> dict[str, object]:
         "operators": [_modules("Slurm", "operators.slurm")],
         "sensors": [_modules("Slurm", "sensors.slurm")],
         "triggers": [
-            _modules("Slurm", "triggers.slurm", "triggers.slurm_dependency", "triggers.slurm_queue")
+            _modules(
+                "Slurm",
+                "triggers.slurm",
+                "triggers.slurm_dependency",
+                "triggers.slurm_queue",
+                "triggers.slurm_submit",
+            )
         ],
         "connection-types": [SLURM_CONNECTION, ALLAS_CONNECTION],
         "task-decorators": [

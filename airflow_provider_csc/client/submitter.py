@@ -57,12 +57,12 @@ if TYPE_CHECKING:
     from airflow_provider_csc.slurm.identity import TaskIdentity
     from airflow_provider_csc.slurm.result import JobResult
 
-_SUBMIT_SECONDS = 180.0  # sbatch itself retries a busy controller for a while
+SUBMIT_SECONDS = 180.0  # sbatch itself retries a busy controller for a while
 RESOLVE_DELAYS = (1, 2, 4, 8, 15, 15, 15)
 BRIEF_DELAYS = (1, 2)
 # A connection may be lost again while the same submission is repeated; that ends some time.
-_MAX_SUBMITS = 3
-_DAY = 86_400
+MAX_SUBMITS = 3
+DAY = 86_400
 _NAMED_RESUBMISSIONS = 5
 
 
@@ -113,14 +113,14 @@ class Submitter:
             attempts += 1
             answer = await self._step(takes_over=takes_over)
             if isinstance(answer, Killed):
-                raise _killed(answer)
+                raise killed_error(answer)
             if isinstance(answer, Submission):
                 return self._accept(answer)
             here = self._present(await self._settle(answer))
             if here and here.job_id:
                 self.report(f"It was accepted as job {here.job_id}.")
                 return await self.adopt(here)
-            if attempts == _MAX_SUBMITS:
+            if attempts == MAX_SUBMITS:
                 raise self._unknown(answer)
             takes_over = here is not None and here.run_dir is not None
             self.report(
@@ -207,21 +207,11 @@ class Submitter:
         )
 
     async def _look_up(self) -> LookUp:
-        present, resubmission = self.identity.number
-        # How many jobs a policy made of an earlier try is not known where their directories are
-        # gone; those that squeue knows are found in any case.
-        numbers = [
-            (number, again)
-            for number in range(1, present)
-            for again in range(_NAMED_RESUBMISSIONS + 1)
-        ]
-        numbers += [(present, again) for again in range(resubmission + 1)]
-        tokens = [build_token(self.identity.key, number) for number in numbers]
         program = build_look_up(
             base_dir=self.request.base_dir,
             key=self.identity.key,
-            names=[build_job_name(self.label, token) for token in tokens],
-            since=self.since - _DAY,
+            names=names_of(self.identity, self.label),
+            since=self.since - DAY,
         )
         return read_look_up(
             await self.client.ask(program), self.identity.key, run_seconds=self._run_seconds()
@@ -253,41 +243,19 @@ class Submitter:
         )
 
     async def _settle(self, unclear: Claimed | NoVerdict) -> LookUp:
-        """
-        Look until it is known whether a submission without a verdict was accepted.
-
-        :raises SubmitUnknownError: when it is not, after a minute.
-        :raises UnreadableOutputError: when the log-in shell never gave a whole answer.
-        """
-        unreadable: UnreadableOutputError | None = None
-        said = _what_was_said(unclear)
-        self.report(
-            f"Whether the job was accepted is not known ({said}); looking for it by its name."
+        return await settle(
+            unclear,
+            look_up=self._look_up,
+            find=self._present,
+            delays=self.delays,
+            report=self.report,
+            unknown=self._unknown(unclear),
         )
-        for delay in self.delays:
-            await asyncio.sleep(delay)
-            try:
-                look_up = await self._look_up()
-            except TransportError:
-                unreadable = None
-                continue
-            except UnreadableOutputError as error:
-                unreadable = error
-                continue
-            unreadable = None
-            here = self._present(look_up)
-            if here and here.job_id:
-                return look_up
-            if look_up.is_complete and not (here and here.may_be_submitting):
-                return look_up
-        if unreadable:
-            raise unreadable
-        raise self._unknown(unclear)
 
     async def _step(self, *, takes_over: bool) -> Submission | Claimed | NoVerdict | Killed:
         program = build_submit(self.request, takes_over=takes_over, run_seconds=self._run_seconds())
         try:
-            frames = await self.client.ask(program, timeout=_SUBMIT_SECONDS)
+            frames = await self.client.ask(program, timeout=SUBMIT_SECONDS)
         except (ConnectionLostError, CommandTimeoutError, UnreadableOutputError) as error:
             lost = f"{self.request.base_dir}/{self.request.token}"
             return NoVerdict(run_dir=lost, message=error.message)
@@ -322,16 +290,76 @@ class Submitter:
             # Its run directory is gone; slurmctld may still know where the job writes to.
             frames = await self.client.ask(build_show_job(previous.job_id))
             recorded = frames["job"].text if frames["job"].status == 0 else ""
-        found = adopt(previous.job_id, previous.run_dir or "", recorded=recorded, log_name=LOG_FILE)
-        return replace(found, asked=self.request.asked, array=previous.array)
+        return replace(
+            adopt_previous(previous, recorded), asked=self.request.asked, array=previous.array
+        )
 
     def _unknown(self, unclear: Claimed | NoVerdict) -> SubmitUnknownError:
         return SubmitUnknownError(
-            f"Slurm did not say whether it accepted the job ({_what_was_said(unclear)}), and it is "
+            f"Slurm did not say whether it accepted the job ({what_was_said(unclear)}), and it is "
             f"not known yet whether there is one named {self.request.token}. It is looked for "
             "again before anything is submitted.",
             run_dir=unclear.run_dir,
         )
+
+
+def names_of(identity: TaskIdentity, label: str) -> list[str]:
+    """Return the names that the jobs of this try, and of those before, may have."""
+    present, resubmission = identity.number
+    # How many jobs a policy made of an earlier try is not known where their directories are
+    # gone; those that squeue knows are found in any case.
+    numbers = [
+        (number, again) for number in range(1, present) for again in range(_NAMED_RESUBMISSIONS + 1)
+    ]
+    numbers += [(present, again) for again in range(resubmission + 1)]
+    return [build_job_name(label, build_token(identity.key, number)) for number in numbers]
+
+
+def adopt_previous(previous: Previous, recorded: str) -> Submission:
+    """Return a submission that a look-up found; ``recorded`` is what is known of its files."""
+    job_id = previous.job_id or ""
+    found = adopt(job_id, previous.run_dir or "", recorded=recorded, log_name=LOG_FILE)
+    group = previous.group
+    return replace(found, array_token=group.token_of(job_id) if group else None)
+
+
+async def settle(
+    unclear: Claimed | NoVerdict,
+    *,
+    look_up: Callable[[], Awaitable[LookUp]],
+    find: Callable[[LookUp], Previous | None],
+    delays: Sequence[float],
+    report: Callable[[str], None],
+    unknown: SubmitUnknownError,
+) -> LookUp:
+    """
+    Look until it is known whether a submission without a verdict was accepted.
+
+    :raises SubmitUnknownError: ``unknown``, when it is not, after a minute.
+    :raises UnreadableOutputError: when the log-in shell never gave a whole answer.
+    """
+    unreadable: UnreadableOutputError | None = None
+    report(
+        f"Whether the job was accepted is not known ({what_was_said(unclear)}); looking for it by "
+        "its name."
+    )
+    for delay in delays:
+        await asyncio.sleep(delay)
+        try:
+            found = await look_up()
+        except TransportError:
+            unreadable = None
+            continue
+        except UnreadableOutputError as error:
+            unreadable = error
+            continue
+        unreadable = None
+        here = find(found)
+        if here and here.job_id:
+            return found
+        if found.is_complete and not (here and here.may_be_submitting):
+            return found
+    raise unreadable or unknown
 
 
 def _lives(job: JobResult) -> bool:
@@ -339,11 +367,13 @@ def _lives(job: JobResult) -> bool:
     return not job.is_final and job.state != UNKNOWN.name
 
 
-def _what_was_said(unclear: Claimed | NoVerdict) -> str:
+def what_was_said(unclear: Claimed | NoVerdict) -> str:
+    """Return why it is not known whether there is a job."""
     return unclear.message if isinstance(unclear, NoVerdict) else "no job id is recorded yet"
 
 
-def _killed(killed: Killed) -> SubmitKilledError:
+def killed_error(killed: Killed) -> SubmitKilledError:
+    """Return the error for a submission that a kill came before."""
     what = f"job {killed.job_id} was cancelled" if killed.job_id else "nothing was submitted"
     return SubmitKilledError(
         f"The task was killed while its job was being submitted; {what}.",

@@ -245,6 +245,13 @@ def _check_arguments(arguments: Mapping[str, Any]) -> None:
                 field=name,
                 value=arguments[name],
             )
+    if arguments.get("coalesce"):
+        raise ConfigError(
+            "coalesce: functions are submitted one by one. Leave it out, or run the function's "
+            "file with SlurmSubmitOperator.",
+            field="coalesce",
+            value=True,
+        )
     if not arguments.get("wait_for_completion", True):
         raise ConfigError(
             "wait_for_completion: @task.slurm returns what the function returned, so it waits for "

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
 
     from airflow_provider_csc.client.slurm import Probe, SlurmClient
+    from airflow_provider_csc.slurm.coalescing import Member
     from airflow_provider_csc.slurm.dependencies import Needs
     from airflow_provider_csc.slurm.framing import Frame
     from airflow_provider_csc.slurm.identity import TaskIdentity
@@ -187,6 +188,21 @@ class SlurmHook(BaseHook):
 
         return self._with_client(work, settings)
 
+    def plan_shared(
+        self, spec: JobSpec, identity: TaskIdentity, *, since: int, is_fresh: bool = False
+    ) -> Member:
+        """
+        Return what `Gatherer.submit` takes; nothing is asked of the site, nor submitted.
+
+        :raises ConfigError: for a request that cannot be.
+        """
+        from airflow_provider_csc.slurm.coalescing import Member  # noqa: PLC0415
+
+        request, label = _prepare(self.get_settings(), spec, identity, None)(is_shared=True)
+        return Member(
+            request=request, identity=identity, label=label, since=since, is_fresh=is_fresh
+        )
+
     def query(self, job_ids: Sequence[str], *, patience: float = 0) -> dict[str, JobResult]:
         """
         Return what squeue and sacct say of jobs now; see `SlurmClient.query`.
@@ -268,11 +284,18 @@ def _fields(connection: Connection, extra: dict[str, Any]) -> ConnectionFields:
 async def _plan(
     client: SlurmClient, settings: SiteSettings, spec: JobSpec, identity: TaskIdentity
 ) -> Callable[..., tuple[SubmitRequest, str]]:
-    """Return `build_request`, to which only the part of an array is still to be given."""
+    """Return `build_request` for a script that may lie on the cluster."""
     text = None
     if spec.remote_script is not None:
         path, text = await client.read_script("remote_script", spec.remote_script)
         spec = replace(spec, remote_script=path)
+    return _prepare(settings, spec, identity, text)
+
+
+def _prepare(
+    settings: SiteSettings, spec: JobSpec, identity: TaskIdentity, text: str | None
+) -> Callable[..., tuple[SubmitRequest, str]]:
+    """Return `build_request`, to which only ``part`` or ``is_shared`` is still to be given."""
     return partial(
         build_request,
         spec,

@@ -34,6 +34,48 @@ def check_array_logs(array_logs: object) -> None:
         )
 
 
+def check_coalesce(
+    *,
+    deferrable: bool,
+    wait_for_completion: bool,
+    remote_script: object,
+    depends_on: object,
+    coalesce_seconds: object,
+) -> None:
+    """Refuse what cannot be said of a job that is submitted with others, from the triggerer."""
+    check_seconds("coalesce_seconds", coalesce_seconds)
+    problems = {
+        "deferrable": (
+            deferrable,
+            not deferrable,
+            "jobs are gathered in the triggerer. Say deferrable=True",
+        ),
+        "wait_for_completion": (
+            wait_for_completion,
+            not wait_for_completion,
+            "the triggerer submits and waits in one go. Leave wait_for_completion=False out",
+        ),
+        "remote_script": (
+            remote_script,
+            remote_script is not None,
+            "a script on the cluster is not read before. Give it as `script` or `command`",
+        ),
+        "depends_on": (
+            depends_on,
+            depends_on is not None,
+            "the jobs of an array start as one. Let Airflow start them when the others are over",
+        ),
+    }
+    for name, (value, is_problem, why) in problems.items():
+        if is_problem:
+            raise ConfigError(
+                f"coalesce: it does not go together with {name}={value!r}, for {why}, or leave "
+                "coalesce=True out.",
+                field="coalesce",
+                value=value,
+            )
+
+
 def check_policy(on_failure: object) -> None:
     """Refuse what is no retry policy."""
     from airflow_provider_csc.slurm.policy import SlurmRetryPolicy  # noqa: PLC0415

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from airflow.providers.common.compat.sdk import (
     AirflowFailException,
@@ -24,10 +24,12 @@ from airflow_provider_csc.errors import (
     TransportError,
     UnreadableOutputError,
     UpstreamFailedError,
+    from_payload,
 )
 from airflow_provider_csc.links.slurm import SlurmJobLink
 from airflow_provider_csc.operators._checks import (
     check_array_logs,
+    check_coalesce,
     check_policy,
     check_seconds,
     seconds_of,
@@ -137,6 +139,10 @@ class SlurmSubmitOperator(KillableOperator):
         (``"failed"``), the logs of all tasks while they run (``"all"``), or ``"none"``.
     :param max_failed_tasks: how many tasks of a job array may fail: a number, a part of the array
         (0.1), or None for any. What has become of a task must be known all the same.
+    :param coalesce: submit mapped instances of this task that come at about the same time as one
+        array, from the triggerer. See docs/mapped-tasks.md.
+    :param coalesce_seconds: how long an instance waits for others; again for each that comes, but
+        six times at the most.
     """
 
     template_fields: Collection[str] = (
@@ -188,6 +194,8 @@ class SlurmSubmitOperator(KillableOperator):
         depends_on: object = None,
         array_logs: Literal["failed", "all", "none"] = "failed",
         max_failed_tasks: float | None = 0,
+        coalesce: bool = False,
+        coalesce_seconds: float = 5.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -214,6 +222,8 @@ class SlurmSubmitOperator(KillableOperator):
         self.depends_on = name_tasks(depends_on)
         self.array_logs = array_logs
         self.max_failed_tasks = max_failed_tasks
+        self.coalesce = coalesce
+        self.coalesce_seconds = coalesce_seconds
         # What no template can change is checked while the DAG is parsed.
         check_source(JobSpec(command=command, script=script, remote_script=remote_script))
         if isinstance(options, Mapping):
@@ -225,6 +235,14 @@ class SlurmSubmitOperator(KillableOperator):
         check_array_logs(array_logs)
         check_failure_limit(max_failed_tasks)
         check_depends_on(self.depends_on, options, self.task_id, self.get_dag())
+        if coalesce:
+            check_coalesce(
+                deferrable=deferrable,
+                wait_for_completion=wait_for_completion,
+                remote_script=remote_script,
+                depends_on=depends_on,
+                coalesce_seconds=coalesce_seconds,
+            )
 
     @classmethod
     def partial(cls, *, depends_on: object = None, **kwargs: Any) -> OperatorPartial:
@@ -280,12 +298,22 @@ class SlurmSubmitOperator(KillableOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Take up the trigger's event: return the result, or do what the failure asks for."""
+        attempt = Attempt.from_payload(event.get("attempt"))
+        if "submission" in event:
+            self._note_submission(context, attempt, **event["submission"])
+        elif "results" not in event:
+            self._check_waited(context, event, attempt)
+            self._identity, self._task = self._identify(context, attempt), name_task(context)
+            following = self._after_refusal(context, attempt, from_payload(event["error"]))
+            return self._run(context, following)
         (payload,) = event["results"]
         result = JobResult.from_payload(payload)
-        return self._conclude(context, result, Attempt.from_payload(event.get("attempt")))
+        return self._conclude(context, result, attempt)
 
     def _run(self, context: Context, attempt: Attempt) -> Any:
         """Submit one job and wait for it."""
+        if self.coalesce:
+            self._submit_together(context, attempt)
         submission, attempt = self._submit_patiently(context, attempt)
         context["ti"].xcom_push(key="job_id", value=submission.job_id)
         if not self.wait_for_completion:
@@ -304,6 +332,49 @@ class SlurmSubmitOperator(KillableOperator):
         self._forget_job()
         return self._conclude(context, result, present)
 
+    def _submit_together(self, context: Context, attempt: Attempt) -> NoReturn:
+        """Have the triggerer submit the job, with those of other instances, and wait for it."""
+        from airflow_provider_csc.hooks.slurm import SlurmHook  # noqa: PLC0415
+        from airflow_provider_csc.triggers.slurm_submit import SlurmSubmitTrigger  # noqa: PLC0415
+
+        spec = self._build_spec(attempt)
+        identity = self._identify(context, attempt)
+        try:
+            check_spec(spec)
+            member = SlurmHook(self.slurm_conn_id).plan_shared(
+                spec,
+                identity,
+                since=_run_start(context),
+                is_fresh=self._is_fresh(context, attempt),
+            )
+        except ConfigError as error:
+            raise AirflowFailException(error.message) from error
+        self._identity, self._task = identity, name_task(context)
+        self._job_id = self._run_dir = self._signal = None
+        present = replace(attempt, asked=member.request.asked)
+        trigger = SlurmSubmitTrigger(
+            slurm_conn_id=self.slurm_conn_id,
+            plan=member.to_payload(),
+            watch=self._watch_arguments(present),
+            attempt=present.to_payload(),
+            coalesce_seconds=self.coalesce_seconds,
+            task_key=name_task(context),
+        )
+        self._hand_over(context, trigger, self.execute_complete.__name__)
+
+    def _note_submission(
+        self, context: Context, attempt: Attempt, *, job_id: str, run_dir: str
+    ) -> None:
+        """Record, after the fact, the job that the triggerer has submitted."""
+        from airflow_provider_csc.hooks.slurm import SlurmHook  # noqa: PLC0415
+        from airflow_provider_csc.slurm.submission import Submission  # noqa: PLC0415
+
+        context["ti"].xcom_push(key="job_id", value=job_id)
+        settings = SlurmHook(self.slurm_conn_id).get_settings()
+        SlurmJobLink().persist(context, web_interface=settings.web_interface, run_dir=run_dir)
+        submission = Submission(job_id=job_id, run_dir=run_dir, stdout_path="", stderr_path="")
+        remember(context, submission, self.options, attempt.changes)
+
     def _submit_patiently(self, context: Context, attempt: Attempt) -> tuple[Submission, Attempt]:
         """Submit, when the site answers; what is uncertain is then looked for first."""
         while True:
@@ -312,17 +383,8 @@ class SlurmSubmitOperator(KillableOperator):
                 return self._submit(context, attempt), attempt
             except UpstreamFailedError as error:
                 attempt = self._look_for_others(error, attempt)
-            except SubmitRejectedError as error:
-                if error.details.get("is_queue_limit"):
-                    attempt = self._wait_for_room(context, attempt, error)
-                    continue
-                if error.details.get("is_temporary"):
-                    raise  # A full queue has room later: an ordinary failure, with retries.
-                raise AirflowFailException(_describe_refusal(error, attempt)) from error
-            except ConfigError as error:
-                if error.details.get("is_temporary"):
-                    raise
-                raise AirflowFailException(error.message) from error
+            except (SubmitRejectedError, ConfigError) as error:
+                attempt = self._after_refusal(context, attempt, error)
             except (TransportError, SiteUnavailableError, SubmitUnknownError) as error:
                 if error.details.get("is_lasting") and self._is_fresh(context, attempt):
                     raise  # Nothing can have been submitted, and waiting cannot help.
@@ -436,6 +498,18 @@ class SlurmSubmitOperator(KillableOperator):
         """Whether nothing of this task can have been submitted before."""
         is_first = context["ti"].try_number == 1 and attempt.resubmission == 0
         return is_first and not attempt.is_resumed
+
+    def _after_refusal(self, context: Context, attempt: Attempt, error: CscError) -> Attempt:
+        """Wait where the queue is full; else fail, for good where no retry can mend it."""
+        if isinstance(error, SubmitRejectedError) and error.details.get("is_queue_limit"):
+            return self._wait_for_room(context, attempt, error)
+        if error.details.get("is_temporary"):
+            raise error
+        if isinstance(error, SubmitRejectedError):
+            raise AirflowFailException(_describe_refusal(error, attempt)) from error
+        if isinstance(error, ConfigError):
+            raise AirflowFailException(error.message) from error
+        raise error
 
     def _wait_for_room(
         self, context: Context, attempt: Attempt, error: SubmitRejectedError
@@ -663,20 +737,27 @@ class SlurmSubmitOperator(KillableOperator):
             run_dir=submission.run_dir,
             stdout_path=submission.stdout_path,
             stderr_path=submission.stderr_path,
-            stream_logs=self.stream_logs,
-            poll_interval=self.poll_interval,
-            log_limit_bytes=self.log_limit_bytes,
-            queue_timeout=seconds_of(self.queue_timeout),
-            run_timeout=seconds_of(self.timeout),
-            deadline=attempt.deadline,
-            kill_grace=seconds_of(self.kill_grace) or 0,
-            kill_signal=_signal_of(attempt.asked),
-            cancel_held=self.cancel_held,
+            array_token=submission.array_token,
             attempt=attempt.to_payload(),
             task_key=name_task(context),
             array=format_part(submission.array) if submission.array else None,
             array_logs=self.array_logs,
+            **self._watch_arguments(attempt),
         )
+
+    def _watch_arguments(self, attempt: Attempt) -> dict[str, Any]:
+        """Return what a trigger is told of the wait, whatever the job."""
+        return {
+            "stream_logs": self.stream_logs,
+            "poll_interval": self.poll_interval,
+            "log_limit_bytes": self.log_limit_bytes,
+            "queue_timeout": seconds_of(self.queue_timeout),
+            "run_timeout": seconds_of(self.timeout),
+            "deadline": attempt.deadline,
+            "kill_grace": seconds_of(self.kill_grace) or 0,
+            "kill_signal": _signal_of(attempt.asked),
+            "cancel_held": self.cancel_held,
+        }
 
     def _build_site_trigger(
         self, context: Context, attempt: Attempt, error: CscError, pause: float | None

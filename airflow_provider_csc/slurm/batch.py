@@ -31,7 +31,7 @@ _HEAD = """\
 {directives}
 # Written by airflow-provider-csc. The script it runs lies unmodified beside it.
 csc_run_dir=$1
-# A submission that was thought lost may have been made again: the job whose id stands first runs.
+csc_script=$csc_run_dir/@SCRIPT
 # The tasks of an array are one job here; each has its own record.
 csc_id=${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}
 csc_self=$SLURM_JOB_ID
@@ -40,6 +40,8 @@ if [ -n "${{SLURM_ARRAY_TASK_ID-}}" ]; then
   csc_self=${{csc_id}}_$SLURM_ARRAY_TASK_ID
   csc_record=$csc_run_dir/@ARRAY_EXIT
 fi
+{element}\
+# A submission that was thought lost may have been made again: the job whose id stands first runs.
 csc_first=$csc_run_dir/@JOB_ID
 if [ ! -e "$csc_first" ] && printf '%s\\n' "$csc_id" >"$csc_first.$csc_self"; then
   ln -T -- "$csc_first.$csc_self" "$csc_first" 2>/dev/null
@@ -123,6 +125,36 @@ for csc_name in "${{csc_signals[@]}}"; do
 done
 """
 
+# A job of one task among those of others: it has a run directory of its own, which the array's list
+# names; from here on it is a job like any other. What the array alone knows is not for its script.
+# One element of an array has the array's own number as SLURM_JOB_ID: to cancel that cancels all.
+# Its log gets a second name, without a second file: Slurm's own last words are in it, too.
+_ELEMENT = r"""if [ -n "$2" ]; then
+  mapfile -t -s "$SLURM_ARRAY_TASK_ID" -n 1 csc_line <"$1/@MEMBERS"
+  csc_run_dir=${csc_line[0]}
+  if [ -z "$csc_run_dir" ] || [ ! -d "$csc_run_dir" ]; then
+    printf 'airflow-provider-csc: on %s element %s has no run directory.\n' \
+      "$HOSTNAME" "$SLURM_ARRAY_TASK_ID" >&2
+    exit 1
+  fi
+  csc_id=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+  csc_self=$csc_id
+  csc_record=$csc_run_dir/@EXIT
+  csc_log=$csc_run_dir/@LOG
+  [ -e "$csc_log" ] || ln -- "$1/$SLURM_ARRAY_TASK_ID.log" "$csc_log" 2>/dev/null ||
+    ln -s -- "$1/$SLURM_ARRAY_TASK_ID.log" "$csc_log"
+  csc_script=$csc_run_dir/@SCRIPT
+  [ -e "$csc_script" ] || csc_script=$1/@SCRIPT
+  if [ . -ef "$1" ]; then
+    cd -- "$csc_run_dir" || exit 1
+    SLURM_SUBMIT_DIR=$PWD
+  fi
+fi
+"""
+_SOURCE_EXPORTS = """\
+  unset "${!SLURM_ARRAY_@}"
+  . "$csc_run_dir"/@EXPORTS || exit"""
+
 _MODULE_HELP = """
 if ! type module >/dev/null 2>&1; then
   printf 'airflow-provider-csc: %s has no `module` command in a login shell.\\n' "$HOSTNAME" >&2
@@ -148,7 +180,7 @@ start() {{
 # interrupted.
 _TAIL = """
 csc_starting=1
-start "$csc_run_dir"/@SCRIPT <&0 &
+start "$csc_script" <&0 &
 csc_child=$!
 [ -z "$csc_late" ] || hand_on "$csc_late"
 csc_interrupted=1
@@ -175,27 +207,40 @@ def render_batch_script(
     directives: Sequence[str],
     environment: Environment,
     promised: Mapping[str, str] | None = None,
+    is_shared: bool = False,
 ) -> str:
     """
     Return the text of the batch script, which gets its run directory as only argument.
 
     ``promised`` are variables of a job array, in bash's words, that the user's script finds changed
     where one job does not run the array as it was asked for.
+
+    One that ``is_shared`` by the jobs of several tasks finds the variables of each in its run
+    directory (`render_exports`). As an array it gets the array's directory, and a second argument.
     """
-    head = fill_names(_HEAD).format(directives="\n".join(directives))
-    return head + _render_environment(environment, promised or {}) + fill_names(_TAIL).format()
+    element = fill_names(_ELEMENT) if is_shared else ""
+    head = fill_names(_HEAD).format(directives="\n".join(directives), element=element)
+    exports = fill_names(_SOURCE_EXPORTS) if is_shared else _render_exports(environment.env)
+    body = _render_environment(environment, promised or {}, exports)
+    return head + body + fill_names(_TAIL).format()
 
 
-def _render_environment(environment: Environment, promised: Mapping[str, str]) -> str:
+def render_exports(env: Mapping[str, str]) -> str:
+    """Return the file of variables that a shared batch script reads; never empty."""
+    return f"{_render_exports(env)}\ntrue\n"
+
+
+def _render_exports(env: Mapping[str, str]) -> str:
+    return "\n".join(f"  export {name}={quote(value)}" for name, value in env.items())
+
+
+def _render_environment(environment: Environment, promised: Mapping[str, str], exports: str) -> str:
     lines = []
     if environment.modules:
         lines.append(_MODULE_HELP)
         lines += [f"prepare module {words(parse_module(each))}" for each in environment.modules]
     if environment.path:
         lines.append(f"prepare source {at_home(environment.path.rstrip('/') + '/bin/activate')}")
-    exports = "\n".join(
-        f"  export {name}={quote(value)}" for name, value in environment.env.items()
-    )
     kept = "".join(f"  export {name}={value}\n" for name, value in promised.items())
     return "\n".join(lines) + _START.format(promised=kept, exports=exports)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_csc.slurm.framing import assignments, quote, words
 from airflow_provider_csc.slurm.run_dir import fill_names
-from airflow_provider_csc.slurm.shell import PLACE, SLURM
+from airflow_provider_csc.slurm.shell import CANCEL, GROUP_OF, PLACE, SLURM
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ mark_cancel() {
 _SUBMISSION = r"""
 named() { slurm squeue --me --noheader --format='%F %j'; }
 cancel_submission() {
-  local base run_dir id name ids=()
+  local base run_dir id name array index ids=()
   umask 077
   base=$(place "$base_dir")
   run_dir=$base/$token
@@ -49,14 +49,18 @@ cancel_submission() {
   ask mark mark_cancel "$run_dir" "$grace"
   [ -z "$identity" ] || [ -e "$run_dir/@IDENTITY" ] ||
     printf '%s' "$identity" >"$run_dir/@IDENTITY"
-  id=$(grep -E -o '^[0-9]+' -- "$run_dir/@JOB_ID" 2>/dev/null | head -n 1)
+  id=$(grep -E -o '^[0-9]+(_[0-9]+)?' -- "$run_dir/@JOB_ID" 2>/dev/null | head -n 1)
   [ -z "$id" ] || ids+=("$id")
+  read -r array index < <(group_of "$run_dir")
   ask squeue named
   while read -r id name; do
-    case $name in *".$token") ids+=("$id") ;; esac
-  done <<<"$answer"
+    case $name in
+      *".$token") ids+=("$id") ;;
+      *".${array:-none}") ids+=("${id}_$index") ;;
+    esac
+  done < <(sort -u <<<"$answer")
   frame job_ids 0 "${ids[*]}"
-  [ "${#ids[@]}" -eq 0 ] || ask scancel slurm scancel -- "${ids[@]}"
+  [ "${#ids[@]}" -eq 0 ] || ask scancel cancel_jobs "${ids[@]}"
 }
 """
 
@@ -87,7 +91,7 @@ def read_notice(grace: float, signal_option: str | None) -> Notice | None:
 
 def build_kill(job_ids: Sequence[str]) -> str:
     """Cancel jobs as scancel(1) does by default: SIGTERM, then SIGKILL after KillWait."""
-    return f"{SLURM}\nask scancel slurm scancel -- {words(job_ids)}\n"
+    return f"{SLURM}{CANCEL}\nask scancel cancel_jobs {words(job_ids)}\n"
 
 
 def build_notice(job_ids: Sequence[str], notice: Notice, run_dirs: Sequence[str] = ()) -> str:
@@ -99,13 +103,13 @@ def build_notice(job_ids: Sequence[str], notice: Notice, run_dirs: Sequence[str]
     """
     ids = words(job_ids)
     reach = "--batch" if notice.to_batch_only else "--full"
-    lines = [SLURM, fill_names(_MARK)]
+    lines = [SLURM, CANCEL, fill_names(_MARK)]
     lines += [
         f"ask mark{number} mark_cancel {quote(run_dir)} {notice.seconds:.0f}"
         for number, run_dir in enumerate(run_dirs)
     ]
     lines += [
-        f"ask pending slurm scancel --state=PENDING -- {ids}",
+        f"ask pending cancel_jobs --state=PENDING {ids}",
         f"ask scancel slurm scancel {reach} --signal={quote(notice.signal)} -- {ids}",
     ]
     return "\n".join(lines) + "\n"
@@ -128,7 +132,7 @@ def build_cancel_submission(
             "grace": f"{grace:.0f}",
         }
     )
-    functions = fill_names(f"{PLACE}{SLURM}{_MARK}{_SUBMISSION}")
+    functions = fill_names(f"{PLACE}{SLURM}{CANCEL}{GROUP_OF}{_MARK}{_SUBMISSION}")
     return f"{values}\n{functions}\ncancel_submission\n"
 
 

@@ -12,6 +12,10 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # Slurm's accounting stores a job's name in 255 bytes (slurmdbd, table *_job_table, `tinytext`).
 _MAX_LABEL_BYTES = 200
@@ -92,6 +96,12 @@ def build_token(key: str, number: Number) -> str:
     """Return the token of one submission of a task instance."""
     try_number, resubmission = number
     return f"{key}.{try_number}" + (f".{resubmission}" if resubmission else "")
+
+
+def build_array_token(tokens: Sequence[str], nonce: str) -> str:
+    """Return what names an array of several tasks' jobs; each attempt has its own."""
+    digest = hashlib.sha256(json.dumps([*tokens, nonce]).encode()).hexdigest()
+    return build_token(_KEY_PREFIX + digest[:_KEY_DIGITS], (1, 0))
 
 
 def split_token(token: str) -> tuple[str, int, int]:

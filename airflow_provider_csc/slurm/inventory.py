@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from airflow_provider_csc.slurm.batch import ExitRecord, parse_exit_record
-from airflow_provider_csc.slurm.framing import assignments, quote
+from airflow_provider_csc.slurm.framing import assignments, quote, words
 from airflow_provider_csc.slurm.output import (
     Answer,
     NoAnswer,
     QueueRow,
+    belongs_to,
     parse_accounting,
     parse_job_id,
     parse_queue,
@@ -26,12 +27,14 @@ from airflow_provider_csc.slurm.run_dir import (
     EXIT_FILE,
     IDENTITY_FILE,
     JOB_ID_FILE,
+    NAME_FILE,
     VERDICT_FILE,
+    fill_names,
 )
 from airflow_provider_csc.slurm.shell import PLACE, SLURM, id_list, sacct, squeue
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from airflow_provider_csc.slurm.framing import Frame
 
@@ -40,6 +43,8 @@ _CALLED = r"af[0-9a-f]{20}\.[1-9][0-9]*(\.[1-9][0-9]*)?"
 _NAME = rf"{_CALLED}(~[0-9]+)?"
 _IS_NAME = re.compile(_NAME)
 _ENDS_WITH_TOKEN = re.compile(rf"(?:^|\.)({_CALLED})$")
+
+_RECORD_FILES = (IDENTITY_FILE, JOB_ID_FILE, EXIT_FILE, VERDICT_FILE, NAME_FILE)
 
 # A file of ours is small; what a job wrote under such a name is not read beyond 8 KiB (find's unit
 # is 512 bytes, rounded up). Pipes and links are passed over.
@@ -51,8 +56,12 @@ own() {
 }
 choose() {
   local -A wanted=()
-  local rest=$limit modified inode name
+  local rest=$limit modified inode name line
   while read -r name; do wanted[$name]=1; done < <(grep -E -o "$token_pattern\$" <<<"$1")
+  for name in "${!wanted[@]}"; do
+    [ -r "$name/@MEMBERS" ] || continue
+    while read -r line; do wanted[${line##*/}]=1; done <"$name/@MEMBERS"
+  done
   while read -r modified inode name; do
     total=$((total + 1))
     if [ -z "${wanted[$name]}" ]; then
@@ -124,7 +133,12 @@ removal() {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunIdentity:
-    """Whose a run directory is, as its identity file says; see `identity`."""
+    """
+    Whose a run directory is, as its identity file says; see `identity`.
+
+    ``group`` and ``index`` tell which element of which array of several tasks its job is; '' where
+    it is none.
+    """
 
     deployment: str
     dag_id: str
@@ -132,12 +146,16 @@ class RunIdentity:
     task_id: str
     map_index: int
     waits: bool
+    group: str = ""
+    index: int = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveJob:
     """
-    One of this user's jobs that squeue knows; an array is one job. Times: seconds since 1970.
+    One of this user's jobs that squeue knows. Times: seconds since 1970.
+
+    An array is one job; of an array of several tasks' jobs, each element is one besides.
 
     ``token`` is None for a job that is not ours. ``is_over`` is True for what has ended, and
     ``is_ending`` for what nothing can be done about any more.
@@ -158,7 +176,7 @@ class RunDirectory:
     One directory directly below the base that is called as a token, or as one moved aside.
 
     ``modified`` is in seconds since 1970; ``bytes`` are what it takes up on the disk; None where it
-    was not measured.
+    was not measured. One that ``is_array`` holds what the jobs of several tasks share.
     """
 
     name: str
@@ -170,6 +188,7 @@ class RunDirectory:
     verdict: str | None = None
     inodes: int | None = None
     bytes: int | None = None
+    is_array: bool = False
 
     @property
     def token(self) -> str:
@@ -223,10 +242,11 @@ def build_inventory(base_dir: str, *, limit: int, with_sizes: bool) -> str:
             "with_sizes": "1" if with_sizes else "",
             "name_pattern": _NAME,
             "token_pattern": _CALLED,
-            "record_files": f"{IDENTITY_FILE} {JOB_ID_FILE} {EXIT_FILE} {VERDICT_FILE}",
+            "record_files": words(_RECORD_FILES),
         }
     )
-    return f"{values}\n{PLACE}{SLURM}{_LIST.replace('SQUEUE', squeue())}\ninventory\n"
+    listing = fill_names(_LIST).replace("SQUEUE", squeue())
+    return f"{values}\n{PLACE}{SLURM}{listing}\ninventory\n"
 
 
 def build_removal(base: str, directories: Sequence[RunDirectory]) -> str:
@@ -258,14 +278,14 @@ def build_accounts(job_ids: Sequence[str]) -> str:
 
 def parse_inventory(frames: Mapping[str, Frame]) -> Inventory:
     """Read what the program of `build_inventory` answered."""
-    base = frames["base"]
+    base, directories = frames["base"], _parse_directories(frames)
     return Inventory(
         clock=int(frames["clock"].text),
-        jobs=_parse_jobs(frames["squeue"]),
+        jobs=_parse_jobs(frames["squeue"], directories),
         base=base.text if base.status == 0 else "",
         problem="" if base.status == 0 else base.complaint,
         total=int(frames["total"].text) if "total" in frames else 0,
-        directories=_parse_directories(frames),
+        directories=directories,
     )
 
 
@@ -312,14 +332,35 @@ def _base_id(job_id: str) -> str:
     return re.split(r"[_+.]", job_id, maxsplit=1)[0]
 
 
-def _parse_jobs(frame: Frame) -> Answer[LiveJob] | NoAnswer:
+def _parse_jobs(frame: Frame, directories: Sequence[RunDirectory]) -> Answer[LiveJob] | NoAnswer:
     queue = parse_queue(frame)
     if isinstance(queue, NoAnswer):
         return queue
     rows: dict[str, list[QueueRow]] = {}
     for row in queue.rows:
         rows.setdefault(_base_id(row.job_id), []).append(row)
-    return Answer(tuple(_live_job(job_id, group) for job_id, group in rows.items()))
+    arrays: dict[str, list[RunDirectory]] = {}
+    for directory in directories:
+        if directory.identity and directory.identity.group:
+            arrays.setdefault(directory.identity.group, []).append(directory)
+    jobs = [_live_job(job_id, group) for job_id, group in rows.items()]
+    elements = [
+        element
+        for job in jobs
+        if job.token in arrays
+        for element in _elements(job.job_id, rows[job.job_id], arrays[job.token])
+    ]
+    return Answer((*jobs, *elements))
+
+
+def _elements(
+    job_id: str, rows: Sequence[QueueRow], members: Sequence[RunDirectory]
+) -> Iterator[LiveJob]:
+    """Yield the elements of an array of several tasks' jobs, each under its own token."""
+    for member in members:
+        element = f"{job_id}_{member.identity.index}" if member.identity else ""
+        if own := [row for row in rows if belongs_to(row.job_id, element)]:
+            yield replace(_live_job(element, own), token=member.name)
 
 
 def _live_job(job_id: str, rows: list[QueueRow]) -> LiveJob:
@@ -360,6 +401,7 @@ def _parse_directories(frames: Mapping[str, Frame]) -> tuple[RunDirectory, ...]:
                 # Of an array a second line follows.
                 verdict=files.get(VERDICT_FILE, "").partition("\n")[0].strip() or None,
                 inodes=inodes.get(name),
+                is_array=NAME_FILE in files,
                 bytes=sizes.get(name),
             )
         )
@@ -396,6 +438,8 @@ def parse_identity(text: str) -> RunIdentity | None:
             task_id=fields["task_id"],
             map_index=fields["map_index"],
             waits=fields["waits"],
+            group=str(fields.get("group", "")),
+            index=int(fields.get("index", -1)),
         )
     except (ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -361,11 +361,15 @@ def _ranges(spec: str) -> Iterator[range]:
             yield range(int(first), int(last or first) + 1, int(step or 1) or 1)
 
 
-_SUBMITTED = re.compile(r"^(\d+)(?:;(\S+))?$", re.MULTILINE)
+_SUBMITTED = re.compile(r"^(\d+(?:_\d+)?)(?:;(\S+))?$", re.MULTILINE)
 
 
 def parse_job_id(text: str) -> str | None:
-    """Read ``sbatch --parsable``'s answer (``123`` or ``123;cluster``) among any warnings."""
+    """
+    Read ``sbatch --parsable``'s answer (``123`` or ``123;cluster``) among any warnings.
+
+    In a run directory it may also be one element of an array, ``123_4``.
+    """
     found = _SUBMITTED.findall(text)
     return found[-1][0] if found else None
 

@@ -18,6 +18,7 @@ from airflow_provider_csc.slurm.batch import (
     parse_environment,
     render_batch_script,
     render_command,
+    render_exports,
 )
 from airflow_provider_csc.slurm.identity import build_job_name
 from airflow_provider_csc.slurm.notation import shown
@@ -200,9 +201,12 @@ def build_request(
     defaults: Mapping[str, str | None],
     base_dir: str,
     part: ArrayPart | None = None,
+    is_shared: bool = False,
 ) -> tuple[SubmitRequest, str]:
     """
     Return the submission and the readable part of its job name.
+
+    One that ``is_shared`` can be submitted together with others (see `coalescing`).
 
     ``script`` is the text of whichever source the spec names; ``defaults`` what the connection
     says for account, partition and time. Of an array only ``part`` is submitted, where it is given.
@@ -214,6 +218,8 @@ def build_request(
     options = parse_options(spec.options)
     chosen = {**own.options, **options}
     check_contradictions(chosen)
+    if is_shared:
+        _refuse_array_of_arrays(chosen)
     whole = _read_array(chosen)
     part = part or (ArrayPart(spec=whole) if whole else None)
     if whole:
@@ -248,7 +254,9 @@ def build_request(
             directives=own.lines,
             environment=environment,
             promised=promise(whole, part) if whole and part else None,
+            is_shared=is_shared,
         ),
+        exports=render_exports(environment.env) if is_shared else "",
         options=tuple(option_arguments(options)),
         own_output="output" not in chosen,
         # Of an array Slurm tells the paths of one task or the other.
@@ -295,6 +303,16 @@ def _check_array_output(chosen: Mapping[str, str | bool], array_logs: str, base_
                 field="array_logs",
                 value=array_logs,
             )
+
+
+def _refuse_array_of_arrays(options: Mapping[str, object]) -> None:
+    if "array" in options:
+        raise ConfigError(
+            f"coalesce: the array {options['array']} cannot be an element of another array. Leave "
+            "`array` out and use .expand(), or leave coalesce=True out.",
+            field="coalesce",
+            value=options["array"],
+        )
 
 
 def _choose_work_dir(spec: JobSpec, own_choice: str | None) -> str | None:

@@ -165,6 +165,8 @@ def judge_jobs(
         if job.token is None:
             continue
         directory = inventory.directory_of(job.token)
+        if directory and directory.is_array:
+            continue  # Its elements are judged, each by its own task.
         age = inventory.clock - job.submitted if job.submitted else None
         task = key_of(directory.identity) if directory and directory.identity else None
         verdict, why = _judge_job(job, directory, deployment, states)
@@ -312,7 +314,8 @@ def _why_needed(directory: RunDirectory, deployment: str, states: States) -> str
     identity = directory.identity
     if identity is None:
         # What was moved aside is nobody's any more; its identity went with a removal cut short.
-        return "" if directory.is_moved_aside else "it does not say whose it is"
+        is_nobodys = directory.is_moved_aside or directory.is_array
+        return "" if is_nobodys else "it does not say whose it is"
     if identity.deployment != deployment:
         return "another deployment's"
     if directory.is_moved_aside:

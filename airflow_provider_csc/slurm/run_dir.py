@@ -20,6 +20,12 @@ NO_VERDICT_FILE = "no_verdict"
 # A kill, with the seconds of grace: before there is a job, nothing is submitted any more.
 CANCEL_FILE = "cancel"
 LOG_FILE = "stdout.log"
+# The variables of the job, where its batch script may be shared by others.
+EXPORTS_FILE = "exports.sh"
+# In the directory of an array of several tasks' jobs: the run directory of each element, one a
+# line; and the array's name.
+MEMBERS_FILE = "members"
+NAME_FILE = "array_name"
 # How far the logs were shown, and by what the job is known again.
 PROGRESS_FILE = "log_offsets"
 # What the job itself wrote as its very last act.
@@ -40,6 +46,9 @@ _NAMES = {
     "NO_VERDICT": NO_VERDICT_FILE,
     "CANCEL": CANCEL_FILE,
     "LOG": LOG_FILE,
+    "EXPORTS": EXPORTS_FILE,
+    "MEMBERS": MEMBERS_FILE,
+    "NAME": NAME_FILE,
     "PROGRESS": PROGRESS_FILE,
     "EXIT": EXIT_FILE,
     "RESULT": RESULT_FILE,

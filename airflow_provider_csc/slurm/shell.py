@@ -33,6 +33,24 @@ place() {
   esac
 }
 """
+# The array that a run directory's job is an element of, and which: token and index; else nothing.
+GROUP_OF = r"""
+group_of() {
+  [ ! -r "$1/@IDENTITY" ] || sed -n -E \
+    's/.*"group": "(af[0-9a-f]{20}\.1)", "index": ([0-9]+).*/\1 \2/p' -- "$1/@IDENTITY"
+}
+"""
+# Cancel jobs. An element of an array that waits and is cancelled leaves no trace, neither in squeue
+# nor in sacct (tried on 22.05); one that was changed has become a record of its own, and does.
+CANCEL = r"""
+cancel_jobs() {
+  local id elements= state=
+  case $1 in --state=*) state=$1; shift ;; esac
+  for id in "$@"; do case $id in *_*) elements+=${elements:+,}$id ;; esac; done
+  [ -z "$elements" ] || slurm scontrol update "JobId=$elements" Requeue=0 >/dev/null 2>&1
+  slurm scancel $state -- "$@"
+}
+"""
 
 # Linux takes no argument over 128 KiB (MAX_ARG_STRLEN); 9,000 ids of ten digits fit.
 _MAX_LIST_BYTES = 100_000

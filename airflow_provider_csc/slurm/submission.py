@@ -19,7 +19,7 @@ from airflow_provider_csc.slurm.array_rows import find_completed
 from airflow_provider_csc.slurm.arrays import NO_TASKS, ArraySpec
 from airflow_provider_csc.slurm.batch import ExitRecord, parse_exit_record
 from airflow_provider_csc.slurm.framing import Frame
-from airflow_provider_csc.slurm.identity import Number, parse_token, split_token
+from airflow_provider_csc.slurm.identity import Number, build_token, parse_token, split_token
 from airflow_provider_csc.slurm.notation import NotationError
 from airflow_provider_csc.slurm.output import (
     AccountingRow,
@@ -53,6 +53,8 @@ class Submission:
     ``asked`` are the options that were asked for, as sbatch's arguments. Of an array ``array`` is
     which tasks this job runs, ``earlier`` what jobs before it completed (see `array_parts`,
     `array_record`), ``whole`` the array as it was asked for; its paths are patterns.
+    ``array_token`` names the array of several tasks' jobs that it is an element of: its name ends
+    with that.
     """
 
     job_id: str
@@ -64,6 +66,7 @@ class Submission:
     array: ArrayPart | None = None
     earlier: ArrayRecord = field(default_factory=ArrayRecord)
     whole: ArraySpec | None = None
+    array_token: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,9 +107,10 @@ def read_submit_answer(
     :raises SubmitKilledError: when a later try has given this submission up; no job is left.
     """
     run_dir = frames["run_dir"].text
-    _check_directories(frames, work_dir=work_dir, base_dir=base_dir)
+    check_directories(frames, work_dir=work_dir, base_dir=base_dir)
     if "existing" in frames:
-        found = _read_existing(frames["existing"], run_dir, log_name)
+        group = read_group(_text(frames.get("group")))
+        found = _read_existing(frames["existing"], run_dir, log_name, group)
         array = _read_part(frames.get("array"))
         return replace(found, array=array) if isinstance(found, Submission) else found
     sbatch = frames.get("sbatch", _OK)
@@ -115,7 +119,7 @@ def read_submit_answer(
     if "killed" in frames and frames["killed"].status == 0:
         return Killed(run_dir=run_dir, job_id=job_id)
     if job_id is None:
-        return _read_refusal(sbatch, run_dir, _new_base(frames))
+        return read_refusal(sbatch, run_dir, _new_base(frames))
     stdout, stderr = parse_log_paths(frames["paths"].text) if "paths" in frames else (None, None)
     default = f"{run_dir}/{log_name}"
     return Submission(
@@ -126,7 +130,12 @@ def read_submit_answer(
     )
 
 
-def _check_directories(frames: Mapping[str, Frame], *, work_dir: str | None, base_dir: str) -> None:
+def check_directories(frames: Mapping[str, Frame], *, work_dir: str | None, base_dir: str) -> None:
+    """
+    Raise what kept a submission from its directories; see `read_submit_answer`.
+
+    :raises SubmitUnknownError: when a job of before could not be cancelled.
+    """
     if frames.get("work_dir", _OK).status != 0:
         said = frames["work_dir"].complaint or "you may not write there"
         raise ConfigError(
@@ -192,18 +201,46 @@ def _unusable(
     )
 
 
-def _read_existing(frame: Frame, run_dir: str, log_name: str) -> Submission | Claimed:
+def _read_existing(
+    frame: Frame, run_dir: str, log_name: str, array: GroupElement | None
+) -> Submission | Claimed:
     job_id = parse_job_id(frame.text) if frame.status == 0 else None
     if frame.text.startswith(GIVEN_UP):
-        raise SubmitKilledError(
-            f"A later try of this task went on without this submission ({frame.text}). No job of "
-            "it will run.",
-            run_dir=run_dir,
-            job_id=None,
-        )
+        raise given_up(frame.text, run_dir)
     if job_id is None:
         return Claimed(run_dir=run_dir)
-    return adopt(job_id, run_dir, recorded=frame.text, log_name=log_name)
+    found = adopt(job_id, run_dir, recorded=frame.text, log_name=log_name)
+    return replace(found, array_token=array.token_of(job_id) if array else None)
+
+
+def given_up(said: str, run_dir: str) -> SubmitKilledError:
+    """Return the error for a submission that a later try has given up."""
+    return SubmitKilledError(
+        f"A later try of this task went on without this submission ({said}). No job of "
+        "it will run.",
+        run_dir=run_dir,
+        job_id=None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class GroupElement:
+    """Which element of an array of several tasks' jobs the job of a run directory is to be."""
+
+    token: str
+    index: int
+
+    def token_of(self, job_id: str) -> str | None:
+        """Return what the job's name ends with, if it is this element."""
+        return self.token if job_id.endswith(f"_{self.index}") else None
+
+
+def read_group(text: str) -> GroupElement | None:
+    """Read ``<token> <index>``, as an identity tells it; None where it names no array."""
+    token, _, index = text.partition(" ")
+    if parse_token(token) != token or not index.isdecimal():
+        return None
+    return GroupElement(token, int(index))
 
 
 def _read_part(frame: Frame | None) -> ArrayPart | None:
@@ -233,7 +270,12 @@ def _new_base(frames: Mapping[str, Frame]) -> str:
     return frames.get("new_base", _OK).data.decode(errors="replace")
 
 
-def _read_refusal(sbatch: Frame, run_dir: str, new_base: str) -> NoVerdict:
+def read_refusal(sbatch: Frame, run_dir: str, new_base: str) -> NoVerdict:
+    """
+    Read what an sbatch that gave no id said.
+
+    :raises SubmitRejectedError: when it is known that nothing was submitted.
+    """
     if sbatch.status == 0 or not is_submit_verdict(sbatch):
         return NoVerdict(run_dir=run_dir, message=sbatch.text)
     said = "\n".join(line for line in sbatch.text.splitlines()[-5:])
@@ -264,6 +306,7 @@ class Previous:
     without a verdict, if it did so; both by the cluster's clock. ``noted`` is the state that its
     task took note of, if it did; ``is_killed`` tells that a kill left its mark. Of an array
     ``array`` is which tasks it was to run, and ``completed`` which of them did complete.
+    ``group`` is where its job was to be an element of an array of several tasks.
     """
 
     number: Number
@@ -278,6 +321,7 @@ class Previous:
     is_killed: bool = False
     array: ArrayPart | None = None
     completed: ArraySpec = NO_TASKS
+    group: GroupElement | None = None
 
     @property
     def is_given_up(self) -> bool:
@@ -356,39 +400,82 @@ def read_look_up(frames: Mapping[str, Frame], key: str, *, run_seconds: float) -
     The DAG run began ``run_seconds`` ago. A job that was found by its name alone and is older than
     that is not the one of a run directory without an id.
     """
+    return _read_one(frames, key, _read_books(frames), run_seconds=run_seconds)
+
+
+def read_look_ups(frames: Mapping[str, Frame], keys: Mapping[str, float]) -> dict[str, LookUp]:
+    """
+    Read the same of many task instances: ``keys`` with the seconds since their DAG runs began.
+
+    The frames of a run directory are called ``<name>.<key>.<suffix>`` here.
+    """
+    books = _read_books(frames)
+    parts: dict[str, dict[str, Frame]] = {key: {"clock": frames["clock"]} for key in keys}
+    for full_name, frame in frames.items():
+        name, _, rest = full_name.partition(".")
+        key, _, suffix = rest.partition(".")
+        if suffix and key in parts:
+            parts[key][f"{name}.{suffix}"] = frame
+    return {
+        key: _read_one(parts[key], key, books, run_seconds=run_seconds)
+        for key, run_seconds in keys.items()
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Books:
+    """What squeue and sacct say, by the token of a job's name, and why one of them said nothing."""
+
+    clock: int
+    queued: Mapping[str, list[QueueRow]]
+    accounted: Mapping[str, list[AccountingRow]]
+    tokens: Mapping[str, list[str]]
+    is_complete: bool
+    problem: str
+
+
+def _read_books(frames: Mapping[str, Frame]) -> _Books:
     queue, accounting = parse_queue(frames["squeue"]), parse_accounting(frames["sacct"])
-    rows = queue.rows if isinstance(queue, Answer) else ()
-    jobs = accounting.rows if isinstance(accounting, Answer) else ()
-    queued = _by_number(rows, key)
-    accounted = _by_number(jobs, key)
-    numbers = sorted({*queued, *accounted, *_directory_numbers(frames, key)})
+    queued = _by_token(queue.rows if isinstance(queue, Answer) else ())
+    accounted = _by_token(accounting.rows if isinstance(accounting, Answer) else ())
+    tokens: dict[str, list[str]] = {}
+    for token in {*queued, *accounted}:
+        tokens.setdefault(token.partition(".")[0], []).append(token)
     problems = [answer.reason for answer in (queue, accounting) if not isinstance(answer, Answer)]
-    return LookUp(
-        previous=tuple(
-            _previous(
-                number,
-                frames,
-                queued.get(number, []),
-                accounted.get(number, []),
-                run_seconds=run_seconds,
-            )
-            for number in numbers
-        ),
+    return _Books(
+        clock=int(frames["clock"].text),
+        queued=queued,
+        accounted=accounted,
+        tokens=tokens,
         is_complete=isinstance(queue, Answer)
         and (isinstance(accounting, Answer) or is_without_accounting(accounting)),
         problem="; ".join(problems),
     )
 
 
+def _read_one(
+    frames: Mapping[str, Frame], key: str, books: _Books, *, run_seconds: float
+) -> LookUp:
+    known = {_number_of(token) for token in books.tokens.get(key, ())}
+    numbers = sorted({*known, *_directory_numbers(frames, key)})
+    return LookUp(
+        previous=tuple(
+            _previous(build_token(key, number), frames, books, run_seconds=run_seconds)
+            for number in numbers
+        ),
+        is_complete=books.is_complete,
+        problem=books.problem,
+    )
+
+
 Row = TypeVar("Row", QueueRow, AccountingRow)
 
 
-def _by_number(rows: tuple[Row, ...], key: str) -> dict[Number, list[Row]]:
-    found: dict[Number, list[Row]] = {}
+def _by_token(rows: tuple[Row, ...]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
     for row in rows:
-        token = parse_token(row.name)
-        if token and token.startswith(f"{key}."):
-            found.setdefault(_number_of(token), []).append(row)
+        if token := parse_token(row.name):
+            found.setdefault(token, []).append(row)
     return found
 
 
@@ -402,18 +489,30 @@ def _directory_numbers(frames: Mapping[str, Frame], key: str) -> list[Number]:
     return [_number_of(token) for token in tokens if parse_token(token) == token]
 
 
+def _elements(rows: Sequence[Row], array: GroupElement | None) -> list[Row]:
+    """Return the rows of one element of an array, under its own id; there may be two arrays."""
+    found = []
+    for row in rows if array else ():
+        element = f"{row.job_id.partition('_')[0]}_{array.index}" if array else ""
+        if belongs_to(row.job_id, element):
+            found.append(replace(row, job_id=element))
+    return found
+
+
 def _previous(
-    number: Number,
-    frames: Mapping[str, Frame],
-    queued: list[QueueRow],
-    accounted: list[AccountingRow],
-    *,
-    run_seconds: float,
+    token: str, frames: Mapping[str, Frame], books: _Books, *, run_seconds: float
 ) -> Previous:
+    number = _number_of(token)
     files = _files_of(number, frames)
-    clock = int(frames["clock"].text)
+    clock = books.clock
     directory, job_frame = files.get("dir"), files.get("job_id")
+    group = read_group(_text(files.get("group")))
+    queued, accounted = books.queued.get(token, []), books.accounted.get(token, [])
+    if group:
+        queued = [*queued, *_elements(books.queued.get(group.token, []), group)]
+        accounted = [*accounted, *_elements(books.accounted.get(group.token, []), group)]
     job_id = parse_job_id(job_frame.text) if job_frame and job_frame.status == 0 else None
+    is_given_up = job_frame is not None and job_frame.text.startswith(GIVEN_UP)
     if job_id is None:
         if directory is not None:
             # A run of the same id that was deleted may have had a job of the same name.
@@ -422,6 +521,9 @@ def _previous(
                 row for row in accounted if not _is_older(_age(clock, None, [row]), run_seconds)
             ]
         job_id = _pick(queued, accounted)
+    if job_id is None and group and not is_given_up:
+        array_id = parse_job_id(_text(files.get("group_id")))
+        job_id = f"{array_id}_{group.index}" if array_id else None
     if job_id is not None:
         queued = [row for row in queued if belongs_to(row.job_id, job_id)]
         accounted = [row for row in accounted if belongs_to(row.job_id, job_id)]
@@ -453,6 +555,7 @@ def _previous(
         # Of an array a second line follows.
         noted=verdict.partition("\n")[0].strip(),
         is_killed="cancel" in files,
+        group=group,
     )
 
 
@@ -478,7 +581,7 @@ def _files_of(number: Number, frames: Mapping[str, Frame]) -> dict[str, Frame]:
     suffix = f".{try_number}" + (f".{resubmission}" if resubmission else "")
     names = (
         *("dir", "made", "run", "job_id", "exit", "verdict", "no_verdict", "cancel"),
-        *("array", "exits"),
+        *("array", "exits", "group", "group_id"),
     )
     return {name: frames[name + suffix] for name in names if name + suffix in frames}
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_csc.slurm.framing import assignments, quote, words
 from airflow_provider_csc.slurm.run_dir import fill_names
-from airflow_provider_csc.slurm.shell import PLACE, SLURM, sacct, squeue
+from airflow_provider_csc.slurm.shell import CANCEL, PLACE, SLURM, sacct, squeue
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,7 @@ _MAX_ARGUMENT = 100_000
 
 # What the submission itself made of the base directory is removed again when nothing comes of it;
 # what was there before stays, for it may have a group and modes that a new one would not have.
-_PRUNE = r"""
+PRUNE = r"""
 missing() {
   local path=$1 first=
   while [ ! -e "$path" ]; do
@@ -54,7 +54,8 @@ prune() {
 # The job starts with the user's umask, since sbatch hands on its own; and where it is told to,
 # since a script's own --chdir goes before the directory sbatch is in. In --output Slurm replaces %j
 # and its like, and takes backslashes for escapes that turn off the replacing (tried on 22.05).
-_HELPERS = r"""
+HELPERS = (
+    r"""
 put() {
   local own=$2.$HOSTNAME.$BASHPID
   printf '%s' "$3" >"$own" && chmod "$1" -- "$own" && mv -f -T -- "$own" "$2" && return
@@ -76,9 +77,16 @@ run_of() {
   [ ! -r "$1/@IDENTITY" ] ||
     sed -n 's/.*"run_started": "\([^"]*\)".*/\1/p' -- "$1/@IDENTITY" | head -n 1
 }
-array_of() {
-  [ ! -r "$1/@IDENTITY" ] ||
-    sed -n 's/.*"array": "\([^"]*\)".*/\1/p' -- "$1/@IDENTITY" | head -n 1
+# place_of DIR: set $run_started, $part (which tasks of an array it runs) and $element (token and
+# index in an array of several tasks) from its identity. No process: there may be a thousand.
+place_of() {
+  local text=
+  element= part= run_started=
+  { IFS= read -r -d '' text <"$1/@IDENTITY"; } 2>/dev/null
+  [[ $text =~ \"run_started\":\ \"([^\"]*)\" ]] && run_started=${BASH_REMATCH[1]}
+  [[ $text =~ \"group\":\ \"([^\"]*)\",\ \"index\":\ ([0-9]+)\} ]] &&
+    element="${BASH_REMATCH[1]} ${BASH_REMATCH[2]}"
+  [[ $text =~ \"array\":\ \"([^\"]*)\" ]] && part=${BASH_REMATCH[1]}
 }
 earlier() { local LC_ALL=C; [ -n "$1" ] && [ -n "$2" ] && [[ $1 < $2 ]]; }
 older_than_run() {
@@ -89,8 +97,8 @@ older_than_run() {
 }
 cancel() {
   local said status
-  case $1 in '' | *[!0-9]*) return 0 ;; esac
-  said=$(slurm scancel -- "$1" 2>&1)
+  case $1 in '' | *[!0-9_]*) return 0 ;; esac
+  said=$(cancel_jobs "$1" 2>&1)
   status=$?
   printf '%s\n' "$said"
   case $said in *'Invalid job id'* | *'already completing or completed'*) return 0 ;; esac
@@ -106,6 +114,8 @@ record() {
   return "$status"
 }
 """
+    + CANCEL
+)
 
 # Who waits for the answer may be gone when sbatch is done; the id is recorded all the same. Files
 # are replaced as a whole, for a job of this directory that was thought lost may be reading them. An
@@ -131,6 +141,7 @@ submit() {
   if [ -e "$run_dir/@CANCEL" ]; then frame killed 0 ''; return; fi
   ask files put 600 "$run_dir/@IDENTITY" "$identity" &&
     ask files put 700 "$run_dir/@SCRIPT" "$script" &&
+    { [ -z "$exports" ] || ask files put 600 "$run_dir/@EXPORTS" "$exports"; } &&
     ask files put 600 "$run_dir/@BATCH" "$batch" || return
   case $own_output in
     '') ;;
@@ -148,8 +159,7 @@ submit() {
   if [ -n "$first" ] && [ "${first%%;*}" != "${id%%;*}" ]; then
     ask stray cancel "${id%%;*}"
     [ ! -e "$run_dir/@CANCEL" ] || ask stray cancel "${first%%;*}"
-    ask existing cat -- "$run_dir/@JOB_ID"
-    frame array 0 "$(array_of "$run_dir")"
+    show_existing
     return
   fi
   if [ -e "$run_dir/@CANCEL" ]; then ask killed cancel "${id%%;*}"; fi
@@ -164,7 +174,7 @@ set_aside() {
   theirs=$(run_of "$run_dir")
   if earlier "$run_started" "$theirs"; then frame newer 1 "$theirs"; return 1; fi
   earlier "$theirs" "$run_started" || older_than_run "$run_dir" || return 0
-  id=$(first_id | grep -E -o '^[0-9]+')
+  id=$(first_id | grep -E -o '^[0-9]+(_[0-9]+)?')
   ask superseded cancel "$id" || return
   ask aside mv -T -- "$run_dir" "$run_dir~$(stat --format=%Y -- "$run_dir")"
 }
@@ -180,10 +190,16 @@ claim() {
   elif [ -e "$run_dir/@CANCEL" ] && [ ! -e "$run_dir/@JOB_ID" ]; then
     frame killed 0 ''
   else
-    ask existing cat -- "$run_dir/@JOB_ID"
-    frame array 0 "$(array_of "$run_dir")"
+    show_existing
   fi
   return 1
+}
+show_existing() {
+  local element part run_started
+  place_of "$run_dir"
+  frame group 0 "$element"
+  frame array 0 "$part"
+  ask existing cat -- "$run_dir/@JOB_ID"
 }
 """
 
@@ -201,6 +217,7 @@ class SubmitRequest:
     8601): a run directory of an earlier one was left by a run of the same id that was deleted.
     ``array`` is which tasks of an array are submitted, as `array_parts.format_part` writes it;
     empty for a single job.
+    ``exports`` is the file of variables that a batch script which several tasks share reads.
     """
 
     token: str
@@ -215,6 +232,7 @@ class SubmitRequest:
     identity: str = "{}"
     run_started: str = ""
     array: str = ""
+    exports: str = ""
 
 
 def build_submit(
@@ -240,9 +258,10 @@ def build_submit(
             "identity": request.identity,
             "script": request.script,
             "batch": request.batch,
+            "exports": request.exports,
         }
     )
-    functions = fill_names(f"{PLACE}{SLURM}{_PRUNE}{_HELPERS}{_SUBMIT}")
+    functions = fill_names(f"{PLACE}{SLURM}{PRUNE}{HELPERS}{_SUBMIT}")
     return f"{values}\noptions=({words(request.options)})\n{functions}\nsubmit\n"
 
 
@@ -269,30 +288,59 @@ def build_discard(run_dir: str, new_base: str = "") -> str:
     ``new_base`` is the topmost of the directories above it that the submission had made.
     """
     values = assignments({"run_dir": run_dir, "new_base": new_base})
-    return f"{values}\n{_PRUNE}{fill_names(_DISCARD)}"
+    return f"{values}\n{PRUNE}{fill_names(_DISCARD)}"
 
 
+# A claim without an id that names an array: its job, if there is one, is an element of that. Files
+# are read by the shell itself, for a look-up may be about a thousand task instances.
 _LOOK_UP = r"""
 exits() { cat -- "$1"/@ARRAY_EXITS 2>/dev/null; }
 made() { stat --format=%Y -- "$1" 2>/dev/null; }
-for dir in "$base/$key".*; do
-  suffix=${dir#"$base/$key."}
-  case $suffix in *[!0-9.]*) continue ;; esac
-  [ -d "$dir" ] || continue
+show() {
+  local text=
+  [ -r "$2" ] || { frame "$1" 1 ''; return; }
+  IFS= read -r -d '' text <"$2"
+  frame "$1" 0 "${text%$'\n'}"
+}
+look() {
+  local dir=$1 suffix=$2 array= name= element part run_started
+  place_of "$dir"
   frame "dir.$suffix" 0 "$dir"
-  frame "made.$suffix" 0 "$(made "$dir/@SCRIPT" || made "$dir")"
-  frame "run.$suffix" 0 "$(run_of "$dir")"
-  ask "job_id.$suffix" cat -- "$dir/@JOB_ID"
-  ask "exit.$suffix" cat -- "$dir/@EXIT"
-  ask "verdict.$suffix" cat -- "$dir/@VERDICT"
-  array=$(array_of "$dir")
-  if [ -n "$array" ]; then
-    frame "array.$suffix" 0 "$array"
+  [ ! -e "$dir/@SCRIPT" ] || array=/@SCRIPT
+  frame "made.$suffix" 0 "$(made "$dir$array")"
+  frame "run.$suffix" 0 "$run_started"
+  show "job_id.$suffix" "$dir/@JOB_ID"
+  show "exit.$suffix" "$dir/@EXIT"
+  show "verdict.$suffix" "$dir/@VERDICT"
+  frame "group.$suffix" 0 "$element"
+  array=$base/${element%% *}
+  if [ -n "$part" ]; then
+    frame "array.$suffix" 0 "$part"
     [ -e "$dir/@VERDICT" ] || ask "exits.$suffix" exits "$dir"
   fi
   [ ! -e "$dir/@CANCEL" ] || frame "cancel.$suffix" 0 ''
-  [ ! -e "$dir/@NO_VERDICT" ] || frame "no_verdict.$suffix" 0 "$(made "$dir/@NO_VERDICT")"
-done
+  if [ -e "$dir/@NO_VERDICT" ]; then
+    frame "no_verdict.$suffix" 0 "$(made "$dir/@NO_VERDICT")"
+  elif [ "$array" != "$base/" ] && [ ! -e "$dir/@JOB_ID" ]; then
+    show "group_id.$suffix" "$array/@JOB_ID"
+    [ ! -e "$array/@NO_VERDICT" ] || frame "no_verdict.$suffix" 0 "$(made "$array/@NO_VERDICT")"
+    IFS= read -r -d '' name <"$array/@NAME"
+    names=${name:+${names:+$names,$name}}
+  fi 2>/dev/null
+}
+look_for_all() {
+  local dir name key
+  for dir in "$base"/af*; do
+    name=${dir##*/}
+    key=${name%%.*}
+    [ -n "${wanted[$key]}" ] || continue
+    case ${name#"$key."} in '' | *[!0-9.]*) continue ;; esac
+    [ -d "$dir" ] && look "$dir" "${is_many:+$key.}${name#"$key."}"
+  done
+}
+declare -A wanted=()
+for key in "${keys[@]}"; do wanted[$key]=1; done
+look_for_all
 """
 
 
@@ -305,20 +353,39 @@ def build_look_up(*, base_dir: str, key: str, names: Sequence[str], since: int) 
     (quotes, brackets), cannot be searched for, nor can more than fit one argument; then it is asked
     for all the user's jobs since, and the reader picks out the right ones.
     """
-    listed = ",".join(names)
-    searchable = all(_STORED_AS_IT_IS.fullmatch(name) for name in names)
-    by_name = f"--name={quote(listed)}" if searchable and len(listed) < _MAX_ARGUMENT else ""
-    look = fill_names(_HELPERS + _LOOK_UP)
+    return _build_look_up(base_dir, [key], names, since, is_many=False)
+
+
+def build_look_ups(*, base_dir: str, keys: Sequence[str], names: Sequence[str], since: int) -> str:
+    """Ask the same for many task instances at once; each frame's name then holds its key."""
+    return _build_look_up(base_dir, keys, names, since, is_many=True)
+
+
+def _build_look_up(
+    base_dir: str, keys: Sequence[str], names: Sequence[str], since: int, *, is_many: bool
+) -> str:
+    listed = searchable(names)
+    look = fill_names(HELPERS + _LOOK_UP)
     return f"""{PLACE}{SLURM}
-key={quote(key)}
+keys=({words(keys)})
+is_many={"1" if is_many else ""}
+names={quote(listed)}
 base=$(place {quote(base_dir)})
 since=$(date --date=@{since} +%FT%T)
 frame clock 0 "$(date +%s)"
 frame base 0 "$base"
 {look}
+[ "${{#names}}" -lt {_MAX_ARGUMENT} ] || names=
 ask squeue {squeue()} --me
-ask sacct {sacct()} --allocations --starttime="$since" {by_name}
+ask sacct {sacct()} --allocations --starttime="$since" ${{names:+--name="$names"}}
 """
+
+
+def searchable(names: Sequence[str]) -> str:
+    """Return names as ``sacct --name`` takes them, or nothing where it would not find them."""
+    listed = ",".join(names)
+    is_stored = all(_STORED_AS_IT_IS.fullmatch(name) for name in names)
+    return listed if is_stored and len(listed) < _MAX_ARGUMENT else ""
 
 
 _GIVE_UP = r"""
@@ -336,7 +403,7 @@ def build_give_up(run_dirs: Sequence[str], token: str) -> str:
 
     A claim that has got an id by now is not given up; the answer is that id.
     """
-    lines = [SLURM, fill_names(_HELPERS + _GIVE_UP)]
+    lines = [SLURM, fill_names(HELPERS + _GIVE_UP)]
     for number, run_dir in enumerate(run_dirs):
         lines += [
             f"run_dir={quote(run_dir)}",

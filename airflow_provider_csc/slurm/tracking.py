@@ -68,6 +68,7 @@ class WatchSpec:
     there. ``missing_seconds`` is how long all who keep books must deny a job before it is given up
     as UNKNOWN; one that sacct still tells of gets ten minutes at least. The limits are in seconds,
     ``deadline`` since 1970 by this machine's clock.
+    ``array_token`` is what the name of a job ends with that is one of an array of several tasks'.
     ``cancel_held`` ends a job that waits for somebody to release it. ``kill_grace`` (seconds) is
     what a job gets between the signal of ``kill_signal`` (its ``--signal`` option) and its
     cancellation.
@@ -92,6 +93,7 @@ class WatchSpec:
     kill_signal: str | None = None
     array: str | None = None
     array_logs: str = "failed"
+    array_token: str | None = None
 
     @property
     def log_paths(self) -> tuple[str, ...]:
@@ -102,7 +104,8 @@ class WatchSpec:
     @property
     def token(self) -> str | None:
         """What the names of this provider's own jobs end with."""
-        return self.run_dir.rpartition("/")[2] if self.run_dir else None
+        own = self.run_dir.rpartition("/")[2] if self.run_dir else None
+        return self.array_token or own
 
 
 @dataclass(slots=True)

@@ -58,7 +58,7 @@ _READ_PAUSES = (5.0, 15.0, 60.0)
 _STATE_ATTEMPTS = 2
 
 
-class _KillableTrigger(BaseTrigger):
+class KillableTrigger(BaseTrigger):
     """
     A trigger that kills when a user ended its task, and never because it is itself stopped.
 
@@ -222,7 +222,7 @@ def _name_of(trigger: BaseTrigger) -> TaskName | None:
     )
 
 
-class SlurmJobTrigger(_KillableTrigger):
+class SlurmJobTrigger(KillableTrigger):
     """
     Fire one event when every one of some jobs has ended, with evidence of how.
 
@@ -252,6 +252,7 @@ class SlurmJobTrigger(_KillableTrigger):
     :param task_key: dag_id, run_id, task_id and map_index of the task that waits.
     :param array: of an array that is followed task by task, which tasks the one job runs.
     :param array_logs: which of its tasks' logs are shown: ``failed``, ``all`` or ``none``.
+    :param array_token: what the job's name ends with where it is one of an array of several tasks'.
     """
 
     def __init__(  # noqa: PLR0913 - one argument for each thing that is stored
@@ -276,9 +277,11 @@ class SlurmJobTrigger(_KillableTrigger):
         task_key: TaskName | None = None,
         array: str | None = None,
         array_logs: str = "failed",
+        array_token: str | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # untyped in Airflow
         self.slurm_conn_id = slurm_conn_id
+        self.array_token = array_token
         self.job_ids = list(job_ids)
         self.run_dir = run_dir
         self.stdout_path = stdout_path
@@ -320,6 +323,7 @@ class SlurmJobTrigger(_KillableTrigger):
             "task_key": self.task_key,
             "array": self.array,
             "array_logs": self.array_logs,
+            "array_token": self.array_token,
         }
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -386,6 +390,7 @@ class SlurmJobTrigger(_KillableTrigger):
             kill_signal=self.kill_signal,
             array=self.array,
             array_logs=self.array_logs,
+            array_token=self.array_token,
         )
 
     def _has_to_kill(self) -> bool:
@@ -406,7 +411,7 @@ class SlurmJobTrigger(_KillableTrigger):
             )
 
 
-class SlurmSiteTrigger(_KillableTrigger):
+class SlurmSiteTrigger(KillableTrigger):
     """
     Fire when a site can take jobs again: sshd, Slurm, its accounting, and room for files.
 

@@ -19,6 +19,7 @@ from airflow_provider_csc.slurm.attempt import Attempt
 from airflow_provider_csc.slurm.result import JobResult
 from airflow_provider_csc.slurm.submission import Submission
 from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
+from airflow_provider_csc.triggers.slurm_submit import SlurmSubmitTrigger
 from tests.support.task import build_context
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def test_all_fields_a_user_may_want_to_template_are_templated() -> None:
     not_templated = {
         *("kwargs", "deferrable", "poll_interval", "wait_for_completion", "stream_logs"),
         *("log_limit_bytes", "timeout", "queue_timeout", "kill_grace", "cancel_held", "on_failure"),
-        *("array_logs", "max_failed_tasks"),
+        *("array_logs", "max_failed_tasks", "coalesce", "coalesce_seconds"),
     }
 
     assert set(SlurmSubmitOperator.template_fields) == arguments - not_templated
@@ -69,6 +70,7 @@ def test_every_argument_is_documented() -> None:
         SlurmJobSensor,
         SlurmJobTrigger,
         SlurmSiteTrigger,
+        SlurmSubmitTrigger,
     ):
         names = set(inspect.signature(documented).parameters) - {"kwargs"}
         assert {
@@ -210,6 +212,7 @@ def test_the_stored_form_of_a_trigger_is_that_of_the_first_release() -> None:
             "task_key": None,
             "array": None,
             "array_logs": "failed",
+            "array_token": None,
         },
     )
 

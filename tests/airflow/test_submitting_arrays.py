@@ -44,7 +44,7 @@ class Site:
     @property
     def arrays(self) -> dict[str, str]:
         """What each job was submitted with."""
-        return {job_id: job["array"] for job_id, job in self.fake.jobs.items()}
+        return {job_id: job["row"].strip("_[]") for job_id, job in self.fake.jobs.items()}
 
 
 @pytest.fixture
@@ -52,6 +52,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     connection = {"conn_type": "slurm", "host": "fake", "login": "somebody"}
     monkeypatch.setenv("AIRFLOW_CONN_SLURM_DEFAULT", json.dumps(connection))
     with fake_site() as fake:
+        fake.switch("array_is_one_row")
         site = Site(fake)
         monkeypatch.setattr(hook_module, "_open", site.open)
         yield site

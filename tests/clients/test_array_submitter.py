@@ -13,6 +13,7 @@ from airflow_provider_csc.errors import ConfigError
 from airflow_provider_csc.slurm.array_parts import format_part
 from airflow_provider_csc.slurm.array_record import ArrayRecord
 from airflow_provider_csc.slurm.plan import JobSpec, build_request, read_source
+from tests.support.fake_site import FakeSite
 
 if TYPE_CHECKING:
     from airflow_provider_csc.slurm.array_parts import ArrayPart
@@ -27,6 +28,8 @@ async def submit(
     bench: Bench, array: str, *, try_number: int = 1, waits: bool = True, **done: Any
 ) -> Submission:
     """Submit an array that is held, as `SlurmHook.submit` does."""
+    if isinstance(bench.site, FakeSite):
+        bench.site.switch("array_is_one_row")
     identity = bench.identity(try_number)
     wanted = JobSpec(command="true", options={"array": array, "hold": True})
 
@@ -90,7 +93,7 @@ async def test_ids_beyond_a_sites_limit_are_shifted(faulty_bench: FaultyBench) -
     found = await submit(faulty_bench, "20-39%3")
     assert found.array is not None
     assert format_part(found.array) == "20-29%3 shifted by 20"
-    assert faulty_bench.site.jobs[found.job_id]["array"] == "0-9%3"  # type: ignore[union-attr]
+    assert faulty_bench.site.jobs[found.job_id]["row"] == "_[0-9%3]"  # type: ignore[union-attr]
     assert "MaxArraySize=10" in faulty_bench.said[-1]
     assert "lower by 20" in faulty_bench.said[-1]
 

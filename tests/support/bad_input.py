@@ -175,6 +175,22 @@ CASES = [
         ["work_dir", "runs", "absolute"],
         {"work_dir": "runs"},
     ),
+    # What is submitted with others.
+    Case(
+        "coalescing what is not waited for",
+        command(coalesce=True, wait_for_completion=False),
+        ["coalesce", "wait_for_completion=False"],
+    ),
+    Case(
+        "coalescing a script on the cluster",
+        {"remote_script": "/a/job.sh", "coalesce": True},
+        ["coalesce", "/a/job.sh", "`script`"],
+    ),
+    Case(
+        "coalescing arrays",
+        command(coalesce=True, options={"array": "0-9"}),
+        ["coalesce", "0-9", ".expand()"],
+    ),
     # What Slurm refuses.
     Case("an unknown partition", option("partition", "nope"), ["nope", "sinfo", "`partition`"]),
     Case("an unknown account", option("account", "nope"), ["Invalid account", "`account`"]),

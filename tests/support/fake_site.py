@@ -87,6 +87,10 @@ class FakeSite:
         path = self.root / "calls"
         return path.read_text().split().count(name) if path.exists() else 0
 
+    def switch(self, name: str) -> None:
+        """Switch on, for good, how `fake_slurm` plays something."""
+        (self.root / "faults" / name).write_text("")
+
     @contextlib.contextmanager
     def fault(self, name: str, value: str = "") -> Iterator[None]:
         """Switch a fault of `fake_slurm` on for a while."""

@@ -12,7 +12,7 @@ database='sacct: error: slurm_persist_conn_open_without_init: failed to open per
 sacct: error: Sending PersistInit msg: Connection refused
 Problem talking to the database: Connection refused'
 properties='name state reason partition submitted started ended code signal work_dir stdout stderr
-  argument group in_queue in_accounting dependency array'
+  argument second array raw split group in_queue in_accounting dependency row'
 declare -A option
 rest=()
 
@@ -55,7 +55,7 @@ fill() {
       \\?*) filled+=${pattern:1:1}; pattern=${pattern:2}; continue ;;
       %?*)
         if [[ $1 != *\\* ]]; then
-          case ${pattern:1:1} in %) filled+=% ;; j) filled+=$id ;; esac
+          case ${pattern:1:1} in %) filled+=% ;; j) filled+=$raw ;; a) filled+=${id#*_} ;; esac
           pattern=${pattern:2}
           continue
         fi ;;
@@ -67,7 +67,7 @@ fill() {
 }
 
 sbatch() {
-  local id partition work_dir moment filled output
+  local id base raw indices partition work_dir moment filled output
   split "$@"
   ! is_faulty controller_down ||
     fail "sbatch: error: Batch job submission failed: $controller"
@@ -78,6 +78,10 @@ sbatch() {
 sbatch: error: Batch job submission failed: Invalid partition name specified" ;;
   esac
   ! is_faulty sbatch_says || fail "$(cat "$site/faults/sbatch_says")"
+  # A test that plays an array by itself has it in the queue as one row.
+  if is_faulty array_is_one_row; then indices=(''); else expand "${option[array]}"; fi
+  ! is_faulty max_array || [ "${#indices[@]}" -le "$(cat "$site/faults/max_array")" ] ||
+    fail 'sbatch: error: Batch job submission failed: Invalid job array specification'
   if is_faulty sbatch_is_late; then
     (sleep "$(cat "$site/faults/sbatch_is_late")"; enqueue) </dev/null >/dev/null 2>&1 &
     fail 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation'
@@ -86,20 +90,54 @@ sbatch: error: Batch job submission failed: Invalid partition name specified" ;;
   is_faulty sbatch_times_out_for_nothing || enqueue
   ! is_faulty sbatch_times_out && ! is_faulty sbatch_times_out_for_nothing ||
     fail 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation'
-  printf '%s\n' "$id"
+  printf '%s\n' "$base"
 }
 
+# expand SPEC: set the indices of an array; one empty one for a job that is none.
+expand() {
+  local part
+  indices=('')
+  [ -n "$1" ] || return
+  indices=()
+  local bounds step spec=${1%\%*}
+  for part in ${spec//,/ }; do
+    bounds=${part%:*} step=1
+    [ "$bounds" = "$part" ] || step=${part#*:}
+    mapfile -t -O "${#indices[@]}" indices < <(seq "${bounds%-*}" "$step" "${bounds#*-}")
+  done
+}
+
+count_live() { cat "$site"/jobs/*/state 2>/dev/null | grep -o -E 'PENDING|RUNNING' | wc -l; }
+
 enqueue() {
-  local live limit
+  local index number=0 limit waits
   lock
   if is_faulty max_submit; then
     limit=$(cat "$site/faults/max_submit")
-    live=$(grep -l -E '^(PENDING|RUNNING)$' "$site"/jobs/*/state 2>/dev/null | wc -l)
-    [ "$live" -lt "$limit" ] || fail "sbatch: error: AssocMaxSubmitJobLimit
+    [ "$((${#indices[@]} + $(count_live)))" -le "$limit" ] || fail "sbatch: error: AssocMaxSubmitJobLimit
 sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
   fi
-  id=$(($(cat "$site/last" 2>/dev/null || echo 100) + 1))
-  printf '%s' "$id" >"$site/last"
+  base=$(($(cat "$site/last" 2>/dev/null || echo 100) + 1))
+  printf '%s' "$((base + ${#indices[@]} - 1))" >"$site/last"
+  for index in "${indices[@]}"; do
+    number=$((number + 1))
+    # The last element has the array's own number.
+    raw=$((number == ${#indices[@]} ? base : base + number))
+    id=$base${index:+_$index}
+    enqueue_one
+  done
+  unlock
+  for index in "${indices[@]}"; do
+    # What it waits for is not played: a test lets it go on or end.
+    waits=${option[hold]}${option[dependency]}
+    ! is_faulty array_is_one_row || waits+=${option[array]}
+    if [ -z "$waits" ] && [ "$partition" != down ]; then
+      setsid "$site/bin/run-job" "$base${index:+_$index}" </dev/null >/dev/null 2>&1 &
+    fi
+  done
+}
+
+enqueue_one() {
   mkdir -p "$site/jobs/$id"
   work_dir=${option[chdir]-$PWD}
   output=${option[output]-slurm-%j.out}
@@ -121,19 +159,17 @@ sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (
   fill "${option[error]-$output}"
   put "$id" stderr "$filled"
   put "$id" argument "${rest[1]}"
+  put "$id" second "${rest[2]}"
+  put "$id" array "${index:+$base}"
+  put "$id" raw "$raw"
+  put "$id" split ''
   put "$id" group ''
   put "$id" in_queue yes
   put "$id" in_accounting yes
+  put "$id" row ''
+  ! is_faulty array_is_one_row || put "$id" row "${option[array]+_[${option[array]}]}"
   put "$id" dependency "${option[dependency]}"
-  # What it waits for is not played: a test lets it go on or end.
   [ -z "${option[dependency]}" ] || put "$id" reason Dependency
-  put "$id" array "${option[array]}"
-  unlock
-  # An array stays in the queue, where it is one row.
-  local waits=${option[hold]}${option[dependency]}${option[array]}
-  if [ -z "$waits" ] && [ "$partition" != down ]; then
-    setsid "$site/bin/run-job" "$id" </dev/null >/dev/null 2>&1 &
-  fi
 }
 
 run_job() {
@@ -146,8 +182,9 @@ run_job() {
   put "$id" group "$$"
   put "$id" state RUNNING
   unlock
-  cd -- "$work_dir" && SLURM_JOB_ID=$id SLURMD_NODENAME=c1 \
-    "$site/jobs/$id/script" "$argument" >>"$stdout" 2>>"$stderr"
+  if [ -n "$array" ]; then export SLURM_ARRAY_JOB_ID=$array SLURM_ARRAY_TASK_ID=${id#*_}; fi
+  cd -- "$work_dir" && SLURM_JOB_ID=$raw SLURMD_NODENAME=c1 \
+    "$site/jobs/$id/script" "$argument" ${second:+"$second"} >>"$stdout" 2>>"$stderr"
   status=$?
   lock
   now moment
@@ -164,7 +201,10 @@ select_jobs() {
   if [ -n "$1" ]; then
     local IFS=,
     for path in $1; do
-      [ ! -d "$site/jobs/$path" ] || [[ " ${selected[*]} " == *" $path "* ]] || selected+=("$path")
+      for path in "$site/jobs/$path" "$site/jobs/$path"_*; do
+        path=${path##*/}
+        [ ! -d "$site/jobs/$path" ] || [[ " ${selected[*]} " == *" $path "* ]] || selected+=("$path")
+      done
     done
     return
   fi
@@ -183,6 +223,7 @@ squeue() {
     0,*,*) ;;
     0,?*) fail 'slurm_load_jobs error: Invalid job id specified' ;;
   esac
+  local -A pending=()
   for id in "${selected[@]}"; do
     load "$id"
     [ -n "$in_queue" ] || continue
@@ -190,28 +231,42 @@ squeue() {
       live,PENDING | live,RUNNING) ;;
       live,*) continue ;;
     esac
-    format=${option[format]} line=
-    while [ -n "$format" ]; do
-      case $format in
-        %i*) line+=$id${array:+_[$array]} ;;
-        %F*) line+=$id ;;
-        %T*) line+=$state ;;
-        %r*) line+=${reason:-None} ;;
-        %P*) line+=$partition ;;
-        %N*) line+=${started:+c1} ;;
-        %V*) line+=$submitted ;;
-        %S*) line+=${started:-N/A} ;;
-        %e*) line+=${ended:-N/A} ;;
-        %u*) line+=somebody ;;
-        %a*) line+=project ;;
-        %q*) line+=normal ;;
-        %j*) line+=$name ;;
-        *) line+=${format:0:1}; format=${format:1}; continue ;;
-      esac
-      format=${format:2}
-    done
-    printf '%s\n' "$line"
+    if [ -n "$array" ] && [ "$state" = PENDING ]; then
+      pending[$array]+=${pending[$array]:+,}${id#*_}
+    else
+      show_row "$id"
+    fi
   done
+  # Elements that wait are one row.
+  for array in "${!pending[@]}"; do
+    load "${array}_${pending[$array]%%,*}"
+    show_row "${array}_[${pending[$array]}]"
+  done
+}
+
+show_row() {
+  local id=$1
+  format=${option[format]} line=
+  while [ -n "$format" ]; do
+    case $format in
+      %i*) line+=$id$row ;;
+      %F*) line+=${id%%_*} ;;
+      %T*) line+=$state ;;
+      %r*) line+=${reason:-None} ;;
+      %P*) line+=$partition ;;
+      %N*) line+=${started:+c1} ;;
+      %V*) line+=$submitted ;;
+      %S*) line+=${started:-N/A} ;;
+      %e*) line+=${ended:-N/A} ;;
+      %u*) line+=somebody ;;
+      %a*) line+=project ;;
+      %q*) line+=normal ;;
+      %j*) line+=$name ;;
+      *) line+=${format:0:1}; format=${format:1}; continue ;;
+    esac
+    format=${format:2}
+  done
+  printf '%s\n' "$line"
 }
 
 sacct() {
@@ -228,7 +283,7 @@ sacct() {
     line=
     for field in ${option[format]//,/ }; do
       case $field in
-        JobID) line+=$id${array:+_[$array]} ;;
+        JobID) line+=$id$row ;;
         State) [ "$state" = CANCELLED ] && line+='CANCELLED by 1001' || line+=$state ;;
         ExitCode) line+=$code:$signal ;;
         Reason) line+=${reason:-None} ;;
@@ -272,15 +327,24 @@ scancel() {
   lock
   now moment
   for id in "${rest[@]}"; do
-    [ -d "$site/jobs/$id" ] || continue
-    load "$id"
-    case $state in
-      PENDING | RUNNING)
-        put "$id" state CANCELLED
-        put "$id" ended "$moment"
-        put "$id" group ''
-        [ -z "$group" ] || kill -KILL -- "-$group" ;;
-    esac
+    # One element may go by a number of its own; the array's number stands for all.
+    for id in "$site/jobs/$id" "$site/jobs/$id"_* $(grep -l -x -- "$id" "$site"/jobs/*_*/raw 2>/dev/null); do
+      id=${id%/raw} id=${id##*/}
+      [ -d "$site/jobs/$id" ] || continue
+      load "$id"
+      case $state in
+        PENDING | RUNNING)
+          # An element that waits has no record of its own, and leaves none (22.05).
+          if [[ " ${rest[*]} " == *" $id "* ]] && [ "$state-$split" = PENDING- ] && [ -n "$array" ]; then
+            put "$id" in_queue ''
+            put "$id" in_accounting ''
+          fi
+          put "$id" state CANCELLED
+          put "$id" ended "$moment"
+          put "$id" group ''
+          [ -z "$group" ] || kill -KILL -- "-$group" ;;
+      esac
+    done
   done
 }
 
@@ -291,6 +355,10 @@ scontrol() {
     return
   fi
   lock
+  if [ "$1" = update ]; then
+    for id in ${2//[!0-9_]/ }; do [ ! -d "$site/jobs/$id" ] || put "$id" split 1; done
+    return
+  fi
   load "${@: -1}"
   printf 'JobId=%s JobName=%s StdErr=%s StdIn=/dev/null StdOut=%s Power=\n' \
     "${@: -1}" "$name" "$stderr" "$stdout"

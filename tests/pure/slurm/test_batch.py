@@ -59,6 +59,16 @@ def test_the_script_is_the_one_that_was_reviewed(
     assert text == golden.read_text()
 
 
+def test_the_script_that_several_tasks_share_is_the_one_that_was_reviewed() -> None:
+    golden = GOLDEN / "shared.sh"
+    environment = Environment(env={"A": "not in the script"}, modules=["gcc"])
+    text = render_batch_script(directives=[], environment=environment, is_shared=True)
+    if os.environ.get("CSC_UPDATE_GOLDEN"):
+        golden.write_text(text)
+    assert text == golden.read_text()
+    assert "not in the script" not in text
+
+
 # ---- run by a real bash ----
 
 

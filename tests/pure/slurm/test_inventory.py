@@ -246,6 +246,58 @@ def test_the_elements_of_an_array_are_one_job() -> None:
     assert not job.is_over
 
 
+ARRAY = "af9999999999999999abcd.1"
+MEMBERS = [f"af000000000000000000{number:02d}.1" for number in range(3)]
+
+
+def array_of_three(site: FakeSite, base: Path) -> None:
+    """An array of three tasks' jobs: the first runs, the second waits, the third has ended."""
+    for index, name in enumerate(MEMBERS):
+        identity = identity_text(map_index=index, group=ARRAY, index=index)
+        make(base, name, identity__json=identity, job_id=f"9_{index}\n")
+    members = "".join(f"{base}/{name}\n" for name in MEMBERS)
+    make(base, ARRAY, members=members, array_name=f"x.{ARRAY}", job_id="9\n")
+    lines = [
+        queue_line(job_id="9_0", state="RUNNING", name=f"x.{ARRAY}"),
+        queue_line(job_id="9_[1]", state="PENDING", name=f"x.{ARRAY}"),
+        queue_line(job_id="9_2", state="COMPLETED", name=f"x.{ARRAY}"),
+    ]
+    (base / "queue").write_text("\n".join(lines))
+    site.command("squeue", f"cat {base}/queue")
+
+
+def test_each_element_of_an_array_of_tasks_is_judged_by_its_own_task(
+    site: FakeSite, tmp_path: Path
+) -> None:
+    array_of_three(site, tmp_path)
+    inventory = look(site, tmp_path, limit=0, with_sizes=False)
+
+    assert {one.name for one in inventory.directories} == {ARRAY, *MEMBERS}
+    states: Any = {
+        TaskKey("dag", "run", "task", 0): TaskState("deferred"),
+        TaskKey("dag", "run", "task", 1): TaskState("failed"),
+        TaskKey("dag", "run", "task", 2): TaskState("failed"),
+    }
+    found = judge_jobs(inventory, deployment=OURS, states=states, min_age=-(10**12))
+    assert {one.job.job_id: one.verdict for one in found} == {
+        "9_0": Verdict.LIVE,
+        "9_1": Verdict.ORPHAN,
+    }
+
+
+def test_the_directory_of_an_array_goes_when_it_is_old_and_out_of_the_queue() -> None:
+    shared = aged(40, name=ARRAY, identity=None, job_id="9", is_array=True)
+    element = job(job_id="9", token=ARRAY)
+    for jobs, goes in (((), True), ((element,), False)):
+        (verdict,) = judge_directories(
+            site_with(shared, jobs=jobs),
+            deployment=OURS,
+            states={},
+            keep=Keep(succeeded=7, otherwise=30),
+        )
+        assert verdict.is_removable is goes
+
+
 def test_the_identity_that_a_submission_writes_is_read() -> None:
     written = TaskIdentity(
         dag_id="dag",

@@ -2,7 +2,7 @@
 
 # Written by airflow-provider-csc. The script it runs lies unmodified beside it.
 csc_run_dir=$1
-# A submission that was thought lost may have been made again: the job whose id stands first runs.
+csc_script=$csc_run_dir/script
 # The tasks of an array are one job here; each has its own record.
 csc_id=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}
 csc_self=$SLURM_JOB_ID
@@ -11,6 +11,7 @@ if [ -n "${SLURM_ARRAY_TASK_ID-}" ]; then
   csc_self=${csc_id}_$SLURM_ARRAY_TASK_ID
   csc_record=$csc_run_dir/exit.$SLURM_ARRAY_TASK_ID.json
 fi
+# A submission that was thought lost may have been made again: the job whose id stands first runs.
 csc_first=$csc_run_dir/job_id
 if [ ! -e "$csc_first" ] && printf '%s\n' "$csc_id" >"$csc_first.$csc_self"; then
   ln -T -- "$csc_first.$csc_self" "$csc_first" 2>/dev/null
@@ -100,7 +101,7 @@ start() {
 }
 
 csc_starting=1
-start "$csc_run_dir"/script <&0 &
+start "$csc_script" <&0 &
 csc_child=$!
 [ -z "$csc_late" ] || hand_on "$csc_late"
 csc_interrupted=1
