@@ -18,7 +18,7 @@ from airflow_provider_csc.errors import ConfigError, CscError
 from airflow_provider_csc.hooks._forms import build_field_behaviour, build_form_widgets
 from airflow_provider_csc.slurm.array_record import ArrayRecord
 from airflow_provider_csc.slurm.batch import check_remote_path
-from airflow_provider_csc.slurm.plan import JobSpec, build_request, read_source
+from airflow_provider_csc.slurm.plan import build_request, read_source
 from airflow_provider_csc.sync import run_sync
 from airflow_provider_csc.transport.connection import ConnectionFields, parse_connection
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from airflow_provider_csc.slurm.policy import PartitionLimits
     from airflow_provider_csc.slurm.queue_limits import QueueLimit, QueueScope
     from airflow_provider_csc.slurm.result import JobResult
+    from airflow_provider_csc.slurm.sources import JobSpec
     from airflow_provider_csc.slurm.submission import Submission
     from airflow_provider_csc.slurm.submit_commands import SubmitRequest
     from airflow_provider_csc.transport.base import SiteSettings

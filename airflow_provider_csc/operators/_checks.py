@@ -7,6 +7,8 @@ from math import inf
 
 from airflow_provider_csc.errors import ConfigError
 
+_LOG_CHOICES = ("failed", "all", "none")
+
 
 def check_seconds(name: str, value: object) -> None:
     """Refuse what is no length of time."""
@@ -22,16 +24,18 @@ def check_seconds(name: str, value: object) -> None:
         )
 
 
-def check_array_logs(array_logs: object) -> None:
-    """Refuse what is no choice of an array's logs."""
-    from airflow_provider_csc.slurm.array_logs import LOG_CHOICES  # noqa: PLC0415
-
-    if array_logs not in LOG_CHOICES:
+def check_array(array_logs: object, max_failed_tasks: object) -> None:
+    """Refuse what cannot be said of a job array."""
+    if array_logs not in _LOG_CHOICES:
         raise ConfigError(
             f"array_logs: {array_logs!r} is no choice. Write 'failed', 'all' or 'none'.",
             field="array_logs",
             value=array_logs,
         )
+    if max_failed_tasks != 0:
+        from airflow_provider_csc.slurm.array_record import check_failure_limit  # noqa: PLC0415
+
+        check_failure_limit(max_failed_tasks)
 
 
 def check_coalesce(

@@ -7,7 +7,6 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_csc.errors import ConfigError
-from airflow_provider_csc.slurm.dependencies import Upstream, find_cycle, read_depends_on
 from airflow_provider_csc.slurm.notation import shown
 from airflow_provider_csc.slurm.options import override_options
 
@@ -48,6 +47,8 @@ def check_depends_on(depends_on: object, options: object, task_id: str, dag: DAG
             field="depends_on",
             value=shown(depends_on),
         )
+    from airflow_provider_csc.slurm.dependencies import read_depends_on  # noqa: PLC0415
+
     links = [link for link in read_depends_on(_without_templates(depends_on)) if link.task_id]
     _check_cycle(task_id, {link.task_id for link in links}, dag)
 
@@ -73,6 +74,8 @@ def plan_links(
 
     :raises ConfigError: before anything is waited for; see `check_tasks`.
     """
+    from airflow_provider_csc.slurm.dependencies import Upstream, read_depends_on  # noqa: PLC0415
+
     links = read_depends_on(depends_on)
     check_tasks(links, task_id, conn_id, dag, slurm_task)
     known = [
@@ -119,6 +122,8 @@ def _check_task(name: str, conn_id: str, dag: DAG, slurm_task: type) -> None:
 
 
 def _check_cycle(task_id: str, wanted: set[str], dag: DAG | None) -> None:
+    from airflow_provider_csc.slurm.dependencies import find_cycle  # noqa: PLC0415
+
     def before(name: str) -> set[str]:
         task = dag.task_dict.get(name) if dag else None
         known = set(task.upstream_task_ids) | _named_by(task) if task else set[str]()
@@ -134,6 +139,8 @@ def _check_cycle(task_id: str, wanted: set[str], dag: DAG | None) -> None:
 
 
 def _named_by(task: Any) -> set[str]:
+    from airflow_provider_csc.slurm.dependencies import read_depends_on  # noqa: PLC0415
+
     value = _without_templates(_argument(task, "depends_on"))
     try:
         return {link.task_id for link in read_depends_on(value) if link.task_id}

@@ -28,7 +28,7 @@ from airflow_provider_csc.errors import (
 )
 from airflow_provider_csc.links.slurm import SlurmJobLink
 from airflow_provider_csc.operators._checks import (
-    check_array_logs,
+    check_array,
     check_coalesce,
     check_policy,
     check_seconds,
@@ -41,25 +41,19 @@ from airflow_provider_csc.operators._dependencies import (
 )
 from airflow_provider_csc.operators._killable import KillableOperator, name_task
 from airflow_provider_csc.operators._task_state import recall_changes, remember
-from airflow_provider_csc.slurm.array_attempt import ArrayAttempt
-from airflow_provider_csc.slurm.array_parts import format_part
-from airflow_provider_csc.slurm.array_record import check_failure_limit, describe_counts
-from airflow_provider_csc.slurm.attempt import Attempt
 from airflow_provider_csc.slurm.identity import TaskIdentity, first_try_of_generation
 from airflow_provider_csc.slurm.options import (
     check_option_names,
     override_options,
     read_arguments,
 )
-from airflow_provider_csc.slurm.plan import (
+from airflow_provider_csc.slurm.sources import (
     TEMPLATE_EXTENSIONS,
     JobSpec,
     check_source,
-    check_spec,
     check_template_file,
     is_template_file,
 )
-from airflow_provider_csc.slurm.result import JobResult, describe_result, to_xcom
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -68,8 +62,11 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
+    from airflow_provider_csc.slurm.array_attempt import ArrayAttempt
+    from airflow_provider_csc.slurm.attempt import Attempt
     from airflow_provider_csc.slurm.failures import FailureReason
     from airflow_provider_csc.slurm.policy import Action, PartitionLimits, SlurmRetryPolicy
+    from airflow_provider_csc.slurm.result import JobResult
     from airflow_provider_csc.slurm.submission import Submission
     from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
 
@@ -232,8 +229,7 @@ class SlurmSubmitOperator(KillableOperator):
             check_seconds(name, getattr(self, name))
         if on_failure is not None:
             check_policy(on_failure)
-        check_array_logs(array_logs)
-        check_failure_limit(max_failed_tasks)
+        check_array(array_logs, max_failed_tasks)
         check_depends_on(self.depends_on, options, self.task_id, self.get_dag())
         if coalesce:
             check_coalesce(
@@ -280,13 +276,15 @@ class SlurmSubmitOperator(KillableOperator):
         limit = self.execution_timeout
         # defer(timeout=...) would expire without anybody cancelling the job.
         deadline = time.time() + limit.total_seconds() if limit else None
-        return self._run(context, Attempt(deadline=deadline, changes=self._learn(context)))
+        return self._run(
+            context, replace(_remembered(), deadline=deadline, changes=self._learn(context))
+        )
 
     def execute_again(
         self, context: Context, event: dict[str, Any], attempt: dict[str, Any]
     ) -> Any:
         """Go on with a submission that had to wait until the site answered."""
-        known = Attempt.from_payload(attempt)
+        known = _remembered(attempt)
         self._check_waited(context, event, known)
         return self._run(context, known.resumed())
 
@@ -294,11 +292,11 @@ class SlurmSubmitOperator(KillableOperator):
         self, context: Context, event: dict[str, Any], attempt: dict[str, Any]
     ) -> Any:
         """Go on when the jobs are known that this one is to depend on."""
-        return self._run(context, self._link(event, Attempt.from_payload(attempt)))
+        return self._run(context, self._link(event, _remembered(attempt)))
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Take up the trigger's event: return the result, or do what the failure asks for."""
-        attempt = Attempt.from_payload(event.get("attempt"))
+        attempt = _remembered(event.get("attempt"))
         if "submission" in event:
             self._note_submission(context, attempt, **event["submission"])
         elif "results" not in event:
@@ -307,6 +305,8 @@ class SlurmSubmitOperator(KillableOperator):
             following = self._after_refusal(context, attempt, from_payload(event["error"]))
             return self._run(context, following)
         (payload,) = event["results"]
+        from airflow_provider_csc.slurm.result import JobResult  # noqa: PLC0415
+
         result = JobResult.from_payload(payload)
         return self._conclude(context, result, attempt)
 
@@ -335,6 +335,7 @@ class SlurmSubmitOperator(KillableOperator):
     def _submit_together(self, context: Context, attempt: Attempt) -> NoReturn:
         """Have the triggerer submit the job, with those of other instances, and wait for it."""
         from airflow_provider_csc.hooks.slurm import SlurmHook  # noqa: PLC0415
+        from airflow_provider_csc.slurm.plan import check_spec  # noqa: PLC0415
         from airflow_provider_csc.triggers.slurm_submit import SlurmSubmitTrigger  # noqa: PLC0415
 
         spec = self._build_spec(attempt)
@@ -392,7 +393,7 @@ class SlurmSubmitOperator(KillableOperator):
 
     def _learn(self, context: Context) -> dict[str, str]:
         """Return what earlier tries found out, unless the author asks for something else now."""
-        identity = self._identify(context, Attempt())
+        identity = self._identify(context, _remembered())
         is_retry = self.on_failure is not None and identity.try_number > identity.first_try
         changes = recall_changes(context, self.options) if is_retry else {}
         if changes:
@@ -402,6 +403,7 @@ class SlurmSubmitOperator(KillableOperator):
 
     def _submit(self, context: Context, attempt: Attempt) -> Submission:
         from airflow_provider_csc.hooks.slurm import SlurmHook  # noqa: PLC0415
+        from airflow_provider_csc.slurm.plan import check_spec  # noqa: PLC0415
 
         spec = self._build_spec(attempt)
         check_spec(spec)
@@ -420,7 +422,7 @@ class SlurmSubmitOperator(KillableOperator):
             is_fresh=self._is_fresh(context, attempt),
             is_resumed=attempt.is_resumed,
             needs=attempt.needs,
-            ended=ArrayAttempt.from_payload(attempt.array).record,
+            ended=_known_array(attempt.array).record,
         )
         self._job_id, self._run_dir = submission.job_id, submission.run_dir
         self._signal = _signal_of(submission.asked)
@@ -596,12 +598,15 @@ class SlurmSubmitOperator(KillableOperator):
         if result.array is not None:
             return self._conclude_array(context, result, attempt)
         if result.is_success:
+            from airflow_provider_csc.slurm.result import describe_result  # noqa: PLC0415
+
             self.log.info("%s", describe_result(result))
             return self._take_result(context, result, attempt)
         return self._follow_failure(context, result, attempt, self._explain(result))
 
     def _conclude_array(self, context: Context, result: JobResult, attempt: Attempt) -> Any:
         """Submit what is still to do of an array; when all has ended, conclude as for one job."""
+        from airflow_provider_csc.slurm.array_record import describe_counts  # noqa: PLC0415
         from airflow_provider_csc.slurm.array_result import (  # noqa: PLC0415
             as_success,
             error_for_array,
@@ -609,7 +614,7 @@ class SlurmSubmitOperator(KillableOperator):
             is_wholly_cancelled,
         )
 
-        known = ArrayAttempt.from_payload(attempt.array).with_result(result)
+        known = _known_array(attempt.array).with_result(result)
         present = replace(attempt, array=known.to_payload())
         if known.todo and not is_wholly_cancelled(known.telling):
             self.log.info(
@@ -740,7 +745,7 @@ class SlurmSubmitOperator(KillableOperator):
             array_token=submission.array_token,
             attempt=attempt.to_payload(),
             task_key=name_task(context),
-            array=format_part(submission.array) if submission.array else None,
+            array=_part_of(submission),
             array_logs=self.array_logs,
             **self._watch_arguments(attempt),
         )
@@ -788,8 +793,30 @@ def _signal_of(asked: Sequence[str]) -> str | None:
     return signal if isinstance(signal, str) else None
 
 
+def _remembered(payload: Mapping[str, Any] | None = None) -> Attempt:
+    """Return what a try remembers of itself; without a payload, that it begins."""
+    # Like all that is only needed where a task runs it is not loaded where a DAG is parsed.
+    from airflow_provider_csc.slurm.attempt import Attempt  # noqa: PLC0415
+
+    return Attempt.from_payload(payload)
+
+
+def _known_array(payload: Mapping[str, Any] | None) -> ArrayAttempt:
+    from airflow_provider_csc.slurm.array_attempt import ArrayAttempt  # noqa: PLC0415
+
+    return ArrayAttempt.from_payload(payload)
+
+
+def _part_of(submission: Submission) -> str | None:
+    from airflow_provider_csc.slurm.array_parts import format_part  # noqa: PLC0415
+
+    return format_part(submission.array) if submission.array else None
+
+
 def _to_value(result: JobResult, attempt: Attempt) -> dict[str, Any]:
     """Return what the task returns."""
+    from airflow_provider_csc.slurm.result import to_xcom  # noqa: PLC0415
+
     return {**to_xcom(result), "resubmissions": [dict(each) for each in attempt.history]}
 
 
@@ -797,13 +824,13 @@ def _know_array(submission: Submission, attempt: Attempt) -> dict[str, Any] | No
     """Return what a try knows of its array once a job of it is there."""
     if submission.whole is None:
         return None
-    known = ArrayAttempt.from_payload(attempt.array)
+    known = _known_array(attempt.array)
     record = submission.earlier.merged(known.record)
     return replace(known, whole=submission.whole, record=record).to_payload()
 
 
 def _without_failures(array: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    return ArrayAttempt.from_payload(array).without_failures().to_payload() if array else None
+    return _known_array(array).without_failures().to_payload() if array else None
 
 
 def _describe_refusal(error: SubmitRejectedError, attempt: Attempt) -> str:
@@ -817,6 +844,8 @@ def _describe_refusal(error: SubmitRejectedError, attempt: Attempt) -> str:
 
 
 def _just_submitted(submission: Submission) -> JobResult:
+    from airflow_provider_csc.slurm.result import JobResult  # noqa: PLC0415
+
     return JobResult(
         job_id=submission.job_id,
         state="PENDING",

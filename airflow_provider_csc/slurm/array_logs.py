@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from airflow_provider_csc.slurm.batch import ExitRecord
     from airflow_provider_csc.slurm.framing import Frame
 
-LOG_CHOICES = ("failed", "all", "none")
 # Of a task that failed so much is shown, and of so many tasks; the others are named.
 _TAIL_BYTES = 16 * 1024
 _MAX_TAILS = 20

@@ -48,6 +48,16 @@ def test_an_operator_module_loads_nothing_heavy(module: str) -> None:
     assert foreign_modules(module) <= ALLOWED
 
 
+def test_a_dag_file_loads_nothing_that_only_a_running_task_needs() -> None:
+    module = OPERATOR_MODULES[0]
+    loaded = python(PROBE.format(module=module, before="")).splitlines()
+    ours = {name for name in loaded if name.startswith("airflow_provider_csc.slurm.")}
+    assert "airflow_provider_csc.slurm.options" in ours
+    needless = ("attempt", "array", "batch", "dependencies", "output", "plan", "result", "submi")
+    prefixes = tuple(f"airflow_provider_csc.slurm.{name}" for name in needless)
+    assert [name for name in sorted(ours) if name.startswith(prefixes)] == []
+
+
 @pytest.mark.parametrize("module", DECORATOR_MODULES)
 def test_a_decorator_module_loads_nothing_heavy(module: str) -> None:
     # Who writes @task.slurm has loaded what all decorators of Airflow stand on.
