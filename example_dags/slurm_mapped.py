@@ -19,7 +19,7 @@ def slurm_mapped():
     @task
     def count_arrays(results):
         arrays = {result["job_id"].partition("_")[0] for result in results}
-        print(f"{len(list(results))} instances, {len(arrays)} jobs or arrays")
+        return {"instances": len(results), "arrays": len(arrays)}
 
     count_arrays(throw.output)
 

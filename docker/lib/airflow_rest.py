@@ -139,10 +139,14 @@ class DagRun:
         ]
         return tasks
 
-    def log(self, task_id: str, *, try_number: int = 1) -> list[dict[str, Any]]:
+    def log(
+        self, task_id: str, *, try_number: int = 1, map_index: int = -1
+    ) -> list[dict[str, Any]]:
         """Return a task's log as the page shows it, so far."""
         path = f"{self._path}/taskInstances/{task_id}/logs/{try_number}?full_content=true"
-        content: list[dict[str, Any]] = self._airflow.get(path)["content"]
+        content: list[dict[str, Any]] = self._airflow.get(f"{path}&map_index={map_index}")[
+            "content"
+        ]
         return content
 
     def xcom(self, task_id: str, key: str = "return_value") -> Any:

@@ -54,21 +54,23 @@ class Watched:
         for task in self.run.tasks():
             if task["state"] == "deferred":
                 seen = self.seen_while_deferred.setdefault(task["task_id"], set())
-                seen.update(self.log(task["task_id"]))
+                seen.update(self.log(task["task_id"], task["map_index"]))
 
     @property
     def task_states(self) -> dict[str, str]:
         return {task["task_id"]: task["state"] for task in self.run.tasks()}
 
-    def log(self, task_id: str) -> list[str]:
-        return [line["event"] for line in self.run.log(task_id)]
+    def log(self, task_id: str, map_index: int = -1) -> list[str]:
+        return [line["event"] for line in self.run.log(task_id, map_index=map_index)]
 
     def logs(self) -> str:
         """Return all of them, for the message of a failure."""
-        lines = [f"{name}: {state}" for name, state in self.task_states.items()]
-        for name, state in self.task_states.items():
-            if state not in ("success", "skipped", None):
-                lines += ["", name, *(json.dumps(line) for line in self.run.log(name))]
+        tasks = self.run.tasks()
+        lines = [f"{task['task_id']}[{task['map_index']}]: {task['state']}" for task in tasks]
+        for task in tasks:
+            if task["state"] not in ("success", "skipped", None):
+                log = self.run.log(task["task_id"], map_index=task["map_index"])
+                lines += ["", task["task_id"], *(json.dumps(line) for line in log)]
         return "\n".join(lines)
 
 
@@ -81,6 +83,7 @@ def runs(airflow: Airflow, watch: Callable[..., dict[str, Watched]]) -> dict[str
         slurm_python={},
         slurm_chain={},
         slurm_array={},
+        slurm_mapped={},
         train_on_slurm={"rounds": ROUNDS},
         train_on_slurm_with_sensor={"rounds": ROUNDS, "minimum_accuracy": 1.0},
     )
@@ -184,6 +187,24 @@ class TestArray:
             len([line for line in lines if line.startswith(f"[{index}] seed {index} on c")]) == 1
             for index in range(20)
         )
+
+
+@pytest.mark.cluster
+class TestMapped:
+    def test_each_instance_has_a_result_though_they_share_arrays(
+        self, runs: dict[str, Watched]
+    ) -> None:
+        mapped = runs["slurm_mapped"]
+        assert mapped.state == "success", mapped.logs()
+        counts = mapped.run.xcom("count_arrays")
+        assert counts["instances"] == 10
+        assert counts["arrays"] < 10
+
+    def test_each_instance_has_a_log_of_its_own(self, runs: dict[str, Watched]) -> None:
+        for index in range(10):
+            lines = runs["slurm_mapped"].log("throw", index)
+            assert len([line for line in lines if line.startswith(f"seed {index}: ")]) == 1
+            assert not [line for line in lines if line.startswith(f"seed {(index + 1) % 10}: ")]
 
 
 @pytest.fixture
