@@ -19,6 +19,10 @@ _HOME = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 SLOW = (
     "dags/test_kill",
     "cluster/test_slurm_operator",
+    "cluster/test_arrays",
+    "cluster/test_chains",
+    "clients/test_gatherer",
+    "cluster/test_coalescing",
     "cluster/test_slurm",
     "cluster/test_outages",
     "cluster/test_policy",
