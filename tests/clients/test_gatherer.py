@@ -442,6 +442,8 @@ async def test_a_triggerer_that_died_before_the_ids_were_recorded(faulty: Mapped
     )
     assert [one.job_id for one in third] == [one.job_id for one in first]
     assert [one.job_id for one in retry] == [one.job_id for one in first]
+    for found in (third, retry):
+        assert [one.array_token for one in found] == [one.array_token for one in first]
     assert len(fake_of(faulty).jobs) == 3
 
 
