@@ -275,6 +275,7 @@ def read_refusal(sbatch: Frame, run_dir: str, new_base: str) -> NoVerdict:
     Read what an sbatch that gave no id said.
 
     :raises SubmitRejectedError: when it is known that nothing was submitted.
+    :raises SiteUnavailableError: when the controller takes nothing now; nothing was submitted.
     """
     if sbatch.status == 0 or not is_submit_verdict(sbatch):
         return NoVerdict(run_dir=run_dir, message=sbatch.text)
@@ -285,6 +286,7 @@ def read_refusal(sbatch: Frame, run_dir: str, new_base: str) -> NoVerdict:
             f"Slurm takes no more jobs just now ({said}). Nothing was submitted.",
             run_dir=run_dir,
             new_base=new_base,
+            stderr=sbatch.text,
         )
     raise SubmitRejectedError(
         f"Slurm refused the job: {said}\n{find_remedy(sbatch.text)} Nothing was submitted.",

@@ -18,6 +18,7 @@ import pytest_asyncio
 from airflow_provider_csc.errors import (
     ConfigError,
     ConnectFailedError,
+    SiteUnavailableError,
     SubmitKilledError,
     SubmitRejectedError,
     SubmitUnknownError,
@@ -541,6 +542,19 @@ async def test_a_limit_leads_to_smaller_arrays(faulty: Mapped, limit: str) -> No
         assert all(one.details["is_temporary"] for one in refused)
         for index in range(5, 9):
             assert not faulty.run_dir(index).exists()
+
+
+async def test_a_controller_that_has_too_many_jobs_is_told_to_all_and_leaves_nothing(
+    faulty: Mapped,
+) -> None:
+    said = "sbatch: error: Batch job submission failed: Unable to create job record, try again"
+    with fake_of(faulty).fault("sbatch_says", said):
+        done = await faulty.submit_all([faulty.member(index) for index in range(9)])
+
+    assert {type(one) for one in done} == {SiteUnavailableError}
+    # Fewer might have been taken: nine, five, three, two, one. Then nobody else is tried.
+    assert fake_of(faulty).calls("sbatch") == 5
+    assert list(faulty.scratch.iterdir()) == []
 
 
 async def test_a_full_disk_leaves_no_claims(faulty: Mapped) -> None:
