@@ -15,6 +15,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
+from airflow_provider_csc.client import queue_watch
+from airflow_provider_csc.client.poller import SitePoller
+from airflow_provider_csc.client.queue_watch import QueueWatch
+from airflow_provider_csc.client.slurm import SlurmClient
 from airflow_provider_csc.errors import (
     ConfigError,
     ConnectFailedError,
@@ -24,7 +28,9 @@ from airflow_provider_csc.errors import (
     SubmitUnknownError,
 )
 from airflow_provider_csc.slurm.cancel_commands import build_cancel_submission
+from airflow_provider_csc.slurm.queue_limits import QueueScope, build_queue_probe, read_tokens
 from airflow_provider_csc.slurm.submission import Submission
+from airflow_provider_csc.transport.base import Hop, SiteSettings, SshSettings
 from tests.support import fake_site as faults
 from tests.support.bench import directory_of
 from tests.support.coalescing import Mapped, mapped_on, with_run_of
@@ -542,6 +548,44 @@ async def test_a_limit_leads_to_smaller_arrays(faulty: Mapped, limit: str) -> No
         assert all(one.details["is_temporary"] for one in refused)
         for index in range(5, 9):
             assert not faulty.run_dir(index).exists()
+
+
+async def test_a_submission_of_an_array_is_seen_by_those_who_wait_for_room(mapped: Mapped) -> None:
+    """Its jobs bear the name of the array, and not what names each submission."""
+    members = [mapped.member(index, hold=True) for index in range(3)]
+    array_of(await mapped.submit_all(members[:2]))
+
+    tokens = [member.token for member in members]
+    program = build_queue_probe(QueueScope(), tokens, str(mapped.base_dir))
+
+    assert read_tokens(await mapped.client.ask(program)) == set(tokens[:2])
+
+
+async def test_those_who_are_submitted_together_count_once_in_the_queue(
+    faulty: Mapped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_watch, "_JITTER_SECONDS", 0)
+    fake, members = fake_of(faulty), [faulty.member(index, hold=True) for index in range(4)]
+    poller = SitePoller(SlurmClient(LocalTransport(fake)), floor=0.01)
+    settings = SiteSettings(
+        ssh=SshSettings(target=Hop(host="fake", port=22, username="somebody")),
+        work_dir=str(faulty.base_dir),
+    )
+    scope = QueueScope(account="project", code="AssocMaxSubmitJobLimit")
+    watch = QueueWatch(lambda: poller, settings, scope)
+
+    def wait(index: int) -> asyncio.Task[SiteSettings | None]:
+        token = members[index].token
+        waiting = watch.wait(since=index, needed=1, token=token, interval=0.05)
+        return asyncio.create_task(waiting)
+
+    async with asyncio.timeout(60):
+        with fake.fault("max_submit", "4"):
+            with fake.fault("max_submit_shown", "2\n"):
+                waits = [wait(index) for index in range(4)]
+                await asyncio.gather(*waits[:2])
+                array_of(await faulty.submit_all(members[:2]))
+            await asyncio.gather(*waits[2:])
 
 
 async def test_a_controller_that_has_too_many_jobs_is_told_to_all_and_leaves_nothing(
