@@ -326,6 +326,7 @@ look() {
     show "group_id.$suffix" "$array/@JOB_ID"
     [ ! -e "$array/@NO_VERDICT" ] || frame "no_verdict.$suffix" 0 "$(made "$array/@NO_VERDICT")"
     IFS= read -r -d '' name <"$array/@NAME"
+    name=${name%$'\n'}
     names=${name:+${names:+$names,$name}}
   fi 2>/dev/null
 }

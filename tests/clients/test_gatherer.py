@@ -28,6 +28,7 @@ from airflow_provider_csc.errors import (
     SubmitUnknownError,
 )
 from airflow_provider_csc.slurm.cancel_commands import build_cancel_submission
+from airflow_provider_csc.slurm.inventory import build_inventory, parse_inventory
 from airflow_provider_csc.slurm.queue_limits import QueueScope, build_queue_probe, read_tokens
 from airflow_provider_csc.slurm.submission import Submission
 from airflow_provider_csc.transport.base import Hop, SiteSettings, SshSettings
@@ -452,6 +453,27 @@ async def test_a_triggerer_that_died_before_the_ids_were_recorded(faulty: Mapped
     for found in (third, retry):
         assert [one.array_token for one in found] == [one.array_token for one in first]
     assert len(fake_of(faulty).jobs) == 3
+
+
+@pytest.mark.parametrize("job_name", ["plain", "työ [1]"])
+async def test_an_array_of_any_name_is_found_and_its_directory_known_for_what_it_is(
+    mapped: Mapped, job_name: str
+) -> None:
+    members = [mapped.member(index, hold=True, job_name=job_name) for index in range(3)]
+    first = await mapped.submit_all(members)
+    program = build_inventory(str(mapped.base_dir), limit=99, with_sizes=False)
+    inventory = parse_inventory(await mapped.client.ask(program))
+    shared = inventory.directory_of(first[0].array_token)
+    assert shared is not None
+    assert shared.is_array
+    assert [one.is_array for one in inventory.directories].count(True) == 1
+
+    for index in range(3):
+        (mapped.run_dir(index) / "job_id").unlink()
+    (mapped.base_dir / first[0].array_token / "job_id").unlink()
+    again = await mapped.submit_all(members, mapped.another_gatherer())
+
+    assert [one.job_id for one in again] == [one.job_id for one in first]
 
 
 async def test_an_array_that_came_to_nothing_is_submitted_again_as_one(faulty: Mapped) -> None:
