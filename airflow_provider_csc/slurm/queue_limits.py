@@ -14,10 +14,11 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_csc.slurm.arrays import parse_array
-from airflow_provider_csc.slurm.framing import assignments, quote
+from airflow_provider_csc.slurm.framing import assignments, words
 from airflow_provider_csc.slurm.notation import NotationError
 from airflow_provider_csc.slurm.options import read_arguments
-from airflow_provider_csc.slurm.shell import SLURM
+from airflow_provider_csc.slurm.run_dir import fill_names
+from airflow_provider_csc.slurm.shell import PLACE, SLURM
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -93,7 +94,9 @@ class QueueLimit:
 
 
 # An association's own row shows what it inherits, save the limits of the account as a whole (seen
-# on 22.05). Many rows of squeue are counted where they are.
+# on 22.05). Many rows of squeue are counted where they are. Of a submission that has become an
+# element of several tasks' array squeue shows that array's name: its run directory tells. This is
+# asked before the rows are counted, so that nobody's job is missing in both.
 _PROBE = r"""
 manage() { slurm timeout 30 sacctmgr --parsable2 --noheader show "$@"; }
 count() {
@@ -105,7 +108,12 @@ count() {
   [ -z "$rows" ] || printf '%s\n' "$rows" | sort | uniq -c
 }
 names() {
-  slurm timeout 30 squeue --me --noheader --format=%j | grep -F -o "${tokens[@]}" | sort -u
+  local base token
+  base=$(place "$base_dir")
+  for token in "${tokens[@]}"; do
+    [ ! -s "$base/$token/@JOB_ID" ] || printf '%s\n' "$token"
+  done
+  slurm timeout 30 squeue --me --noheader --format=%j | grep -F -o "${tokens[@]/#/-e}" | sort -u
   return "${PIPESTATUS[0]}"
 }
 me=$(id -un)
@@ -116,21 +124,22 @@ ask assoc manage assoc where user="$me" format=Cluster,Account,Partition,MaxSubm
 ask group manage assoc where user= account="$account" format=Cluster,Account,GrpSubmit
 ask qos manage qos format=Name,MaxSubmitPU,MaxSubmitPA,GrpSubmit
 [ -z "$partition" ] || ask partition slurm scontrol --oneliner show partition "${partition%%,*}"
+[ "${#tokens[@]}" -eq 0 ] || ask names names
 ask mine count --me
 ask all count --account="$account"
-[ "${#tokens[@]}" -eq 0 ] || ask names names
 """
 
 
-def build_queue_probe(scope: QueueScope, tokens: Sequence[str] = ()) -> str:
-    """Ask for limits and counts, and which of some submissions have their jobs in the queue."""
-    given = assignments({"account": scope.account, "partition": scope.partition})
-    words = " ".join(f"-e {quote(token)}" for token in tokens)
-    return f"{given}\ntokens=({words})\n{SLURM}{_PROBE}"
+def build_queue_probe(scope: QueueScope, tokens: Sequence[str] = (), base_dir: str = "~") -> str:
+    """Ask for limits and counts, and which of some submissions below ``base_dir`` were made."""
+    given = assignments(
+        {"account": scope.account, "partition": scope.partition, "base_dir": base_dir}
+    )
+    return f"{given}\ntokens=({words(tokens)})\n{PLACE}{SLURM}{fill_names(_PROBE)}"
 
 
 def read_tokens(frames: Mapping[str, Frame]) -> set[str]:
-    """Return which of the submissions that were asked for have a job in the queue."""
+    """Return which of the submissions that were asked for have a job."""
     return set(frames["names"].text.split()) if "names" in frames else set()
 
 

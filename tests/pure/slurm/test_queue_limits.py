@@ -175,7 +175,7 @@ def test_room_is_what_the_tightest_limit_leaves_besides_those_who_are_coming() -
 
 def test_the_jobs_that_are_looked_for_are_quoted_and_read_again() -> None:
     program = build_queue_probe(QueueScope(account="a b'c"), ["af1.1", "x y"])
-    assert "tokens=(-e af1.1 -e 'x y')" in program
+    assert "tokens=(af1.1 'x y')" in program
     assert "account='a b'\"'\"'c'" in program
     assert read_tokens(frames(names="af1.1\naf2.1\n")) == {"af1.1", "af2.1"}
     assert read_tokens(frames()) == set()
