@@ -597,6 +597,23 @@ def test_all_logs_are_followed_from_where_an_earlier_watcher_stopped() -> None:
     assert again.ended is not None
 
 
+@pytest.mark.parametrize("size", [2, None])
+def test_a_log_that_was_read_before_its_task_ended_is_left_at_the_end(size: int | None) -> None:
+    story, site = story_of(array="0-1", array_logs="all")
+    site.pending("", RUNNING="0-1")
+    site.logs = {f"{RUN_DIR}/stdout.{index}.log": b"a\n" for index in (0, 1)}
+    story.round()
+    story.round(15)
+    site.pending("")
+    site.accounted(COMPLETED="0-1")
+    for index in (0, 1) if size is not None else ():
+        site.leave_record(index, 0, stdout_bytes=size, stdout=f"{RUN_DIR}/stdout.{index}.log")
+    for _ in range(3):
+        story.round(5)
+    assert sorted(story.lines) == ["[0] a", "[1] a"]
+    assert story.ended is not None
+
+
 def test_the_limit_of_all_logs_is_one() -> None:
     story, site = story_of(array="0-9", array_logs="all", log_limit_bytes=30)
     site.pending("", RUNNING="0-9")
