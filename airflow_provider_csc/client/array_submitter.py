@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from airflow_provider_csc.errors import ConfigError
+from airflow_provider_csc.errors import ConfigError, SlurmError
 from airflow_provider_csc.slurm.array_logs import resolve_pattern
 from airflow_provider_csc.slurm.array_parts import (
     ArrayPart,
@@ -55,6 +55,7 @@ class ArraySubmitter:
         Submit exactly once, or return the job that was submitted before; see `Submitter.submit`.
 
         :raises ConfigError: for an array that needs several jobs when nobody waits for the first.
+        :raises SlurmError: when all of it has ended in this try, and none of its jobs is known.
         """
         whole = parse_part(self.submitter.request.array).spec
         adopted: Submission | None = None
@@ -70,7 +71,7 @@ class ArraySubmitter:
         todo = subtract(whole, earlier.merged(self.ended).ends)
         if not todo:
             # Nobody took note of that: the task concludes with the last job that did something.
-            last = next(each for each in reversed(mine) if each.completed and each.array)
+            last = _last_that_completed(mine)
             self.submitter.report("Every task of the array has completed; nothing is submitted.")
             found = await self.submitter.adopt(last)
             return self._complete(found, found.array or ArrayPart(spec=whole), earlier, whole)
@@ -137,6 +138,18 @@ class ArraySubmitter:
         )
         default = f"{run_dir}/{ARRAY_LOG_FILE}" if run_dir else ""
         return stdout or default, stderr or stdout or default
+
+
+def _last_that_completed(mine: Sequence[Previous]) -> Previous:
+    """Return the newest job that completed tasks of the array."""
+    last = next((each for each in reversed(mine) if each.completed and each.array), None)
+    if last is None:
+        raise SlurmError(
+            "Every task of the array has ended in this try, and the site knows of none of its jobs "
+            "any more (were its run directories removed?). Nothing is submitted; a retry submits "
+            "what did not complete."
+        )
+    return last
 
 
 def collect(previous: Sequence[Previous]) -> ArrayRecord:

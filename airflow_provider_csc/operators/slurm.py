@@ -640,7 +640,8 @@ class SlurmSubmitOperator(KillableOperator):
         reason = failure_of(result)
         if reason == "dependency" and (again := attempt.unlinked(result)):
             self.log.warning("%s", error.message)
-            return self._run(context, again)
+            # What was cancelled with it has not run.
+            return self._run(context, replace(again, array=_without_failures(again.array)))
         if self.on_failure is None or reason is None:
             raise error
         self.log.error("%s", error.message)

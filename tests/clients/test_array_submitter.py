@@ -9,9 +9,9 @@ import pytest
 
 from airflow_provider_csc.client.array_submitter import ArraySubmitter
 from airflow_provider_csc.client.submitter import Submitter
-from airflow_provider_csc.errors import ConfigError
+from airflow_provider_csc.errors import ConfigError, SlurmError
 from airflow_provider_csc.slurm.array_parts import format_part
-from airflow_provider_csc.slurm.array_record import ArrayRecord
+from airflow_provider_csc.slurm.array_record import ArrayRecord, TaskEnd
 from airflow_provider_csc.slurm.plan import JobSpec, build_request, read_source
 from tests.support.fake_site import FakeSite
 
@@ -103,4 +103,13 @@ async def test_a_part_is_refused_where_nobody_waits(faulty_bench: FaultyBench) -
     config.write_text('#!/bin/bash\necho "MaxArraySize            = 10"\n')
     with pytest.raises(ConfigError, match="wait_for_completion"):
         await submit(faulty_bench, "0-39", waits=False)
+    assert faulty_bench.jobs() == []
+
+
+async def test_an_array_that_has_ended_and_left_no_trace_is_not_concluded_with(
+    faulty_bench: FaultyBench,
+) -> None:
+    ends = dict.fromkeys(range(3), TaskEnd(job_id="7", state="CANCELLED"))
+    with pytest.raises(SlurmError, match="the site knows of none of its jobs"):
+        await submit(faulty_bench, "0-2", ends=ends)
     assert faulty_bench.jobs() == []
