@@ -525,7 +525,11 @@ class SlurmSubmitOperator(KillableOperator):
         )
 
         asked, said = error.details.get("asked"), str(error.details.get("stderr", ""))
-        scope = read_scope(asked if isinstance(asked, (list, tuple)) else (), said)
+        scope = read_scope(
+            asked if isinstance(asked, (list, tuple)) else (),
+            said,
+            part=str(error.details.get("array", "")),
+        )
         try:
             limits = SlurmHook(self.slurm_conn_id).queue_limits(scope)
         except (TransportError, UnreadableOutputError):

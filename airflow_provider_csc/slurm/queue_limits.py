@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_csc.slurm.arrays import parse_array
+from airflow_provider_csc.slurm.array_parts import parse_part
 from airflow_provider_csc.slurm.framing import assignments, quote
 from airflow_provider_csc.slurm.notation import NotationError
 from airflow_provider_csc.slurm.options import read_arguments
@@ -53,8 +53,13 @@ class QueueScope:
         return cls(**{name: payload[name] for name in cls.__slots__ if name in payload})
 
 
-def read_scope(asked: Sequence[str], said: str) -> QueueScope:
-    """Return whose limits a refused submission reached, from its options and sbatch's words."""
+def read_scope(asked: Sequence[str], said: str, *, part: str = "") -> QueueScope:
+    """
+    Return whose limits a refused submission reached, from its options and sbatch's words.
+
+    The options are those of an array as a whole; ``part`` is what was submitted of it (see
+    `array_parts.format_part`), empty where that was all.
+    """
     options = {name: str(value) for name, value in read_arguments(asked).items()}
     code = _CODE.search(said)
     return QueueScope(
@@ -62,13 +67,13 @@ def read_scope(asked: Sequence[str], said: str) -> QueueScope:
         partition=options.get("partition", ""),
         qos=options.get("qos", ""),
         code=code.group() if code else "",
-        needed=_count_elements(options.get("array")),
+        needed=_count_elements(part or options.get("array")),
     )
 
 
 def _count_elements(array: str | None) -> int:
     try:
-        return len(parse_array(array)) if array else 1
+        return len(parse_part(array).spec) if array else 1
     except NotationError:
         return 1
 

@@ -21,6 +21,7 @@ from airflow_provider_csc.slurm.arrays import parse_array
 from airflow_provider_csc.slurm.policy import SlurmRetryPolicy
 from airflow_provider_csc.slurm.result import JobResult
 from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
+from airflow_provider_csc.triggers.slurm_queue import SlurmQueueTrigger
 from tests.support import fake_site as faults
 from tests.support.fake_site import FakeSite, FaultyTransport, LocalTransport, fake_site
 from tests.support.task import build_context
@@ -197,6 +198,25 @@ def test_a_part_that_has_to_wait_for_the_site_is_not_forgotten(
     assert second.array == "5-9"
     result = task.execute_complete(context, ended(site, second))
     assert result["array"]["counts"] == {"COMPLETED": 10}
+
+
+def test_a_part_that_is_refused_for_a_full_queue_waits_for_the_room_it_needs(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit(monkeypatch, max_queued=100)
+    other, task = operator("0-9", task_id="other"), operator("0-299%10")
+    submitted(lambda: other.execute(build_context(other)))
+    said = "sbatch: error: AssocMaxSubmitJobLimit"
+    with (
+        site.fake.fault("max_submit_shown", "100\n"),
+        site.fake.fault("sbatch_says", said),
+        pytest.raises(TaskDeferred) as caught,
+    ):
+        task.execute(build_context(task))
+    trigger = caught.value.trigger
+    assert isinstance(trigger, SlurmQueueTrigger)
+    assert trigger.scope["needed"] == 100
+    assert "is 100, 1 are queued" in str(trigger.reason)
 
 
 @pytest.mark.parametrize("fault", [faults.drop_after, faults.drop_before, faults.time_out])
