@@ -17,11 +17,13 @@ from airflow_provider_csc.slurm.array_parts import (
     build_show_limits,
     choose_part,
     describe_part,
+    needs_shift,
     parse_limits,
     parse_part,
     subtract,
 )
 from airflow_provider_csc.slurm.array_record import ArrayRecord
+from airflow_provider_csc.slurm.arrays import format_array
 from airflow_provider_csc.slurm.options import read_arguments
 from airflow_provider_csc.slurm.run_dir import ARRAY_LOG_FILE
 
@@ -42,19 +44,21 @@ class ArraySubmitter:
 
     ``submitter`` is for the array as a whole; ``plan`` makes the request of a part of it. ``ended``
     is what has ended in this try, which is not run again. ``waits`` is false where nobody waits to
-    submit a second part.
+    submit a second part, ``keeps_ids`` true where Slurm must know the tasks by the author's ids.
     """
 
     submitter: Submitter
     plan: Callable[[ArrayPart], SubmitRequest]
     ended: ArrayRecord
     waits: bool = True
+    keeps_ids: bool = False
 
     async def submit(self) -> Submission:
         """
         Submit exactly once, or return the job that was submitted before; see `Submitter.submit`.
 
-        :raises ConfigError: for an array that needs several jobs when nobody waits for the first.
+        :raises ConfigError: for an array that needs several jobs when nobody waits for the first,
+            and for ids that Slurm cannot know where it must.
         :raises SlurmError: when all of it has ended in this try, and none of its jobs is known.
         """
         whole = parse_part(self.submitter.request.array).spec
@@ -82,6 +86,8 @@ class ArraySubmitter:
 
     async def _choose(self, todo: ArraySpec, whole: ArraySpec) -> ArrayPart:
         limits = await self._ask_limits()
+        if self.keeps_ids:
+            _check_ids(todo, limits)
         part = choose_part(todo, limits)
         if not self.waits and len(part.spec) < len(todo):
             raise ConfigError(
@@ -138,6 +144,18 @@ class ArraySubmitter:
         )
         default = f"{run_dir}/{ARRAY_LOG_FILE}" if run_dir else ""
         return stdout or default, stderr or stdout or default
+
+
+def _check_ids(todo: ArraySpec, limits: ArrayLimits) -> None:
+    if limits.max_id is not None and needs_shift(todo, limits):
+        raise ConfigError(
+            f"depends_on: 'aftercorr' pairs the tasks of two arrays by the ids that Slurm knows, "
+            f"and Slurm takes only ids below MaxArraySize ({limits.max_id}) here; "
+            f"{format_array(todo)} has higher ones. Use 'afterok', or ids below it. Nothing was "
+            "submitted.",
+            field="depends_on",
+            value="aftercorr",
+        )
 
 
 def _last_that_completed(mine: Sequence[Previous]) -> Previous:

@@ -106,9 +106,7 @@ def choose_part(todo: ArraySpec, limits: ArrayLimits) -> ArrayPart:
 
     What Slurm takes as it stands is taken first; only higher ids are shifted, to begin with 0.
     """
-    if not limits.most or (
-        len(todo) <= limits.most and _highest(todo) < (limits.max_id or 1 << 31)
-    ):
+    if not limits.most or (len(todo) <= limits.most and not needs_shift(todo, limits)):
         return ArrayPart(spec=todo)
     first = next(iter(todo))
     shift = 0 if limits.max_id is None or first < limits.max_id else first
@@ -117,8 +115,9 @@ def choose_part(todo: ArraySpec, limits: ArrayLimits) -> ArrayPart:
     return ArrayPart(spec=array_of(islice(within, limits.most), todo.throttle), shift=shift)
 
 
-def _highest(spec: ArraySpec) -> int:
-    return max(each[-1] for each in spec.ranges)
+def needs_shift(todo: ArraySpec, limits: ArrayLimits) -> bool:
+    """Whether Slurm takes some of the ids only as lower ones."""
+    return limits.max_id is not None and max(each[-1] for each in todo.ranges) >= limits.max_id
 
 
 def describe_part(part: ArrayPart, todo: ArraySpec, limits: ArrayLimits) -> str:

@@ -179,6 +179,42 @@ def test_parts_follow_one_another_within_the_try(
         task.execute_complete(context, ended(site, third))
 
 
+def test_no_part_of_an_array_is_told_to_others_as_its_job(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What depends on one would start before the others have run, or in spite of their failure."""
+    limit(monkeypatch, max_queued=5)
+    task = operator("0-9", max_failed_tasks=1)
+    context = build_context(task)
+    first = submitted(lambda: task.execute(context))
+    assert "job_id" not in context["ti"].xcoms
+    last = submitted(lambda: task.execute_complete(context, ended(site, first, FAILED="3")))
+    assert "job_id" not in context["ti"].xcoms
+    task.execute_complete(context, ended(site, last))
+    assert context["ti"].xcoms["job_id"] == last.job_ids[0]
+
+
+def test_a_job_with_all_that_has_not_completed_is_told_at_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit(monkeypatch, max_queued=5)
+    task, context = operator("0-9"), build_context(operator("0-9"))
+    first = submitted(lambda: task.execute(context))
+    last = submitted(lambda: task.execute_complete(context, ended(site, first)))
+    assert context["ti"].xcoms["job_id"] == last.job_ids[0]
+
+
+def test_a_job_whose_ids_only_its_own_script_knows_is_not_told(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit(monkeypatch, max_id=10)
+    task = operator("10-14")
+    context = build_context(task)
+    trigger = submitted(lambda: task.execute(context))
+    assert trigger.array == "10-14 shifted by 10"
+    assert "job_id" not in context["ti"].xcoms
+
+
 def test_a_part_that_has_to_wait_for_the_site_is_not_forgotten(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
