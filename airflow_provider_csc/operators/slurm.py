@@ -626,7 +626,8 @@ class SlurmSubmitOperator(KillableOperator):
                 "%s The next part is submitted.",
                 describe_counts(result.job_id, known.record.counts),
             )
-            return self._run(context, replace(present, resubmission=attempt.resubmission + 1))
+            following = present.followed(changes=attempt.changes, history=attempt.history)
+            return self._run(context, following)
         allowed = self.max_failed_tasks
         if known.telling is None or is_success(known.telling, known.record, known.whole, allowed):
             self.log.info("%s", describe_counts(result.job_id, known.record.counts))

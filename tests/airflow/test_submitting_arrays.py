@@ -18,6 +18,7 @@ from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
 from airflow_provider_csc.slurm.array_parts import ArrayLimits, parse_part
 from airflow_provider_csc.slurm.array_record import ArrayRecord, TaskEnd
 from airflow_provider_csc.slurm.arrays import parse_array
+from airflow_provider_csc.slurm.attempt import Attempt
 from airflow_provider_csc.slurm.policy import SlurmRetryPolicy
 from airflow_provider_csc.slurm.result import JobResult
 from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
@@ -177,6 +178,21 @@ def test_parts_follow_one_another_within_the_try(
         JobExitCodeError, match=r"10 tasks: 9 COMPLETED, 1 FAILED.*task 5 \(102_5\)"
     ):
         task.execute_complete(context, ended(site, third))
+
+
+def test_what_one_part_had_to_wait_for_is_no_matter_of_the_next(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit(monkeypatch, max_queued=5)
+    task = operator("0-9")
+    context = build_context(task)
+    waited = Attempt(waits=3, looks=20, refusals=11, queued_since=1.0, deadline=9e9)
+    first = submitted(lambda: task.execute_again(context, UP, waited.to_payload()))
+    second = submitted(lambda: task.execute_complete(context, ended(site, first)))
+    left = Attempt.from_payload(second.attempt)
+    assert (left.waits, left.looks, left.refusals, left.queued_since) == (0, 0, 0, None)
+    assert (left.resubmission, left.deadline) == (1, 9e9)
+    assert second.array == "5-9"
 
 
 def test_no_part_of_an_array_is_told_to_others_as_its_job(
