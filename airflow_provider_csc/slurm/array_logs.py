@@ -17,7 +17,7 @@ from airflow_provider_csc.slurm.commands import LogRequest
 from airflow_provider_csc.slurm.logfollow import LogFollower
 from airflow_provider_csc.slurm.logtext import LineReader
 from airflow_provider_csc.slurm.notation import NotationError
-from airflow_provider_csc.slurm.output import parse_log
+from airflow_provider_csc.slurm.output import is_put_off, parse_log
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -325,6 +325,8 @@ class ArrayLogs(LogFollower):
         return [*rest, f"[not shown: the rest of the logs of array {self._job_id}, {where}]"]
 
     def _read_tail(self, tail: _Tail, frame: Frame, now: float) -> list[str]:
+        if is_put_off(frame):
+            return []
         answer = parse_log(frame)
         is_late = now - tail.over_since >= _SETTLE_SECONDS
         if not is_late and not self._is_there(tail, answer, now):

@@ -40,9 +40,14 @@ SPEC = WatchSpec(
 
 @dataclass
 class ArraySite(Site):
-    """A site with an array; ``records`` are the exit records of its tasks, by Slurm's ids."""
+    """
+    A site with an array; ``records`` are the exit records of its tasks, by Slurm's ids.
+
+    Of the logs that are ``put_off`` no bytes are sent, as where others filled the answer.
+    """
 
     records: dict[int, bytes] = field(default_factory=dict)
+    put_off: set[str] = field(default_factory=set)
 
     def answer(self, request: PollRequest, clock: int) -> Answers:
         answers = super().answer(request, clock)
@@ -54,6 +59,8 @@ class ArraySite(Site):
     def _read(self, request: LogRequest) -> Frame:
         size = len(self.logs.get(request.path, b""))
         offset = request.offset if request.offset >= 0 else max(size + request.offset, 0)
+        if request.path in self.put_off:
+            return Frame(0, f"{size} {offset} -".encode())
         return super()._read(replace(request, offset=offset))
 
     def pending(self, text: str, **running: str) -> None:
@@ -529,6 +536,24 @@ def test_the_end_of_a_log_that_is_seen_late_is_waited_for() -> None:
     assert story.ended is None
     story.round(31)
     assert story.lines[-1] == f"[1] [no log could be read at {RUN_DIR}/stdout.1.log]"
+    assert story.ended is not None
+
+
+def test_the_end_of_a_log_for_which_there_was_no_room_is_asked_for_again() -> None:
+    story, site = story_of(array="0-1")
+    site.pending("", RUNNING="0-1")
+    site.logs = {f"{RUN_DIR}/stdout.{index}.log": b"oops\n" for index in (0, 1)}
+    story.round()
+    site.pending("")
+    site.accounted(FAILED="0-1")
+    site.put_off = {f"{RUN_DIR}/stdout.1.log"}
+    for _ in range(4):
+        story.round(15)
+    assert [line for line in story.lines if line.endswith("oops")] == ["[0] oops"]
+    assert story.ended is None
+    site.put_off = set()
+    story.round(15)
+    assert story.lines[-1] == "[1] oops"
     assert story.ended is not None
 
 
