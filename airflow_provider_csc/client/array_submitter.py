@@ -14,7 +14,7 @@ from airflow_provider_csc.errors import ConfigError, SlurmError
 from airflow_provider_csc.slurm.array_logs import resolve_pattern
 from airflow_provider_csc.slurm.array_parts import (
     ArrayPart,
-    build_show_limits,
+    build_show_array_limits,
     choose_part,
     describe_part,
     needs_shift,
@@ -25,6 +25,7 @@ from airflow_provider_csc.slurm.array_parts import (
 from airflow_provider_csc.slurm.array_record import ArrayRecord
 from airflow_provider_csc.slurm.arrays import format_array
 from airflow_provider_csc.slurm.options import read_arguments
+from airflow_provider_csc.slurm.queue_limits import build_show_limits, read_limits, read_scope
 from airflow_provider_csc.slurm.run_dir import ARRAY_LOG_FILE
 
 if TYPE_CHECKING:
@@ -112,13 +113,10 @@ class ArraySubmitter:
             self.submitter.report(text)
 
     async def _ask_limits(self) -> ArrayLimits:
-        asked = read_arguments(self.submitter.request.asked)
-        account, partition = (
-            value if isinstance(value, str) else None
-            for value in (asked.get("account"), asked.get("partition"))
-        )
-        frames = await self.submitter.client.ask(build_show_limits())
-        return parse_limits(frames, account=account, partition=partition)
+        scope = read_scope(self.submitter.request.asked, "")
+        program = build_show_limits(scope) + build_show_array_limits()
+        frames = await self.submitter.client.ask(program)
+        return parse_limits(frames, read_limits(frames, scope))
 
     def _complete(
         self, found: Submission, part: ArrayPart, earlier: ArrayRecord, whole: ArraySpec

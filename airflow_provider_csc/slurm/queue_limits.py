@@ -98,9 +98,20 @@ class QueueLimit:
 
 
 # An association's own row shows what it inherits, save the limits of the account as a whole (seen
-# on 22.05). Many rows of squeue are counted where they are.
-_PROBE = r"""
+# on 22.05).
+_LIMITS = r"""
 manage() { slurm timeout 30 sacctmgr --parsable2 --noheader show "$@"; }
+me=$(id -un)
+ask cluster eval "slurm timeout 30 scontrol show config | sed -n 's/^ClusterName *= *//p'"
+[ -n "$account" ] || account=$(manage user "$me" format=DefaultAccount 2>/dev/null | head -n 1)
+frame account 0 "$account"
+ask assoc manage assoc where user="$me" format=Cluster,Account,Partition,MaxSubmit,DefaultQOS
+ask group manage assoc where user= account="$account" format=Cluster,Account,GrpSubmit
+ask qos manage qos format=Name,MaxSubmitPU,MaxSubmitPA,GrpSubmit
+[ -z "$partition" ] || ask partition slurm scontrol --oneliner show partition "${partition%%,*}"
+"""
+# Many rows of squeue are counted where they are.
+_COUNTS = r"""
 count() {
   local rows
   rows=$(slurm timeout 30 squeue --array --noheader --format='%a|%P|%q' "$@" 2>&1) || {
@@ -113,14 +124,6 @@ names() {
   slurm timeout 30 squeue --me --noheader --format=%j | grep -F -o "${tokens[@]}" | sort -u
   return "${PIPESTATUS[0]}"
 }
-me=$(id -un)
-ask cluster eval "slurm timeout 30 scontrol show config | sed -n 's/^ClusterName *= *//p'"
-[ -n "$account" ] || account=$(manage user "$me" format=DefaultAccount 2>/dev/null | head -n 1)
-frame account 0 "$account"
-ask assoc manage assoc where user="$me" format=Cluster,Account,Partition,MaxSubmit,DefaultQOS
-ask group manage assoc where user= account="$account" format=Cluster,Account,GrpSubmit
-ask qos manage qos format=Name,MaxSubmitPU,MaxSubmitPA,GrpSubmit
-[ -z "$partition" ] || ask partition slurm scontrol --oneliner show partition "${partition%%,*}"
 ask mine count --me
 ask all count --account="$account"
 [ "${#tokens[@]}" -eq 0 ] || ask names names
@@ -129,9 +132,14 @@ ask all count --account="$account"
 
 def build_queue_probe(scope: QueueScope, tokens: Sequence[str] = ()) -> str:
     """Ask for limits and counts, and which of some submissions have their jobs in the queue."""
-    given = assignments({"account": scope.account, "partition": scope.partition})
     words = " ".join(f"-e {quote(token)}" for token in tokens)
-    return f"{given}\ntokens=({words})\n{SLURM}{_PROBE}"
+    return f"tokens=({words})\n{build_show_limits(scope)}{_COUNTS}"
+
+
+def build_show_limits(scope: QueueScope) -> str:
+    """Ask for limits alone, as for `build_queue_probe`, without what is queued."""
+    given = assignments({"account": scope.account, "partition": scope.partition})
+    return f"{given}\n{SLURM}{_LIMITS}"
 
 
 def read_tokens(frames: Mapping[str, Frame]) -> set[str]:
@@ -142,7 +150,7 @@ def read_tokens(frames: Mapping[str, Frame]) -> set[str]:
 def read_limits(frames: Mapping[str, Frame], scope: QueueScope) -> tuple[QueueLimit, ...]:
     """Return the limits on jobs in the queue that are known to hold for a submission."""
     account, cluster = frames["account"].text, frames["cluster"].text
-    mine, everybody = _read_counts(frames["mine"]), _read_counts(frames["all"])
+    mine, everybody = _read_counts(frames.get("mine")), _read_counts(frames.get("all"))
     own = _pick_association(_rows(frames["assoc"], cluster), account, scope.partition)
     found: list[QueueLimit] = []
     if own and own[3].isdecimal():
@@ -209,9 +217,9 @@ def _qos_limits(
 _Counts = list[tuple[int, str, str, str]]
 
 
-def _read_counts(frame: Frame) -> _Counts | None:
+def _read_counts(frame: Frame | None) -> _Counts | None:
     """Read numbers of jobs by account, partition and quality of service; None for no answer."""
-    if frame.status != 0:
+    if frame is None or frame.status != 0:
         return None
     counts: _Counts = []
     for line in frame.text.splitlines():
