@@ -108,6 +108,13 @@ def test_a_scope_is_read_from_what_was_asked() -> None:
     assert QueueScope.from_payload(scope.to_payload()) == scope
 
 
+def test_of_an_array_only_the_part_is_needed_that_was_submitted() -> None:
+    asked = ["--array=0-299%2"]
+    assert read_scope(asked, POLICY, part="").needed == 300
+    assert read_scope(asked, POLICY, part="0-99%2").needed == 100
+    assert read_scope(asked, POLICY, part="200-249%2 shifted by 200").needed == 50
+
+
 def limit(code: str = "AssocMaxSubmit", limit: int = 200, queued: int | None = 200) -> QueueLimit:
     return QueueLimit(code=code, words="MaxSubmit of account a", limit=limit, queued=queued)
 
