@@ -21,11 +21,12 @@ SLOW = (
     "cluster/test_slurm_operator",
     "cluster/test_arrays",
     "cluster/test_chains",
-    "clients/test_gatherer",
-    "cluster/test_coalescing",
     "cluster/test_slurm",
     "cluster/test_outages",
     "cluster/test_policy",
+    # These need a processor rather than time.
+    "clients/test_gatherer",
+    "cluster/test_coalescing",
     # A second Airflow starts when the first one has.
     "dags/",
     "cluster/",
