@@ -18,7 +18,7 @@ def slurm_array():
     simulate = SlurmSubmitOperator(
         task_id="simulate",
         # Each run finds its own number, and in a retry the same as before.
-        command='echo "seed $SLURM_ARRAY_TASK_ID on $(hostname)"; sleep 1',
+        command='echo "seed $SLURM_ARRAY_TASK_ID on $SLURMD_NODENAME"; sleep 1',
         options={"array": "0-19%8", "time": "00:02:00", "mem": "50M"},
         array_logs="all",
         max_failed_tasks=0.05,

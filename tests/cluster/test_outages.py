@@ -58,17 +58,10 @@ async def waiting(trigger: BaseTrigger) -> AsyncIterator[asyncio.Task[Any]]:
 
 
 def check_parked_once(log: list[str], reason: str) -> None:
-    """
-    One line tells of the outage, and of its reason.
-
-    There may be one more for each of two causes: the first may have known of the cut only; and a
-    connection that was kept waiting and then let through may have broken in the middle of its
-    log-in. Both at once were seen.
-    """
+    """One line tells of it; where that knew of a lost connection only, one more tells why."""
     (first,) = (line for line in log if "No answer from the site since" in line)
     more = [line for line in log if "Still no answer" in line]
-    assert sum(reason in line for line in (first, *more)) == 1
-    assert len(more) <= 2
+    assert [reason in line for line in (first, *more)] in ([True], [False, True])
 
 
 async def seen(log: list[str], text: str, seconds: float = 30) -> str:
@@ -90,9 +83,7 @@ class Way:
         self._connection, self._port = connection, proxy.port
 
     def set(self, **changes: Any) -> None:
-        self._connection.set(
-            port=self._port, known_hosts=self._known_hosts, connect_timeout=2, **changes
-        )
+        self._connection.set(port=self._port, known_hosts=self._known_hosts, **changes)
 
 
 class Certificate:
@@ -171,6 +162,8 @@ def test_a_certificate_that_expires_parks_the_task_until_it_is_renewed(
     assert sum(RESUMED[is_text] in line for line in task_log) == 1
 
 
+# What sshd is given to answer that does not; a log-in that it lets through needs longer at times.
+SILENT_SECONDS = 5
 OUTAGES = {
     Mode.REFUSE: "Connection reset by peer",
     Mode.SILENT: "did not answer in time",
@@ -183,7 +176,7 @@ def test_an_sshd_that_does_not_let_us_in_parks_the_task_once(
 ) -> None:
     async def play() -> None:
         async with Proxy(target=cluster["ssh_port"]) as proxy:
-            Way(cluster, slurm_connection, proxy).set()
+            Way(cluster, slurm_connection, proxy).set(connect_timeout=SILENT_SECONDS)
             task = operator(command=COUNT.format(20))
             trigger = await asyncio.to_thread(deferred, task, build_context(task))
             async with waiting(trigger) as job:
@@ -194,8 +187,8 @@ def test_an_sshd_that_does_not_let_us_in_parks_the_task_once(
                 await seen(task_log, OUTAGES[mode])
                 while proxy.turned_away < 3:
                     await asyncio.sleep(0.1)
+                # Whoever still waits for an answer gives up by himself, for the reason he told.
                 proxy.mode = Mode.PASS
-                proxy.pass_on()
                 event = await asyncio.wait_for(job, 40)
             assert event["results"][0]["state"] == "COMPLETED"
 
@@ -210,7 +203,7 @@ def test_a_submission_waits_for_an_sshd_that_never_answers(
 ) -> None:
     async def play() -> None:
         async with Proxy(target=cluster["ssh_port"], mode=Mode.SILENT) as proxy:
-            Way(cluster, slurm_connection, proxy).set()
+            Way(cluster, slurm_connection, proxy).set(connect_timeout=2)
             task = operator(command="echo made it")
             context = build_context(task)
             trigger = await asyncio.to_thread(deferred, task, context)

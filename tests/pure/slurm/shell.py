@@ -120,7 +120,7 @@ class FakeSite:
                 "LANG": "C.UTF-8",
                 **(env or {}),
             },
-            timeout=120,
+            timeout=30,
             check=False,
         )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from airflow_provider_csc.slurm import commands
 from airflow_provider_csc.slurm.cancel_commands import build_kill
 from airflow_provider_csc.slurm.commands import (
     LOG_BYTES,
@@ -446,12 +447,16 @@ def test_the_room_is_shared_and_what_short_logs_leave_goes_to_longer_ones(
     assert not any(is_put_off(frames[f"w{number}.log0"]) for number in range(4))
 
 
-def test_for_more_logs_than_there_is_room_some_are_put_off(site: FakeSite, tmp_path: Path) -> None:
-    """Each takes processes on the log-in node, however short it is."""
+def test_for_more_logs_than_there_is_room_some_are_put_off(
+    site: FakeSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes processes on the log-in node, however short it is: 1,024 of them at the most."""
+    assert commands.LOG_BYTES == 1024 * commands._LEAST_LOG_BYTES
+    monkeypatch.setattr(commands, "LOG_BYTES", 32 * commands._LEAST_LOG_BYTES)
     (tmp_path / "log").write_bytes(b"one\n")
-    requests = [log_request(number, tmp_path / "log") for number in range(1100)]
+    requests = [log_request(number, tmp_path / "log") for number in range(40)]
     frames = poll(site, logs=tuple(requests))
-    off = [number for number in range(1100) if is_put_off(frames[f"w{number}.log0"])]
-    assert off == list(range(1024, 1100))
-    assert parse_log(frames["w1024.log0"]) == (4, 0, b"")
-    assert parse_log(frames["w1023.log0"]) == (4, 0, b"one\n")
+    off = [number for number in range(40) if is_put_off(frames[f"w{number}.log0"])]
+    assert off == list(range(32, 40))
+    assert parse_log(frames["w32.log0"]) == (4, 0, b"")
+    assert parse_log(frames["w31.log0"]) == (4, 0, b"one\n")
