@@ -520,7 +520,7 @@ def _previous(
             accounted = [
                 row for row in accounted if not _is_older(_age(clock, None, [row]), run_seconds)
             ]
-        job_id = _pick(queued, accounted)
+        job_id = _pick(queued, accounted, group)
     if job_id is None and group and not is_given_up:
         array_id = parse_job_id(_text(files.get("group_id")))
         job_id = f"{array_id}_{group.index}" if array_id else None
@@ -559,7 +559,9 @@ def _previous(
     )
 
 
-def _pick(queued: Sequence[QueueRow], accounted: Sequence[AccountingRow]) -> str | None:
+def _pick(
+    queued: Sequence[QueueRow], accounted: Sequence[AccountingRow], group: GroupElement | None
+) -> str | None:
     """
     Return the id among jobs of one name that counts: one that lives, else one that succeeded.
 
@@ -572,8 +574,11 @@ def _pick(queued: Sequence[QueueRow], accounted: Sequence[AccountingRow]) -> str
         is_live = not row.state.is_final and row.job_id not in ended
         return 0 if is_live else 1 if row.state.is_success else 2
 
-    # The elements of an array are one job.
-    return min(known, key=rank).job_id.partition("_")[0] if known else None
+    if not known:
+        return None
+    job_id = min(known, key=rank).job_id
+    # The elements of a task's own array are one job; of an array of several tasks one element is.
+    return job_id if group else job_id.partition("_")[0]
 
 
 def _files_of(number: Number, frames: Mapping[str, Frame]) -> dict[str, Frame]:

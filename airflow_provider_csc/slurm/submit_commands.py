@@ -116,6 +116,7 @@ place_of() {
   [[ $text =~ \"group\":\ \"([^\"]*)\",\ \"index\":\ ([0-9]+)\} ]] &&
     element="${BASH_REMATCH[1]} ${BASH_REMATCH[2]}"
   [[ $text =~ \"array\":\ \"([^\"]*)\" ]] && part=${BASH_REMATCH[1]}
+  [ -n "$text" ]
 }
 earlier() { local LC_ALL=C; [ -n "$1" ] && [ -n "$2" ] && [[ $1 < $2 ]]; }
 older_than_run() {
