@@ -40,9 +40,16 @@ IFS=$' \t\n'
 
 # `ask NAME COMMAND...` frames a command's output and status, and leaves them in $answer and $?.
 # Both streams, because a failed command explains itself on standard error. LC_ALL makes bash count
-# bytes, and stays inside the function: a job inherits the environment of its submission.
+# bytes, and stays inside the function: a job inherits the environment of its submission. Each write
+# wakes sshd and us, which takes as long as a small program: with $in_one_go all frames wait for the
+# last one, without which none is believed anyway.
 _PRELUDE = r"""
-frame() { local LC_ALL=C; printf '%s %s %d %d\n%s\n' "$mark" "$1" "$2" "${#3}" "$3"; }
+in_one_go= frames=
+frame() {
+  local LC_ALL=C
+  frames+="$mark $1 $2 ${#3}"$'\n'$3$'\n'
+  [ -n "$in_one_go" ] || { printf '%s' "$frames"; frames=; }
+}
 ask() {
   local name=$1 status
   shift
@@ -93,7 +100,7 @@ def build_program(body: str, *, mark: str, setup: str = "") -> str:
         f"{_RESET}{_PRELUDE}"
         f"frame {_SETUP_END} 0 ''\n"
         f"{body.strip()}\n"
-        f"frame {_END} 0 ''\n"
+        f"in_one_go= frame {_END} 0 ''\n"
         "} </dev/null\n"
     )
 

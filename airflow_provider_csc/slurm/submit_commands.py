@@ -163,6 +163,7 @@ record() {
 _SUBMIT = r"""
 submit() {
   local base new_base run_dir cwd id first user_umask output is_new=
+  in_one_go=1
   trap '' PIPE HUP
   read_umask
   umask 077
@@ -223,7 +224,7 @@ claim() {
     ask claim mkdir -p -- "$run_dir"
     return
   fi
-  { [ -d "$base" ] || ask base mkdir -p -- "$base"; } && ask claim mkdir -- "$run_dir" &&
+  { [ -d "$base" ] || ask base mkdir -p -- "$base"; } && ask claim exec mkdir -- "$run_dir" &&
     is_new=1 && return
   if [ ! -d "$run_dir" ]; then
     prune "$base" "$new_base"
