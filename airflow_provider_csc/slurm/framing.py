@@ -22,9 +22,13 @@ from airflow_provider_csc.errors import UnreadableOutputError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# `bash -s` would read its program byte by byte; a word without expansions of its own means the same
-# to every log-in shell (sh, zsh, csh, fish).
-INTERPRETER = "bash -c 'eval \"$(cat)\"'"
+# `bash -s` would read its program byte by byte, and so would `read` before 5.1; since then -N takes
+# what there is, and spares a process. A word without expansions of its own means the same to every
+# log-in shell (sh, zsh, csh, fish).
+INTERPRETER = (
+    "bash -c 'unset REPLY; ((BASH_VERSINFO * 10 + BASH_VERSINFO[1] > 50)) && "
+    'LC_ALL=C IFS= read -rN 1000000000; eval "${REPLY-$(cat)}"\''
+)
 # What bash puts before a complaint of a program it evaluates: "environment: line 73: cd: ...".
 _WHERE = re.compile(r"^\S+: line \d+: ", re.MULTILINE)
 _END = "end"

@@ -196,9 +196,7 @@ def test_few_programs_are_started_for_a_submission(site: FakeSite, tmp_path: Pat
     (site.bin / "sbatch").write_text(f"#!/bin/sh\necho sbatch >>{started}\necho 4711\n")
     frames = site.ask(build_submit(request(str(tmp_path)), run_seconds=1))
     assert frames["sbatch"] == Frame(0, b"4711")
-    assert started.read_text().split() == [
-        *("cat", "mkdir", "chmod", "timeout", "sbatch", "ln", "rm")
-    ]
+    assert started.read_text().split() == [*("mkdir", "chmod", "timeout", "sbatch", "ln", "rm")]
 
 
 def test_what_another_wrote_into_our_claim_is_never_half_replaced(
