@@ -45,10 +45,10 @@ IFS=$' \t\n'
 # `ask NAME COMMAND...` frames a command's output and status, and leaves them in $answer and $?.
 # Both streams, because a failed command explains itself on standard error. LC_ALL makes bash count
 # bytes, and stays inside the function: a job inherits the environment of its submission. Each write
-# wakes sshd and us, which takes as long as a small program: with $in_one_go all frames wait for the
-# last one, without which none is believed anyway.
+# wakes sshd and us, which takes as long as a small program: $in_one_go all frames wait for the last
+# one, without which none is believed anyway.
 _PRELUDE = r"""
-in_one_go= frames=
+frames=
 frame() {
   local LC_ALL=C
   frames+="$mark $1 $2 ${#3}"$'\n'$3$'\n'
@@ -94,14 +94,18 @@ def quote(value: str) -> str:
     return shlex.quote(value)
 
 
-def build_program(body: str, *, mark: str, setup: str = "") -> str:
-    """Return the whole program: the site's set-up lines, the helpers, the body, the end frame."""
+def build_program(body: str, *, mark: str, setup: str = "", in_one_go: bool = False) -> str:
+    """
+    Return the whole program: the site's set-up lines, the helpers, the body, the end frame.
+
+    It answers ``in_one_go`` where the answer is small and every millisecond counts.
+    """
     return (
         "{\n"
         f"mark={quote(mark)}\n"
         # Whatever the set-up prints is noise; what it does to the shell is its purpose.
         f"{{ {setup.strip() or ':'}\n}} >&2\n"
-        f"{_RESET}{_PRELUDE}"
+        f"{_RESET}{_PRELUDE}in_one_go={'1' if in_one_go else ''}\n"
         f"frame {_SETUP_END} 0 ''\n"
         f"{body.strip()}\n"
         f"in_one_go= frame {_END} 0 ''\n"

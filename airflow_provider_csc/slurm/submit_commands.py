@@ -163,7 +163,6 @@ record() {
 _SUBMIT = r"""
 submit() {
   local base new_base run_dir cwd id first user_umask output is_new=
-  in_one_go=1
   trap '' PIPE HUP
   read_umask
   umask 077

@@ -301,6 +301,22 @@ def test_a_program_has_no_length_limit(site: FakeSite) -> None:
     assert site.ask(f"text={quote(text)}; ask x printf %s ${{#text}}")["x"] == Frame(0, b"3000000")
 
 
+def test_an_answer_in_one_go_is_the_same_answer(site: FakeSite) -> None:
+    body = f"ask x echo hi\nask y sh -c 'echo ä >&2; exit 3'\nask z printf '{MARK} end 0 0'"
+    done = site.run(build_program(body, mark=MARK, in_one_go=True))
+    assert done.stdout.startswith(f"{MARK} setup 0 0\n".encode())
+    assert parse_answer(done.stdout, mark=MARK) == {
+        "x": Frame(0, b"hi"),
+        "y": Frame(3, "ä".encode()),
+        "z": Frame(0, f"{MARK} end 0 0".encode()),
+    }
+
+
+def test_an_answer_in_one_go_waits_for_its_end(site: FakeSite) -> None:
+    program = build_program("ask x echo hi\nexit 0", mark=MARK, in_one_go=True)
+    assert site.run(program).stdout == b""
+
+
 @pytest.mark.parametrize("version", ["new", "old"])
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
 def test_every_byte_of_a_program_arrives(site: FakeSite, version: str, locale: str) -> None:
