@@ -11,7 +11,12 @@ from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
 SMALL = {"time": "00:02:00", "mem": "100M"}
 
 
-@dag(schedule=None, tags=["example"], doc_md="prepare → train → report, chained inside Slurm")
+@dag(
+    schedule=None,
+    default_args={"retries": 1},
+    tags=["example"],
+    doc_md="prepare → train → report, chained inside Slurm",
+)
 def slurm_chain():
     prepare = SlurmSubmitOperator(
         task_id="prepare", command="sleep 10; date", options=SMALL, deferrable=True

@@ -10,19 +10,22 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from airflow_provider_csc.errors import ConfigError
+from airflow_provider_csc.errors import ConfigError, SlurmError
 from airflow_provider_csc.slurm.array_logs import resolve_pattern
 from airflow_provider_csc.slurm.array_parts import (
     ArrayPart,
-    build_show_limits,
+    build_show_array_limits,
     choose_part,
     describe_part,
+    needs_shift,
     parse_limits,
     parse_part,
     subtract,
 )
 from airflow_provider_csc.slurm.array_record import ArrayRecord
+from airflow_provider_csc.slurm.arrays import format_array
 from airflow_provider_csc.slurm.options import read_arguments
+from airflow_provider_csc.slurm.queue_limits import build_show_limits, read_limits, read_scope
 from airflow_provider_csc.slurm.run_dir import ARRAY_LOG_FILE
 
 if TYPE_CHECKING:
@@ -42,19 +45,22 @@ class ArraySubmitter:
 
     ``submitter`` is for the array as a whole; ``plan`` makes the request of a part of it. ``ended``
     is what has ended in this try, which is not run again. ``waits`` is false where nobody waits to
-    submit a second part.
+    submit a second part, ``keeps_ids`` true where Slurm must know the tasks by the author's ids.
     """
 
     submitter: Submitter
     plan: Callable[[ArrayPart], SubmitRequest]
     ended: ArrayRecord
     waits: bool = True
+    keeps_ids: bool = False
 
     async def submit(self) -> Submission:
         """
         Submit exactly once, or return the job that was submitted before; see `Submitter.submit`.
 
-        :raises ConfigError: for an array that needs several jobs when nobody waits for the first.
+        :raises ConfigError: for an array that needs several jobs when nobody waits for the first,
+            and for ids that Slurm cannot know where it must.
+        :raises SlurmError: when all of it has ended in this try, and none of its jobs is known.
         """
         whole = parse_part(self.submitter.request.array).spec
         adopted: Submission | None = None
@@ -70,7 +76,7 @@ class ArraySubmitter:
         todo = subtract(whole, earlier.merged(self.ended).ends)
         if not todo:
             # Nobody took note of that: the task concludes with the last job that did something.
-            last = next(each for each in reversed(mine) if each.completed and each.array)
+            last = _last_that_completed(mine)
             self.submitter.report("Every task of the array has completed; nothing is submitted.")
             found = await self.submitter.adopt(last)
             return self._complete(found, found.array or ArrayPart(spec=whole), earlier, whole)
@@ -81,6 +87,8 @@ class ArraySubmitter:
 
     async def _choose(self, todo: ArraySpec, whole: ArraySpec) -> ArrayPart:
         limits = await self._ask_limits()
+        if self.keeps_ids:
+            _check_ids(todo, limits)
         part = choose_part(todo, limits)
         if not self.waits and len(part.spec) < len(todo):
             raise ConfigError(
@@ -105,13 +113,10 @@ class ArraySubmitter:
             self.submitter.report(text)
 
     async def _ask_limits(self) -> ArrayLimits:
-        asked = read_arguments(self.submitter.request.asked)
-        account, partition = (
-            value if isinstance(value, str) else None
-            for value in (asked.get("account"), asked.get("partition"))
-        )
-        frames = await self.submitter.client.ask(build_show_limits())
-        return parse_limits(frames, account=account, partition=partition)
+        scope = read_scope(self.submitter.request.asked, "")
+        program = build_show_limits(scope) + build_show_array_limits()
+        frames = await self.submitter.client.ask(program)
+        return parse_limits(frames, read_limits(frames, scope))
 
     def _complete(
         self, found: Submission, part: ArrayPart, earlier: ArrayRecord, whole: ArraySpec
@@ -137,6 +142,30 @@ class ArraySubmitter:
         )
         default = f"{run_dir}/{ARRAY_LOG_FILE}" if run_dir else ""
         return stdout or default, stderr or stdout or default
+
+
+def _check_ids(todo: ArraySpec, limits: ArrayLimits) -> None:
+    if limits.max_id is not None and needs_shift(todo, limits):
+        raise ConfigError(
+            f"depends_on: 'aftercorr' pairs the tasks of two arrays by the ids that Slurm knows, "
+            f"and Slurm takes only ids below MaxArraySize ({limits.max_id}) here; "
+            f"{format_array(todo)} has higher ones. Use 'afterok', or ids below it. Nothing was "
+            "submitted.",
+            field="depends_on",
+            value="aftercorr",
+        )
+
+
+def _last_that_completed(mine: Sequence[Previous]) -> Previous:
+    """Return the newest job that completed tasks of the array."""
+    last = next((each for each in reversed(mine) if each.completed and each.array), None)
+    if last is None:
+        raise SlurmError(
+            "Every task of the array has ended in this try, and the site knows of none of its jobs "
+            "any more (were its run directories removed?). Nothing is submitted; a retry submits "
+            "what did not complete."
+        )
+    return last
 
 
 def collect(previous: Sequence[Previous]) -> ArrayRecord:

@@ -21,7 +21,9 @@ from airflow_provider_csc.client.submitter import (
 )
 from airflow_provider_csc.errors import (
     CommandTimeoutError,
+    ConfigError,
     ConnectionLostError,
+    SiteUnavailableError,
     SubmitRejectedError,
     SubmitUnknownError,
     TransportError,
@@ -97,15 +99,18 @@ class CoalescedSubmitter:
             return NoVerdict(run_dir=lost, message=error.message)
         try:
             return read_array_answer(frames, self.array, log_name=LOG_FILE)
-        except SubmitRejectedError as error:
-            # Should this fail, the refusal is still what is to be said.
-            with suppress(TransportError, UnreadableOutputError):
-                new_base = str(error.details.get("new_base", ""))
-                await self.client.ask(build_discard_array(self.array, new_base))
-            asked = " ".join(self.array.shared.asked) or "no options"
-            raise SubmitRejectedError(
-                f"{error.message} Asked for: {asked}.", **error.details
-            ) from error
+        except (SubmitRejectedError, SiteUnavailableError, ConfigError) as error:
+            if error.details.get("run_dir"):
+                # Should this fail, the refusal is still what is to be said.
+                with suppress(TransportError, UnreadableOutputError):
+                    new_base = str(error.details.get("new_base", ""))
+                    await self.client.ask(build_discard_array(self.array, new_base))
+            if isinstance(error, SubmitRejectedError):
+                asked = " ".join(self.array.shared.asked) or "no options"
+                raise SubmitRejectedError(
+                    f"{error.message} Asked for: {asked}.", **error.details
+                ) from error
+            raise
 
     async def _settle(self, unclear: NoVerdict) -> LookUp:
         return await settle(

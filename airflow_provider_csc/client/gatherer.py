@@ -25,7 +25,13 @@ from airflow_provider_csc.client.submitter import (
     killed_error,
     names_of,
 )
-from airflow_provider_csc.errors import SubmitKilledError, SubmitRejectedError, SubmitUnknownError
+from airflow_provider_csc.errors import (
+    CscError,
+    SiteUnavailableError,
+    SubmitKilledError,
+    SubmitRejectedError,
+    SubmitUnknownError,
+)
 from airflow_provider_csc.slurm.coalescing import (
     MAX_ELEMENTS,
     Member,
@@ -271,7 +277,7 @@ class Gatherer:
             self._submit_known(claimed, []), *(self._submit_alone(one) for one in unclear)
         )
 
-    async def _submit_alone(self, waiter: _Waiter) -> SubmitRejectedError | None:
+    async def _submit_alone(self, waiter: _Waiter) -> CscError | None:
         """Submit for one as if there were no others; return a refusal that passes by itself."""
         if waiter.is_gone:
             return None
@@ -289,7 +295,7 @@ class Gatherer:
                     delays=self._delays,
                 ).submit()
             )
-        except SubmitRejectedError as error:
+        except (SubmitRejectedError, SiteUnavailableError) as error:
             waiter.tell(error)
             return error if is_too_many(error) else None
         except Exception as error:  # noqa: BLE001 - it is raised where somebody waits for it

@@ -59,7 +59,7 @@ class _Waiter:
 
 @dataclass(frozen=True, slots=True)
 class _Coming:
-    """One who was let go, and whose job is not in the queue yet."""
+    """One who was let go, and of whose job nothing is known yet."""
 
     token: str
     needed: int
@@ -146,7 +146,8 @@ class QueueWatch:
         """Let go who fits; tell whether the site told how many those are."""
         now = time.monotonic()
         self._coming = [one for one in self._coming if one.until > now]
-        program = build_queue_probe(self._scope, [one.token for one in self._coming])
+        tokens = [one.token for one in self._coming]
+        program = build_queue_probe(self._scope, tokens, self._settings.work_dir)
         try:
             frames = await self._poller().client.ask(program)
         except CscError as error:

@@ -278,6 +278,7 @@ class Submitter:
                     f"{error.message} Asked for: {asked}.",
                     **error.details,
                     asked=self.request.asked,
+                    array=self.request.array,
                 ) from error
             raise
 

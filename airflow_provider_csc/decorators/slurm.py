@@ -11,6 +11,7 @@ from airflow.providers.common.compat.sdk import (
     DecoratedOperator,
     task_decorator_factory,
 )
+from airflow.sdk.bases.decorator import _TaskDecorator
 from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 
 from airflow_provider_csc.errors import (
@@ -21,6 +22,7 @@ from airflow_provider_csc.errors import (
     TransportError,
     UnreadableOutputError,
 )
+from airflow_provider_csc.operators._dependencies import name_tasks
 from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
 from airflow_provider_csc.slurm.attempt import Attempt
 from airflow_provider_csc.slurm.python_task import (
@@ -301,6 +303,25 @@ async def _read(client: SlurmClient, path: str) -> bytes | None:
         return None
 
 
+class _SlurmTaskDecorator(_TaskDecorator[..., Any, _SlurmDecoratedOperator]):
+    """Makes the tasks of a function; what they depend on is named by ids, also for mapped ones."""
+
+    def override(self, **kwargs: Any) -> _SlurmTaskDecorator:
+        """Return it with other arguments."""
+        return cast("_SlurmTaskDecorator", super().override(**_without_edges(kwargs)))
+
+
+def _without_edges(arguments: dict[str, Any]) -> dict[str, Any]:
+    """
+    Return arguments of a task whose ``depends_on`` has ids in place of tasks and outputs.
+
+    A mapped task is made without a call of the operator, and Airflow would make edges of them.
+    """
+    if "depends_on" not in arguments:
+        return arguments
+    return {**arguments, "depends_on": name_tasks(arguments["depends_on"])}
+
+
 def slurm_task(
     python_callable: Callable[..., Any] | None = None,
     *,
@@ -320,12 +341,22 @@ def slurm_task(
 
     def decorate(function: Callable[..., Any]) -> TaskDecorator:
         check_function(function, context_names=KNOWN_CONTEXT_KEYS)
-        return task_decorator_factory(
-            function,
-            multiple_outputs=multiple_outputs,
-            decorated_operator_class=_SlurmDecoratedOperator,
-            **kwargs,
+        made = cast(
+            "_TaskDecorator[..., Any, _SlurmDecoratedOperator]",
+            task_decorator_factory(
+                function,
+                multiple_outputs=multiple_outputs,
+                decorated_operator_class=_SlurmDecoratedOperator,
+                **_without_edges(kwargs),
+            ),
         )
+        named = _SlurmTaskDecorator(
+            function=made.function,
+            multiple_outputs=made.multiple_outputs,
+            operator_class=made.operator_class,
+            kwargs=made.kwargs,
+        )
+        return cast("TaskDecorator", named)
 
     if python_callable is None:
         return cast("TaskDecorator", decorate)

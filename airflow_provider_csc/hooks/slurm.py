@@ -180,6 +180,7 @@ class SlurmHook(BaseHook):
                     plan=lambda part: plan(part=part)[0],
                     ended=ended or ArrayRecord(),
                     waits=identity.waits,
+                    keeps_ids=needs is not None and needs.is_by_element,
                 ).submit()
             else:
                 submission = await submitter.submit()

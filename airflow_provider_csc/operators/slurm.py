@@ -87,7 +87,7 @@ class SlurmSubmitOperator(KillableOperator):
     the allocated processors' time), max_rss_bytes (of the largest task), run_dir, stdout_path,
     stderr_path, and resubmissions: one dict for each job that a retry policy replaced (job_id,
     state, reason, nodes, changed, why). ``job_id`` is also an XCom of its own, pushed right after
-    submission.
+    submission; of a job array that takes several jobs, at its end.
 
     With ``options={"array": "0-99%10"}`` the task is a whole job array, which Slurm runs as so many
     tasks; see docs/arrays.md. The result then also has ``array``: spec, counts by state, and what
@@ -315,12 +315,13 @@ class SlurmSubmitOperator(KillableOperator):
         if self.coalesce:
             self._submit_together(context, attempt)
         submission, attempt = self._submit_patiently(context, attempt)
-        context["ti"].xcom_push(key="job_id", value=submission.job_id)
+        present = replace(attempt, asked=submission.asked, array=_know_array(submission, attempt))
+        if not self.wait_for_completion or _decides(submission, present):
+            context["ti"].xcom_push(key="job_id", value=submission.job_id)
         if not self.wait_for_completion:
             self._end_if_killed()
             self._forget_job()
             return _to_value(_just_submitted(submission), attempt)
-        present = replace(attempt, asked=submission.asked, array=_know_array(submission, attempt))
         trigger = self._build_trigger(context, submission, present)
         if self.deferrable:
             self._hand_over(context, trigger, self.execute_complete.__name__)
@@ -525,7 +526,11 @@ class SlurmSubmitOperator(KillableOperator):
         )
 
         asked, said = error.details.get("asked"), str(error.details.get("stderr", ""))
-        scope = read_scope(asked if isinstance(asked, (list, tuple)) else (), said)
+        scope = read_scope(
+            asked if isinstance(asked, (list, tuple)) else (),
+            said,
+            part=str(error.details.get("array", "")),
+        )
         try:
             limits = SlurmHook(self.slurm_conn_id).queue_limits(scope)
         except (TransportError, UnreadableOutputError):
@@ -621,10 +626,12 @@ class SlurmSubmitOperator(KillableOperator):
                 "%s The next part is submitted.",
                 describe_counts(result.job_id, known.record.counts),
             )
-            return self._run(context, replace(present, resubmission=attempt.resubmission + 1))
+            following = present.followed(changes=attempt.changes, history=attempt.history)
+            return self._run(context, following)
         allowed = self.max_failed_tasks
         if known.telling is None or is_success(known.telling, known.record, known.whole, allowed):
             self.log.info("%s", describe_counts(result.job_id, known.record.counts))
+            context["ti"].xcom_push(key="job_id", value=result.job_id)
             value = _to_value(as_success(result), attempt)
             return {**value, "array": known.record.to_xcom(known.whole)}
         error = error_for_array(known.telling, known.record, known.whole, allowed)
@@ -640,7 +647,8 @@ class SlurmSubmitOperator(KillableOperator):
         reason = failure_of(result)
         if reason == "dependency" and (again := attempt.unlinked(result)):
             self.log.warning("%s", error.message)
-            return self._run(context, again)
+            # What was cancelled with it has not run.
+            return self._run(context, replace(again, array=_without_failures(again.array)))
         if self.on_failure is None or reason is None:
             raise error
         self.log.error("%s", error.message)
@@ -827,6 +835,17 @@ def _know_array(submission: Submission, attempt: Attempt) -> dict[str, Any] | No
     known = _known_array(attempt.array)
     record = submission.earlier.merged(known.record)
     return replace(known, whole=submission.whole, record=record).to_payload()
+
+
+def _decides(submission: Submission, attempt: Attempt) -> bool:
+    """
+    Whether what becomes of a job is what becomes of the task.
+
+    While it is not, nobody may be told to wait for this job: a job that depends on one part of an
+    array would start before the others have run.
+    """
+    known = _known_array(attempt.array)
+    return submission.array is None or known.is_decided_by(submission.array)
 
 
 def _without_failures(array: Mapping[str, Any] | None) -> dict[str, Any] | None:

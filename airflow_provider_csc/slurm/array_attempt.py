@@ -14,6 +14,8 @@ from airflow_provider_csc.slurm.result import JobResult
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from airflow_provider_csc.slurm.array_parts import ArrayPart
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrayAttempt:
@@ -31,6 +33,16 @@ class ArrayAttempt:
     def todo(self) -> ArraySpec:
         """What has not ended yet."""
         return subtract(self.whole, self.record.ends)
+
+    def is_decided_by(self, part: ArrayPart) -> bool:
+        """
+        Whether the array is what becomes of one job of it: all that has not completed is in it.
+
+        Not of one whose ids Slurm knows by other numbers, which nobody else can know.
+        """
+        return not part.shift and not subtract(
+            self.whole, {*self.record.successes().ends, *part.spec}
+        )
 
     def with_result(self, result: JobResult) -> ArrayAttempt:
         """Take in what became of one job of the array."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import posixpath
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from airflow_provider_csc.slurm.arrays import array_of, format_array, read_ids
@@ -17,7 +17,7 @@ from airflow_provider_csc.slurm.commands import LogRequest
 from airflow_provider_csc.slurm.logfollow import LogFollower
 from airflow_provider_csc.slurm.logtext import LineReader
 from airflow_provider_csc.slurm.notation import NotationError
-from airflow_provider_csc.slurm.output import parse_log
+from airflow_provider_csc.slurm.output import is_put_off, parse_log
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -69,6 +69,13 @@ class _TaskLog(LogFollower):
         if len(offsets) == len(self._logs):
             for log, offset in zip(self._logs, offsets, strict=True):
                 log.offset = log.line_offset = log.shown_bytes = offset
+
+    def requests(self) -> tuple[LogRequest, ...]:
+        """Return what to read next; after the task's end its size is wanted in any case."""
+        if self.over_since is None:
+            return super().requests()
+        # What has not changed is not told, and whether all was read is judged by an answer.
+        return tuple(replace(request, known=-1) for request in super().requests())
 
     @property
     def shown_bytes(self) -> int:
@@ -318,6 +325,8 @@ class ArrayLogs(LogFollower):
         return [*rest, f"[not shown: the rest of the logs of array {self._job_id}, {where}]"]
 
     def _read_tail(self, tail: _Tail, frame: Frame, now: float) -> list[str]:
+        if is_put_off(frame):
+            return []
         answer = parse_log(frame)
         is_late = now - tail.over_since >= _SETTLE_SECONDS
         if not is_late and not self._is_there(tail, answer, now):

@@ -13,13 +13,13 @@ from itertools import islice, takewhile
 from typing import TYPE_CHECKING
 
 from airflow_provider_csc.slurm.arrays import ArraySpec, array_of, format_array, parse_array
-from airflow_provider_csc.slurm.framing import quote
 from airflow_provider_csc.slurm.notation import NotationError, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping
+    from collections.abc import Container, Iterable, Mapping
 
     from airflow_provider_csc.slurm.framing import Frame
+    from airflow_provider_csc.slurm.queue_limits import QueueLimit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,9 +106,7 @@ def choose_part(todo: ArraySpec, limits: ArrayLimits) -> ArrayPart:
 
     What Slurm takes as it stands is taken first; only higher ids are shifted, to begin with 0.
     """
-    if not limits.most or (
-        len(todo) <= limits.most and _highest(todo) < (limits.max_id or 1 << 31)
-    ):
+    if not limits.most or (len(todo) <= limits.most and not needs_shift(todo, limits)):
         return ArrayPart(spec=todo)
     first = next(iter(todo))
     shift = 0 if limits.max_id is None or first < limits.max_id else first
@@ -117,8 +115,9 @@ def choose_part(todo: ArraySpec, limits: ArrayLimits) -> ArrayPart:
     return ArrayPart(spec=array_of(islice(within, limits.most), todo.throttle), shift=shift)
 
 
-def _highest(spec: ArraySpec) -> int:
-    return max(each[-1] for each in spec.ranges)
+def needs_shift(todo: ArraySpec, limits: ArrayLimits) -> bool:
+    """Whether Slurm takes some of the ids only as lower ones."""
+    return limits.max_id is not None and max(each[-1] for each in todo.ranges) >= limits.max_id
 
 
 def describe_part(part: ArrayPart, todo: ArraySpec, limits: ArrayLimits) -> str:
@@ -157,38 +156,23 @@ def promise(whole: ArraySpec, part: ArrayPart) -> dict[str, str]:
     }
 
 
-def build_show_limits() -> str:
-    """Ask for the limits of arrays: the controller's own, and the user's in accounting."""
-    columns = quote("format=Account,Partition,MaxSubmit")
-    return f"""
-limits_of_user() {{
-  sacctmgr --noheader --parsable2 show associations where user="$(id -un)" {columns}
-}}
-ask config scontrol show config
-ask associations limits_of_user
-"""
+def build_show_array_limits() -> str:
+    """Ask the controller for its own limits of arrays."""
+    return "ask config scontrol show config\n"
 
 
 _CONFIG = {"max_id": r"^MaxArraySize\s*=\s*(\d+)", "max_tasks": r"\bmax_array_tasks=(\d+)"}
 
 
-def parse_limits(
-    frames: Mapping[str, Frame], *, account: str | None, partition: str | None
-) -> ArrayLimits:
+def parse_limits(frames: Mapping[str, Frame], queue_limits: Iterable[QueueLimit]) -> ArrayLimits:
     """
-    Read the limits; what a source does not tell is no limit, for Slurm refuses what is too much.
+    Put the controller's limits and those on jobs in the queue together.
 
-    Of several associations that may be meant, the narrowest counts.
+    What a source does not tell is no limit, for Slurm refuses what is too much. Nor is a limit of
+    0: no part is short enough for that, and the refusal says so.
     """
     config = frames["config"].text if frames["config"].status == 0 else ""
     found = {name: re.search(pattern, config, re.MULTILINE) for name, pattern in _CONFIG.items()}
     values = {name: int(match[1]) or None for name, match in found.items() if match}
-    answer = frames["associations"]
-    rows = [line.split("|") for line in answer.text.splitlines()] if answer.status == 0 else []
-    limits = [
-        int(row[2])
-        for row in rows
-        if len(row) == 3 and row[2].isdecimal()  # noqa: PLR2004 - the columns asked for
-        if account in (None, row[0]) and row[1] in ("", partition)
-    ]
-    return ArrayLimits(**values, max_queued=min(limits, default=0) or None)
+    queued = [each.limit for each in queue_limits if each.limit]
+    return ArrayLimits(**values, max_queued=min(queued, default=None))

@@ -55,6 +55,7 @@ if [ -n "$csc_first" ] && [ "${{csc_first%%;*}}" != "$csc_id" ]; then
   scancel "$csc_id"
   exit 1
 fi
+{log}\
 rm -f -- "$csc_record"
 csc_started=$(date +%s)
 csc_child=
@@ -128,7 +129,6 @@ done
 # A job of one task among those of others: it has a run directory of its own, which the array's list
 # names; from here on it is a job like any other. What the array alone knows is not for its script.
 # One element of an array has the array's own number as SLURM_JOB_ID: to cancel that cancels all.
-# Its log gets a second name, without a second file: Slurm's own last words are in it, too.
 _ELEMENT = r"""if [ -n "$2" ]; then
   mapfile -t -s "$SLURM_ARRAY_TASK_ID" -n 1 csc_line <"$1/@MEMBERS"
   csc_run_dir=${csc_line[0]}
@@ -140,15 +140,20 @@ _ELEMENT = r"""if [ -n "$2" ]; then
   csc_id=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
   csc_self=$csc_id
   csc_record=$csc_run_dir/@EXIT
-  csc_log=$csc_run_dir/@LOG
-  [ -e "$csc_log" ] || ln -- "$1/$SLURM_ARRAY_TASK_ID.log" "$csc_log" 2>/dev/null ||
-    ln -s -- "$1/$SLURM_ARRAY_TASK_ID.log" "$csc_log"
+  csc_log=$1/$SLURM_ARRAY_TASK_ID.log
   csc_script=$csc_run_dir/@SCRIPT
   [ -e "$csc_script" ] || csc_script=$1/@SCRIPT
   if [ . -ef "$1" ]; then
     cd -- "$csc_run_dir" || exit 1
     SLURM_SUBMIT_DIR=$PWD
   fi
+fi
+"""
+# Its log gets a second name, without a second file: Slurm's own last words are in it, too. Only the
+# job that runs may have it, and in place of one that another left there.
+_LINK_LOG = r"""if [ -n "$2" ] && [ ! "$csc_log" -ef "$csc_run_dir"/@LOG ]; then
+  ln -f -- "$csc_log" "$csc_run_dir"/@LOG 2>/dev/null ||
+    ln -f -s -- "$csc_log" "$csc_run_dir"/@LOG
 fi
 """
 _SOURCE_EXPORTS = """\
@@ -219,7 +224,8 @@ def render_batch_script(
     directory (`render_exports`). As an array it gets the array's directory, and a second argument.
     """
     element = fill_names(_ELEMENT) if is_shared else ""
-    head = fill_names(_HEAD).format(directives="\n".join(directives), element=element)
+    log = fill_names(_LINK_LOG) if is_shared else ""
+    head = fill_names(_HEAD).format(directives="\n".join(directives), element=element, log=log)
     exports = fill_names(_SOURCE_EXPORTS) if is_shared else _render_exports(environment.env)
     body = _render_environment(environment, promised or {}, exports)
     return head + body + fill_names(_TAIL).format()

@@ -54,10 +54,11 @@ cancel_submission() {
   read -r array index < <(group_of "$run_dir")
   ask squeue named
   while read -r id name; do
-    case $name in
-      *".$token") ids+=("$id") ;;
-      *".${array:-none}") ids+=("${id}_$index") ;;
-    esac
+    if [[ $name == *".$token" ]]; then
+      ids+=("$id")
+    elif [ -n "$array" ] && [[ $name == *".$array" ]]; then
+      ids+=("${id}_$index")
+    fi
   done < <(sort -u <<<"$answer")
   frame job_ids 0 "${ids[*]}"
   [ "${#ids[@]}" -eq 0 ] || ask scancel cancel_jobs "${ids[@]}"

@@ -11,7 +11,7 @@ import re
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_csc.errors import SubmitKilledError, SubmitRejectedError
+from airflow_provider_csc.errors import SiteUnavailableError, SubmitKilledError, SubmitRejectedError
 from airflow_provider_csc.slurm.framing import Frame
 from airflow_provider_csc.slurm.identity import TaskIdentity, build_array_token, build_job_name
 from airflow_provider_csc.slurm.output import parse_job_id
@@ -193,8 +193,9 @@ _TOO_MANY = re.compile(
 
 def is_too_many(error: Exception) -> bool:
     """Whether Slurm refused an array that may only have been too large."""
-    said = str(error.details.get("stderr", "")) if isinstance(error, SubmitRejectedError) else ""
-    return _TOO_MANY.search(said) is not None
+    if not isinstance(error, (SubmitRejectedError, SiteUnavailableError)):
+        return False
+    return _TOO_MANY.search(str(error.details.get("stderr", ""))) is not None
 
 
 # What became of one member. Claimed: its run directory was made before, and holds no id that is

@@ -110,7 +110,7 @@ write_members() {
 }
 write_array() {
   put 700 "$run_dir/@SCRIPT" "$script" &&
-    put 600 "$run_dir/@NAME" "$searched" &&
+    put 600 "$run_dir/@NAME" "$searched"$'\n' &&
     list_members >"$run_dir/@MEMBERS" &&
     put 600 "$run_dir/@BATCH" "$batch"
 }

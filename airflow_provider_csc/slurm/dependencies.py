@@ -155,6 +155,11 @@ class Needs:
         """Whether it waits for earlier jobs of its own name."""
         return any(each.kind == SINGLETON for each in self.upstreams)
 
+    @property
+    def is_by_element(self) -> bool:
+        """Whether each element of an array waits for the same one of another."""
+        return any(each.kind == AFTER_CORR for each in self.upstreams)
+
 
 @dataclass(frozen=True, slots=True)
 class NotYet:

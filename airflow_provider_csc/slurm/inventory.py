@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from airflow_provider_csc.slurm.batch import ExitRecord, parse_exit_record
 from airflow_provider_csc.slurm.framing import assignments, quote, words
 from airflow_provider_csc.slurm.output import (
+    AccountingRow,
     Answer,
     NoAnswer,
     QueueRow,
@@ -314,13 +315,21 @@ def parse_reaping(frames: Mapping[str, Frame]) -> dict[str, str]:
 
 
 def parse_ended(frames: Mapping[str, Frame], job_ids: Sequence[str]) -> frozenset[str]:
-    """Return the jobs of which sacct says that they, and all their elements, have ended."""
+    """
+    Return the jobs of which sacct says that they, and all their elements, have ended.
+
+    Of an element of an array (``123_7``) it is asked about that alone.
+    """
     accounts = parse_accounting(frames["sacct"])
-    rows = accounts.rows if isinstance(accounts, Answer) else ()
-    states: dict[str, list[bool]] = {}
-    for row in rows:
-        states.setdefault(_base_id(row.job_id), []).append(row.state.is_final)
-    return frozenset(one for one in job_ids if states.get(one) and all(states[one]))
+    rows: dict[str, list[AccountingRow]] = {}
+    for row in accounts.rows if isinstance(accounts, Answer) else ():
+        rows.setdefault(_base_id(row.job_id), []).append(row)
+
+    def has_ended(job_id: str) -> bool:
+        own = [row for row in rows.get(_base_id(job_id), ()) if belongs_to(row.job_id, job_id)]
+        return bool(own) and all(row.state.is_final for row in own)
+
+    return frozenset(filter(has_ended, job_ids))
 
 
 def parse_live_token(job_name: str) -> str | None:

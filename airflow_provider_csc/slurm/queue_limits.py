@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_csc.slurm.arrays import parse_array
-from airflow_provider_csc.slurm.framing import assignments, quote
+from airflow_provider_csc.slurm.array_parts import parse_part
+from airflow_provider_csc.slurm.framing import assignments, words
 from airflow_provider_csc.slurm.notation import NotationError
 from airflow_provider_csc.slurm.options import read_arguments
-from airflow_provider_csc.slurm.shell import SLURM
+from airflow_provider_csc.slurm.run_dir import fill_names
+from airflow_provider_csc.slurm.shell import PLACE, SLURM
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -53,8 +54,13 @@ class QueueScope:
         return cls(**{name: payload[name] for name in cls.__slots__ if name in payload})
 
 
-def read_scope(asked: Sequence[str], said: str) -> QueueScope:
-    """Return whose limits a refused submission reached, from its options and sbatch's words."""
+def read_scope(asked: Sequence[str], said: str, *, part: str = "") -> QueueScope:
+    """
+    Return whose limits a refused submission reached, from its options and sbatch's words.
+
+    The options are those of an array as a whole; ``part`` is what was submitted of it (see
+    `array_parts.format_part`), empty where that was all.
+    """
     options = {name: str(value) for name, value in read_arguments(asked).items()}
     code = _CODE.search(said)
     return QueueScope(
@@ -62,13 +68,13 @@ def read_scope(asked: Sequence[str], said: str) -> QueueScope:
         partition=options.get("partition", ""),
         qos=options.get("qos", ""),
         code=code.group() if code else "",
-        needed=_count_elements(options.get("array")),
+        needed=_count_elements(part or options.get("array")),
     )
 
 
 def _count_elements(array: str | None) -> int:
     try:
-        return len(parse_array(array)) if array else 1
+        return len(parse_part(array).spec) if array else 1
     except NotationError:
         return 1
 
@@ -93,9 +99,22 @@ class QueueLimit:
 
 
 # An association's own row shows what it inherits, save the limits of the account as a whole (seen
-# on 22.05). Many rows of squeue are counted where they are.
-_PROBE = r"""
+# on 22.05).
+_LIMITS = r"""
 manage() { slurm timeout 30 sacctmgr --parsable2 --noheader show "$@"; }
+me=$(id -un)
+ask cluster eval "slurm timeout 30 scontrol show config | sed -n 's/^ClusterName *= *//p'"
+[ -n "$account" ] || account=$(manage user "$me" format=DefaultAccount 2>/dev/null | head -n 1)
+frame account 0 "$account"
+ask assoc manage assoc where user="$me" format=Cluster,Account,Partition,MaxSubmit,DefaultQOS
+ask group manage assoc where user= account="$account" format=Cluster,Account,GrpSubmit
+ask qos manage qos format=Name,MaxSubmitPU,MaxSubmitPA,GrpSubmit
+[ -z "$partition" ] || ask partition slurm scontrol --oneliner show partition "${partition%%,*}"
+"""
+# Many rows of squeue are counted where they are. Of a submission that has become an element of
+# several tasks' array squeue shows that array's name: its run directory tells. This is asked before
+# the rows are counted, so that nobody's job is missing in both.
+_COUNTS = r"""
 count() {
   local rows
   rows=$(slurm timeout 30 squeue --array --noheader --format='%a|%P|%q' "$@" 2>&1) || {
@@ -105,39 +124,41 @@ count() {
   [ -z "$rows" ] || printf '%s\n' "$rows" | sort | uniq -c
 }
 names() {
-  slurm timeout 30 squeue --me --noheader --format=%j | grep -F -o "${tokens[@]}" | sort -u
+  local base token
+  base=$(place "$base_dir")
+  for token in "${tokens[@]}"; do
+    [ ! -s "$base/$token/@JOB_ID" ] || printf '%s\n' "$token"
+  done
+  slurm timeout 30 squeue --me --noheader --format=%j | grep -F -o "${tokens[@]/#/-e}" | sort -u
   return "${PIPESTATUS[0]}"
 }
-me=$(id -un)
-ask cluster eval "slurm timeout 30 scontrol show config | sed -n 's/^ClusterName *= *//p'"
-[ -n "$account" ] || account=$(manage user "$me" format=DefaultAccount 2>/dev/null | head -n 1)
-frame account 0 "$account"
-ask assoc manage assoc where user="$me" format=Cluster,Account,Partition,MaxSubmit,DefaultQOS
-ask group manage assoc where user= account="$account" format=Cluster,Account,GrpSubmit
-ask qos manage qos format=Name,MaxSubmitPU,MaxSubmitPA,GrpSubmit
-[ -z "$partition" ] || ask partition slurm scontrol --oneliner show partition "${partition%%,*}"
+[ "${#tokens[@]}" -eq 0 ] || ask names names
 ask mine count --me
 ask all count --account="$account"
-[ "${#tokens[@]}" -eq 0 ] || ask names names
 """
 
 
-def build_queue_probe(scope: QueueScope, tokens: Sequence[str] = ()) -> str:
-    """Ask for limits and counts, and which of some submissions have their jobs in the queue."""
+def build_queue_probe(scope: QueueScope, tokens: Sequence[str] = (), base_dir: str = "~") -> str:
+    """Ask for limits and counts, and which of some submissions below ``base_dir`` were made."""
+    given = f"{assignments({'base_dir': base_dir})}\ntokens=({words(tokens)})\n"
+    return f"{given}{build_show_limits(scope)}{PLACE}{fill_names(_COUNTS)}"
+
+
+def build_show_limits(scope: QueueScope) -> str:
+    """Ask for limits alone, as for `build_queue_probe`, without what is queued."""
     given = assignments({"account": scope.account, "partition": scope.partition})
-    words = " ".join(f"-e {quote(token)}" for token in tokens)
-    return f"{given}\ntokens=({words})\n{SLURM}{_PROBE}"
+    return f"{given}\n{SLURM}{_LIMITS}"
 
 
 def read_tokens(frames: Mapping[str, Frame]) -> set[str]:
-    """Return which of the submissions that were asked for have a job in the queue."""
+    """Return which of the submissions that were asked for have a job."""
     return set(frames["names"].text.split()) if "names" in frames else set()
 
 
 def read_limits(frames: Mapping[str, Frame], scope: QueueScope) -> tuple[QueueLimit, ...]:
     """Return the limits on jobs in the queue that are known to hold for a submission."""
     account, cluster = frames["account"].text, frames["cluster"].text
-    mine, everybody = _read_counts(frames["mine"]), _read_counts(frames["all"])
+    mine, everybody = _read_counts(frames.get("mine")), _read_counts(frames.get("all"))
     own = _pick_association(_rows(frames["assoc"], cluster), account, scope.partition)
     found: list[QueueLimit] = []
     if own and own[3].isdecimal():
@@ -204,9 +225,9 @@ def _qos_limits(
 _Counts = list[tuple[int, str, str, str]]
 
 
-def _read_counts(frame: Frame) -> _Counts | None:
+def _read_counts(frame: Frame | None) -> _Counts | None:
     """Read numbers of jobs by account, partition and quality of service; None for no answer."""
-    if frame.status != 0:
+    if frame is None or frame.status != 0:
         return None
     counts: _Counts = []
     for line in frame.text.splitlines():

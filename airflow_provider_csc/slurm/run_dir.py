@@ -23,7 +23,7 @@ LOG_FILE = "stdout.log"
 # The variables of the job, where its batch script may be shared by others.
 EXPORTS_FILE = "exports.sh"
 # In the directory of an array of several tasks' jobs: the run directory of each element, one a
-# line; and the array's name.
+# line; and the array's name, an empty line for one that sacct cannot search for.
 MEMBERS_FILE = "members"
 NAME_FILE = "array_name"
 # How far the logs were shown, and by what the job is known again.

@@ -275,6 +275,7 @@ def read_refusal(sbatch: Frame, run_dir: str, new_base: str) -> NoVerdict:
     Read what an sbatch that gave no id said.
 
     :raises SubmitRejectedError: when it is known that nothing was submitted.
+    :raises SiteUnavailableError: when the controller takes nothing now; nothing was submitted.
     """
     if sbatch.status == 0 or not is_submit_verdict(sbatch):
         return NoVerdict(run_dir=run_dir, message=sbatch.text)
@@ -285,6 +286,7 @@ def read_refusal(sbatch: Frame, run_dir: str, new_base: str) -> NoVerdict:
             f"Slurm takes no more jobs just now ({said}). Nothing was submitted.",
             run_dir=run_dir,
             new_base=new_base,
+            stderr=sbatch.text,
         )
     raise SubmitRejectedError(
         f"Slurm refused the job: {said}\n{find_remedy(sbatch.text)} Nothing was submitted.",
@@ -520,7 +522,9 @@ def _previous(
             accounted = [
                 row for row in accounted if not _is_older(_age(clock, None, [row]), run_seconds)
             ]
-        job_id = _pick(queued, accounted, group)
+        found = _pick(queued, accounted)
+        # The elements of an array are one job, but for one of several tasks' jobs.
+        job_id = found if group or found is None else found.partition("_")[0]
     if job_id is None and group and not is_given_up:
         array_id = parse_job_id(_text(files.get("group_id")))
         job_id = f"{array_id}_{group.index}" if array_id else None
@@ -559,9 +563,7 @@ def _previous(
     )
 
 
-def _pick(
-    queued: Sequence[QueueRow], accounted: Sequence[AccountingRow], group: GroupElement | None
-) -> str | None:
+def _pick(queued: Sequence[QueueRow], accounted: Sequence[AccountingRow]) -> str | None:
     """
     Return the id among jobs of one name that counts: one that lives, else one that succeeded.
 
@@ -574,11 +576,7 @@ def _pick(
         is_live = not row.state.is_final and row.job_id not in ended
         return 0 if is_live else 1 if row.state.is_success else 2
 
-    if not known:
-        return None
-    job_id = min(known, key=rank).job_id
-    # The elements of a task's own array are one job; of an array of several tasks one element is.
-    return job_id if group else job_id.partition("_")[0]
+    return min(known, key=rank).job_id if known else None
 
 
 def _files_of(number: Number, frames: Mapping[str, Frame]) -> dict[str, Frame]:

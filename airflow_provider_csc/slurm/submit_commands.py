@@ -116,7 +116,7 @@ place_of() {
   [[ $text =~ \"group\":\ \"([^\"]*)\",\ \"index\":\ ([0-9]+)\} ]] &&
     element="${BASH_REMATCH[1]} ${BASH_REMATCH[2]}"
   [[ $text =~ \"array\":\ \"([^\"]*)\" ]] && part=${BASH_REMATCH[1]}
-  [ -n "$text" ]
+  return 0
 }
 earlier() { local LC_ALL=C; [ -n "$1" ] && [ -n "$2" ] && [[ $1 < $2 ]]; }
 older_than_run() {
@@ -380,6 +380,7 @@ look() {
     show "group_id.$suffix" "$array/@JOB_ID"
     [ ! -e "$array/@NO_VERDICT" ] || frame "no_verdict.$suffix" 0 "$(made "$array/@NO_VERDICT")"
     IFS= read -r -d '' name <"$array/@NAME"
+    name=${name%$'\n'}
     names=${name:+${names:+$names,$name}}
   fi 2>/dev/null
 }

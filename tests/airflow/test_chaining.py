@@ -14,10 +14,13 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_csc import upstreams
+from airflow_provider_csc.client import array_submitter
 from airflow_provider_csc.client.slurm import SlurmClient
 from airflow_provider_csc.errors import ConfigError, JobDependencyError
 from airflow_provider_csc.hooks import slurm as hook_module
 from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
+from airflow_provider_csc.slurm.array_parts import ArrayLimits
+from airflow_provider_csc.slurm.array_record import ArrayRecord, TaskEnd
 from airflow_provider_csc.slurm.attempt import Attempt
 from airflow_provider_csc.slurm.result import JobResult
 from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
@@ -240,6 +243,45 @@ def test_a_dependency_that_slurm_refuses_without_a_reason_is_tried_once_more(
     second = submitted(lambda: task.execute_complete(context, never_satisfied(first)))
     with pytest.raises(JobDependencyError):
         task.execute_complete(context, never_satisfied(second))
+
+
+def test_an_array_that_slurm_will_never_start_is_submitted_again_as_a_whole(world: World) -> None:
+    up = world.submit()
+    world.fake.switch("array_is_one_row")
+    world.states, world.ids = {"up": "deferred"}, {"up": up}
+    task = operator(options={"array": "0-9"})
+    context = build_context(task)
+    first = submitted(lambda: task.execute(context))
+    record = ArrayRecord()
+    end = TaskEnd(job_id=first.job_ids[0], state="CANCELLED", failure="dependency")
+    record.ends |= dict.fromkeys(range(10), end)
+    event = never_satisfied(first)
+    event["results"][0]["array"] = record.to_payload()
+    world.end(first.job_ids[0], "CANCELLED")
+
+    second = submitted(lambda: task.execute_complete(context, event))
+    assert second.array == "0-9"
+    assert second.job_ids != first.job_ids
+
+
+def test_elements_are_paired_only_by_ids_that_slurm_knows(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    up = world.submit()
+    world.fake.switch("array_is_one_row")
+    world.states, world.ids = {"up": "deferred"}, {"up": up}
+    monkeypatch.setattr(
+        array_submitter, "parse_limits", lambda *_args, **_more: ArrayLimits(max_id=10)
+    )
+    for array, is_refused in (("0-9", False), ("5-14", True)):
+        task = operator(options={"array": array}, depends_on={"aftercorr": "up"})
+        if is_refused:
+            with pytest.raises(AirflowFailException, match="'aftercorr' pairs the tasks"):
+                task.execute(build_context(task))
+        else:
+            trigger = submitted(lambda task=task: task.execute(build_context(task)))
+            assert world.dependency(trigger.job_ids[0]) == f"aftercorr:{up}"
+    assert len(world.fake.jobs) == 2
 
 
 def test_a_job_that_was_submitted_before_an_outage_is_found_before_anything_is_judged(

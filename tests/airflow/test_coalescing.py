@@ -5,13 +5,20 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowTaskTimeout,
+    TaskDeferred,
+)
 
 from airflow_provider_csc.client import gatherer as gatherers
 from airflow_provider_csc.client import poller as pollers
+from airflow_provider_csc.client import queue_watch
+from airflow_provider_csc.client.slurm import SlurmClient
 from airflow_provider_csc.errors import (
     ConfigError,
     ConnectFailedError,
@@ -20,8 +27,10 @@ from airflow_provider_csc.errors import (
     SubmitRejectedError,
     from_payload,
 )
+from airflow_provider_csc.hooks import slurm as hooks
 from airflow_provider_csc.slurm.coalescing import Member
 from airflow_provider_csc.triggers import slurm as triggers
+from airflow_provider_csc.triggers.slurm_queue import SlurmQueueTrigger
 from airflow_provider_csc.triggers.slurm_submit import SlurmSubmitTrigger
 from tests.support import fake_site as faults
 from tests.support.fake_site import FakeSite, FaultyTransport, LocalTransport, fake_site
@@ -29,7 +38,7 @@ from tests.support.instances import Instances, operator, run_all
 from tests.support.task import build_context, first_event, stored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from airflow_provider_csc.hooks.slurm import SlurmHook
 
@@ -46,6 +55,13 @@ class Site:
     @property
     def states(self) -> dict[str, str]:
         return {job_id: job["state"] for job_id, job in self.fake.jobs.items()}
+
+    def submit_held(self, name: str) -> str:
+        """Submit a job of somebody else's, which waits."""
+        client = SlurmClient(LocalTransport(self.fake))
+        name = shlex.quote(name)
+        program = f"cd; printf '#!/bin/sh\\n' >job; ask job sbatch --hold --job-name={name} job"
+        return asyncio.run(client.ask(program))["job"].text
 
 
 async def read_settings(hook: SlurmHook) -> object:
@@ -66,6 +82,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         # Airflow 3.1 reads a connection in async code inside its triggerer only.
         monkeypatch.setattr(triggers.SlurmHook, "aget_settings", read_settings)
         monkeypatch.setattr(pollers, "SshTransport", lambda _settings: site.transport)
+        monkeypatch.setattr(hooks, "_open", lambda _settings: SlurmClient(site.transport))
         monkeypatch.setattr(gatherers, "RESOLVE_DELAYS", (0.05, 0.1))
         yield site
 
@@ -132,12 +149,57 @@ def test_a_refusal_fails_every_instance_for_good(site: Site) -> None:
     assert site.states == {}
 
 
-def test_a_full_queue_is_an_ordinary_failure(site: Site) -> None:
-    instances = Instances(3, run_id="full")
+def test_an_account_that_may_submit_nothing_fails_every_instance_for_good(site: Site) -> None:
+    instances = Instances(3, run_id="nothing")
     with site.fake.fault("max_submit", "0"):
         results = instances.complete(run_all(instances.defer()))
 
-    assert {type(each) for each in results} == {SubmitRejectedError}
+    assert {type(each) for each in results} == {AirflowFailException}
+    assert "MaxSubmit of account project is 0" in str(results[0])
+    assert site.states == {}
+
+
+def stand_in_line(instances: Instances, events: Sequence[Any]) -> list[TaskDeferred]:
+    """Do as the workers do that a refusal has woken: they wait for room."""
+    found = []
+    for one, context, event in zip(instances.operators, instances.contexts, events, strict=True):
+        with pytest.raises(TaskDeferred) as caught:
+            one.execute_complete(context, json.loads(json.dumps(event)))
+        assert caught.value.method_name == "execute_again"
+        found.append(caught.value)
+    return found
+
+
+def test_instances_that_are_refused_for_a_full_queue_wait_and_are_submitted_later(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_watch, "_JITTER_SECONDS", 0)
+    instances = Instances(3, run_id="full")
+    others = [site.submit_held(f"other {number}") for number in range(3)]
+    with site.fake.fault("max_submit", "3"):
+        waits = stand_in_line(instances, run_all(instances.defer()))
+        line = [stored(each.trigger) for each in waits]
+        assert {type(each) for each in line} == {SlurmQueueTrigger}
+        assert "MaxSubmit of account project is 3, 3 are queued" in line[0].reason
+        assert len({each.token for each in line}) == 3
+        assert sorted(site.states) == sorted(others)
+        assert list((site.fake.home / "airflow-runs").glob("*")) == []
+
+        for job_id in others:
+            site.fake.change(job_id, state="COMPLETED")
+        events = run_all(line)
+        assert events == [{"status": "up"}] * 3
+        again = []
+        for one, context, wait in zip(instances.operators, instances.contexts, waits, strict=True):
+            kept = json.loads(json.dumps(wait.kwargs))
+            with pytest.raises(TaskDeferred) as caught:
+                one.execute_again(context, {"status": "up"}, **kept)
+            again.append(stored(caught.value.trigger))
+        results = instances.complete(run_all(again))
+
+    assert [each["state"] for each in results] == ["COMPLETED"] * 3
+    assert len({each["job_id"].partition("_")[0] for each in results}) == 1
+    assert len(site.states) == 6
 
 
 def test_a_site_that_is_away_is_waited_for_in_the_triggerer(

@@ -143,6 +143,27 @@ def test_it_is_an_ordinary_decorator_of_airflow() -> None:
     assert dag.get_task("add").multiple_outputs is True
 
 
+def test_what_it_depends_on_is_no_edge_even_of_a_mapped_task() -> None:
+    with DAG("test_dag", schedule=None) as dag:
+        first = add.override(task_id="first")(1)
+
+        @task.slurm(depends_on=first)
+        def f(a: int) -> int:
+            return a
+
+        f.expand(a=[1, 2])
+        f.override(task_id="g", depends_on={"afterany": [first]}).expand(a=[1, 2])
+        f.override(task_id="h", depends_on=first.operator)(1)
+        f.override(task_id="i", depends_on=[first]).partial().override(retries=3).expand(a=[1])
+
+    assert [dag.get_task(name).upstream_task_ids for name in "fghi"] == [set()] * 4
+    assert dag.get_task("f").partial_kwargs["depends_on"] == "first"
+    assert dag.get_task("g").partial_kwargs["depends_on"] == {"afterany": ["first"]}
+    assert dag.get_task("h").depends_on == "first"
+    assert dag.get_task("i").partial_kwargs["depends_on"] == ["first"]
+    assert dag.get_task("i").partial_kwargs["retries"] == 3
+
+
 def test_multiple_outputs_may_be_said() -> None:
     @task.slurm(multiple_outputs=False)
     def f() -> dict[str, int]:

@@ -18,9 +18,11 @@ from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
 from airflow_provider_csc.slurm.array_parts import ArrayLimits, parse_part
 from airflow_provider_csc.slurm.array_record import ArrayRecord, TaskEnd
 from airflow_provider_csc.slurm.arrays import parse_array
+from airflow_provider_csc.slurm.attempt import Attempt
 from airflow_provider_csc.slurm.policy import SlurmRetryPolicy
 from airflow_provider_csc.slurm.result import JobResult
 from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
+from airflow_provider_csc.triggers.slurm_queue import SlurmQueueTrigger
 from tests.support import fake_site as faults
 from tests.support.fake_site import FakeSite, FaultyTransport, LocalTransport, fake_site
 from tests.support.task import build_context
@@ -178,6 +180,57 @@ def test_parts_follow_one_another_within_the_try(
         task.execute_complete(context, ended(site, third))
 
 
+def test_what_one_part_had_to_wait_for_is_no_matter_of_the_next(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit(monkeypatch, max_queued=5)
+    task = operator("0-9")
+    context = build_context(task)
+    waited = Attempt(waits=3, looks=20, refusals=11, queued_since=1.0, deadline=9e9)
+    first = submitted(lambda: task.execute_again(context, UP, waited.to_payload()))
+    second = submitted(lambda: task.execute_complete(context, ended(site, first)))
+    left = Attempt.from_payload(second.attempt)
+    assert (left.waits, left.looks, left.refusals, left.queued_since) == (0, 0, 0, None)
+    assert (left.resubmission, left.deadline) == (1, 9e9)
+    assert second.array == "5-9"
+
+
+def test_no_part_of_an_array_is_told_to_others_as_its_job(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What depends on one would start before the others have run, or in spite of their failure."""
+    limit(monkeypatch, max_queued=5)
+    task = operator("0-9", max_failed_tasks=1)
+    context = build_context(task)
+    first = submitted(lambda: task.execute(context))
+    assert "job_id" not in context["ti"].xcoms
+    last = submitted(lambda: task.execute_complete(context, ended(site, first, FAILED="3")))
+    assert "job_id" not in context["ti"].xcoms
+    task.execute_complete(context, ended(site, last))
+    assert context["ti"].xcoms["job_id"] == last.job_ids[0]
+
+
+def test_a_job_with_all_that_has_not_completed_is_told_at_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit(monkeypatch, max_queued=5)
+    task, context = operator("0-9"), build_context(operator("0-9"))
+    first = submitted(lambda: task.execute(context))
+    last = submitted(lambda: task.execute_complete(context, ended(site, first)))
+    assert context["ti"].xcoms["job_id"] == last.job_ids[0]
+
+
+def test_a_job_whose_ids_only_its_own_script_knows_is_not_told(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit(monkeypatch, max_id=10)
+    task = operator("10-14")
+    context = build_context(task)
+    trigger = submitted(lambda: task.execute(context))
+    assert trigger.array == "10-14 shifted by 10"
+    assert "job_id" not in context["ti"].xcoms
+
+
 def test_a_part_that_has_to_wait_for_the_site_is_not_forgotten(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,6 +250,25 @@ def test_a_part_that_has_to_wait_for_the_site_is_not_forgotten(
     assert second.array == "5-9"
     result = task.execute_complete(context, ended(site, second))
     assert result["array"]["counts"] == {"COMPLETED": 10}
+
+
+def test_a_part_that_is_refused_for_a_full_queue_waits_for_the_room_it_needs(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit(monkeypatch, max_queued=100)
+    other, task = operator("0-9", task_id="other"), operator("0-299%10")
+    submitted(lambda: other.execute(build_context(other)))
+    said = "sbatch: error: AssocMaxSubmitJobLimit"
+    with (
+        site.fake.fault("max_submit_shown", "100\n"),
+        site.fake.fault("sbatch_says", said),
+        pytest.raises(TaskDeferred) as caught,
+    ):
+        task.execute(build_context(task))
+    trigger = caught.value.trigger
+    assert isinstance(trigger, SlurmQueueTrigger)
+    assert trigger.scope["needed"] == 100
+    assert "is 100, 1 are queued" in str(trigger.reason)
 
 
 @pytest.mark.parametrize("fault", [faults.drop_after, faults.drop_before, faults.time_out])

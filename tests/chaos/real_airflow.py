@@ -13,7 +13,7 @@ import os
 import signal
 import time
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,7 @@ _BROKEN = {**_TIMES, "AIRFLOW__CORE__PARALLELISM": "12"}
 # no program can keep that.
 _KILLED = {"AIRFLOW__CORE__PARALLELISM": "4"}
 _GRACE_SECONDS = 30
+_HUNG_SECONDS = 30
 # How lines of a task's log begin that tell who had it: Airflow's, and the provider's own.
 _HANDED_OVER = "Pausing task as DEFERRED"
 _REFUSED_SECONDS = 1.5
@@ -104,6 +105,31 @@ class RealAirflow:
                     raise
             await asyncio.sleep(1)
 
+    async def bring_back(self) -> None:
+        """
+        Start what has ended by itself, as whoever runs Airflow does.
+
+        Some end when their database is away. A scheduler may hang then: it waits for its workers,
+        and these for a lock that one had that was killed (seen in 3.3.2).
+        """
+        for service in ("dag-processor", "triggerer", "triggerer-2", "scheduler"):
+            if self._pid(service) is None:
+                await self.control("start", service)
+        health = await self.call(lambda api: api.get("/monitor/health"))
+        since = health["scheduler"]["latest_scheduler_heartbeat"]
+        beaten = datetime.fromisoformat(since) if since else datetime.now(UTC)
+        if (datetime.now(UTC) - beaten).total_seconds() > _HUNG_SECONDS:
+            await self.control("kill", "scheduler")
+            await self.control("start", "scheduler")
+
+    def _pid(self, service: str) -> int | None:
+        try:
+            pid = int((self.directory / "run" / f"{service}.pid").read_text())
+            os.kill(pid, 0)
+        except (OSError, ValueError):
+            return None
+        return pid
+
     def task_processes(self) -> list[int]:
         """The processes below the scheduler: LocalExecutor's workers and their tasks."""
         try:
@@ -122,6 +148,7 @@ async def airflow_broken(stage: Stage) -> None:
     await _break(stage, airflow, stage.options.seconds(120, 20))
     end = time.monotonic() + stage.time_limit
     while not await _all_ended(airflow, run) and time.monotonic() < end:
+        await airflow.bring_back()
         await asyncio.sleep(1)
     await _take_down(stage, airflow, run)
 

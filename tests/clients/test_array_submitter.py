@@ -9,9 +9,9 @@ import pytest
 
 from airflow_provider_csc.client.array_submitter import ArraySubmitter
 from airflow_provider_csc.client.submitter import Submitter
-from airflow_provider_csc.errors import ConfigError
+from airflow_provider_csc.errors import ConfigError, SlurmError
 from airflow_provider_csc.slurm.array_parts import format_part
-from airflow_provider_csc.slurm.array_record import ArrayRecord
+from airflow_provider_csc.slurm.array_record import ArrayRecord, TaskEnd
 from airflow_provider_csc.slurm.plan import JobSpec, build_request, read_source
 from tests.support.fake_site import FakeSite
 
@@ -98,9 +98,35 @@ async def test_ids_beyond_a_sites_limit_are_shifted(faulty_bench: FaultyBench) -
     assert "lower by 20" in faulty_bench.said[-1]
 
 
+async def test_the_limits_are_those_that_a_refusal_is_judged_by(faulty_bench: FaultyBench) -> None:
+    """Of another cluster's, another account's, and of the quality of service."""
+    manager = faulty_bench.site.root / "bin" / "sacctmgr"  # type: ignore[union-attr]
+    manager.write_text(
+        "#!/bin/bash\n"
+        'case "$*" in\n'
+        "  *DefaultAccount) echo project ;;\n"
+        "  *'user= '*) echo 'fake|project|' ;;\n"
+        "  *' assoc '*) printf '%s\\n' 'other|project||2|' 'fake|else||3|' 'fake|project||50|' ;;\n"
+        "  *' qos '*) echo 'normal|8||' ;;\n"
+        "esac\n"
+    )
+    found = await submit(faulty_bench, "0-19")
+    assert found.array is not None
+    assert format_part(found.array) == "0-7"
+
+
 async def test_a_part_is_refused_where_nobody_waits(faulty_bench: FaultyBench) -> None:
     config = faulty_bench.site.root / "bin" / "scontrol"  # type: ignore[union-attr]
     config.write_text('#!/bin/bash\necho "MaxArraySize            = 10"\n')
     with pytest.raises(ConfigError, match="wait_for_completion"):
         await submit(faulty_bench, "0-39", waits=False)
+    assert faulty_bench.jobs() == []
+
+
+async def test_an_array_that_has_ended_and_left_no_trace_is_not_concluded_with(
+    faulty_bench: FaultyBench,
+) -> None:
+    ends = dict.fromkeys(range(3), TaskEnd(job_id="7", state="CANCELLED"))
+    with pytest.raises(SlurmError, match="the site knows of none of its jobs"):
+        await submit(faulty_bench, "0-2", ends=ends)
     assert faulty_bench.jobs() == []

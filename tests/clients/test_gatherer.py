@@ -15,15 +15,23 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
+from airflow_provider_csc.client import queue_watch
+from airflow_provider_csc.client.poller import SitePoller
+from airflow_provider_csc.client.queue_watch import QueueWatch
+from airflow_provider_csc.client.slurm import SlurmClient
 from airflow_provider_csc.errors import (
     ConfigError,
     ConnectFailedError,
+    SiteUnavailableError,
     SubmitKilledError,
     SubmitRejectedError,
     SubmitUnknownError,
 )
 from airflow_provider_csc.slurm.cancel_commands import build_cancel_submission
+from airflow_provider_csc.slurm.inventory import build_inventory, parse_inventory
+from airflow_provider_csc.slurm.queue_limits import QueueScope, build_queue_probe, read_tokens
 from airflow_provider_csc.slurm.submission import Submission
+from airflow_provider_csc.transport.base import Hop, SiteSettings, SshSettings
 from tests.support import fake_site as faults
 from tests.support.bench import directory_of
 from tests.support.coalescing import Mapped, mapped_on, with_run_of
@@ -442,7 +450,30 @@ async def test_a_triggerer_that_died_before_the_ids_were_recorded(faulty: Mapped
     )
     assert [one.job_id for one in third] == [one.job_id for one in first]
     assert [one.job_id for one in retry] == [one.job_id for one in first]
+    for found in (third, retry):
+        assert [one.array_token for one in found] == [one.array_token for one in first]
     assert len(fake_of(faulty).jobs) == 3
+
+
+@pytest.mark.parametrize("job_name", ["plain", "työ [1]"])
+async def test_an_array_of_any_name_is_found_and_its_directory_known_for_what_it_is(
+    mapped: Mapped, job_name: str
+) -> None:
+    members = [mapped.member(index, hold=True, job_name=job_name) for index in range(3)]
+    first = await mapped.submit_all(members)
+    program = build_inventory(str(mapped.base_dir), limit=99, with_sizes=False)
+    inventory = parse_inventory(await mapped.client.ask(program))
+    shared = inventory.directory_of(first[0].array_token)
+    assert shared is not None
+    assert shared.is_array
+    assert [one.is_array for one in inventory.directories].count(True) == 1
+
+    for index in range(3):
+        (mapped.run_dir(index) / "job_id").unlink()
+    (mapped.base_dir / first[0].array_token / "job_id").unlink()
+    again = await mapped.submit_all(members, mapped.another_gatherer())
+
+    assert [one.job_id for one in again] == [one.job_id for one in first]
 
 
 async def test_an_array_that_came_to_nothing_is_submitted_again_as_one(faulty: Mapped) -> None:
@@ -539,6 +570,57 @@ async def test_a_limit_leads_to_smaller_arrays(faulty: Mapped, limit: str) -> No
         assert all(one.details["is_temporary"] for one in refused)
         for index in range(5, 9):
             assert not faulty.run_dir(index).exists()
+
+
+async def test_a_submission_of_an_array_is_seen_by_those_who_wait_for_room(mapped: Mapped) -> None:
+    """Its jobs bear the name of the array, and not what names each submission."""
+    members = [mapped.member(index, hold=True) for index in range(3)]
+    array_of(await mapped.submit_all(members[:2]))
+
+    tokens = [member.token for member in members]
+    program = build_queue_probe(QueueScope(), tokens, str(mapped.base_dir))
+
+    assert read_tokens(await mapped.client.ask(program)) == set(tokens[:2])
+
+
+async def test_those_who_are_submitted_together_count_once_in_the_queue(
+    faulty: Mapped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_watch, "_JITTER_SECONDS", 0)
+    fake, members = fake_of(faulty), [faulty.member(index, hold=True) for index in range(4)]
+    poller = SitePoller(SlurmClient(LocalTransport(fake)), floor=0.01)
+    settings = SiteSettings(
+        ssh=SshSettings(target=Hop(host="fake", port=22, username="somebody")),
+        work_dir=str(faulty.base_dir),
+    )
+    scope = QueueScope(account="project", code="AssocMaxSubmitJobLimit")
+    watch = QueueWatch(lambda: poller, settings, scope)
+
+    def wait(index: int) -> asyncio.Task[SiteSettings | None]:
+        token = members[index].token
+        waiting = watch.wait(since=index, needed=1, token=token, interval=0.05)
+        return asyncio.create_task(waiting)
+
+    async with asyncio.timeout(60):
+        with fake.fault("max_submit", "4"):
+            with fake.fault("max_submit_shown", "2\n"):
+                waits = [wait(index) for index in range(4)]
+                await asyncio.gather(*waits[:2])
+                array_of(await faulty.submit_all(members[:2]))
+            await asyncio.gather(*waits[2:])
+
+
+async def test_a_controller_that_has_too_many_jobs_is_told_to_all_and_leaves_nothing(
+    faulty: Mapped,
+) -> None:
+    said = "sbatch: error: Batch job submission failed: Unable to create job record, try again"
+    with fake_of(faulty).fault("sbatch_says", said):
+        done = await faulty.submit_all([faulty.member(index) for index in range(9)])
+
+    assert {type(one) for one in done} == {SiteUnavailableError}
+    # Fewer might have been taken: nine, five, three, two, one. Then nobody else is tried.
+    assert fake_of(faulty).calls("sbatch") == 5
+    assert list(faulty.scratch.iterdir()) == []
 
 
 async def test_a_full_disk_leaves_no_claims(faulty: Mapped) -> None:

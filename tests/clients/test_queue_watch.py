@@ -59,7 +59,7 @@ class FakeQueue:
             "qos": "",
             "mine": f"{len(self.jobs)} project|small|normal" if self.jobs else "",
             "all": "",
-            "names": "\n".join(token for token in self.jobs if f"-e {token}" in program),
+            "names": "\n".join(token for token in self.jobs if f"{token}" in program),
         }
         return {name: Frame(0, text.encode()) for name, text in texts.items()}
 

@@ -29,7 +29,10 @@ from airflow_provider_csc.errors import (
     TransportError,
     UnreadableOutputError,
 )
-from airflow_provider_csc.slurm.cancel_commands import build_cancel_submission
+from airflow_provider_csc.slurm.cancel_commands import (
+    build_cancel_submission,
+    read_cancelled_submission,
+)
 from tests.pure.slurm.shell import HOSTILE_NAMES
 from tests.support import fake_site as faults
 from tests.support.bench import Bench, FaultyBench, directory_of
@@ -811,6 +814,21 @@ async def test_a_kill_while_sbatch_is_at_work_cancels_what_comes_of_it(
         with pytest.raises(SubmitKilledError, match="was cancelled"):
             await submitting
     assert [job["state"] for job in faulty_bench.site.jobs.values()] == ["CANCELLED"]
+
+
+async def test_a_kill_cancels_no_job_of_another_name(faulty_bench: FaultyBench) -> None:
+    """Also none whose name ends like a word of our own."""
+    for name in ("something.none", "something.", "none"):
+        program = f"cd; printf '#!/bin/sh\\n' >job; ask job sbatch --hold --job-name={name} job"
+        await faulty_bench.client.ask(program)
+    kill = build_cancel_submission(
+        base_dir=str(faulty_bench.base_dir), token=faulty_bench.identity().token
+    )
+
+    frames = await faulty_bench.client.ask(kill)
+
+    assert read_cancelled_submission(frames) == ()
+    assert [job["state"] for job in faulty_bench.site.jobs.values()] == ["PENDING"] * 3
 
 
 # Where Slurm itself starts the job that came second

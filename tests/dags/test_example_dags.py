@@ -184,7 +184,7 @@ class TestArray:
     ) -> None:
         lines = runs["slurm_array"].log("simulate")
         assert all(
-            len([line for line in lines if line.startswith(f"[{index}] seed {index} on c")]) == 1
+            len([line for line in lines if line.startswith(f"[{index}] seed {index} on ")]) == 1
             for index in range(20)
         )
 

@@ -55,7 +55,9 @@ class Site:
         for name, _ in request.progress:
             frames[name] = _file(None if self.progress is None else self.progress.encode())
         for log in request.logs:
-            frames[log.name] = self._read(log)
+            # Of a file that still has its known size nothing is told.
+            if len(self.logs.get(log.path, b"")) != log.known:
+                frames[log.name] = self._read(log)
         return Answers(frames)
 
     def _read(self, request: LogRequest) -> Frame:

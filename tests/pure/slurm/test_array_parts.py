@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from airflow_provider_csc.slurm.array_parts import (
     ArrayLimits,
     ArrayPart,
-    build_show_limits,
     choose_part,
     describe_part,
     format_part,
@@ -21,6 +20,7 @@ from airflow_provider_csc.slurm.array_parts import (
 from airflow_provider_csc.slurm.arrays import array_of, format_array, parse_array, read_ids
 from airflow_provider_csc.slurm.framing import Frame
 from airflow_provider_csc.slurm.notation import NotationError
+from airflow_provider_csc.slurm.queue_limits import QueueLimit
 from tests.pure.slurm.evidence import answer
 
 ids = st.sets(st.integers(0, 500), min_size=1, max_size=60)
@@ -154,27 +154,19 @@ CONFIG = answer(
 
 
 @pytest.mark.parametrize(
-    ("rows", "account", "partition", "queued"),
-    [
-        (["project_1||400", "project_2||50"], "project_1", None, 400),
-        (["project_1||400", "project_2||50"], None, None, 50),
-        (["project_1||", "project_1|gpu|7"], "project_1", "gpu", 7),
-        (["project_1||", "project_1|gpu|7"], "project_1", "small", None),
-        ([], None, None, None),
-        (["sacctmgr: a warning"], None, None, None),
-    ],
+    ("limits", "queued"), [([400], 400), ([400, 50, 70], 50), ([0], None), ([0, 7], 7), ([], None)]
 )
-def test_the_limits_are_those_of_the_association_that_is_meant(
-    rows: list[str], account: str | None, partition: str | None, queued: int | None
+def test_the_narrowest_limit_on_jobs_in_the_queue_counts(
+    limits: list[int], queued: int | None
 ) -> None:
-    frames = {"config": CONFIG, "associations": answer(*rows)}
-    found = parse_limits(frames, account=account, partition=partition)
+    found = parse_limits(
+        {"config": CONFIG},
+        [QueueLimit(code="x", words="x", limit=each, queued=None) for each in limits],
+    )
     assert found == ArrayLimits(max_id=1001, max_tasks=500, max_queued=queued)
 
 
 def test_what_is_not_told_is_no_limit() -> None:
     silent = Frame(1, b"Unable to contact slurm controller|a|5")
-    frames = {"config": silent, "associations": silent}
-    assert parse_limits(frames, account=None, partition=None) == ArrayLimits()
+    assert parse_limits({"config": silent}, []) == ArrayLimits()
     assert ArrayLimits().most is None
-    assert "MaxArraySize" not in build_show_limits()

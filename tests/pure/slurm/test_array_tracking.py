@@ -40,9 +40,14 @@ SPEC = WatchSpec(
 
 @dataclass
 class ArraySite(Site):
-    """A site with an array; ``records`` are the exit records of its tasks, by Slurm's ids."""
+    """
+    A site with an array; ``records`` are the exit records of its tasks, by Slurm's ids.
+
+    Of the logs that are ``put_off`` no bytes are sent, as where others filled the answer.
+    """
 
     records: dict[int, bytes] = field(default_factory=dict)
+    put_off: set[str] = field(default_factory=set)
 
     def answer(self, request: PollRequest, clock: int) -> Answers:
         answers = super().answer(request, clock)
@@ -54,6 +59,8 @@ class ArraySite(Site):
     def _read(self, request: LogRequest) -> Frame:
         size = len(self.logs.get(request.path, b""))
         offset = request.offset if request.offset >= 0 else max(size + request.offset, 0)
+        if request.path in self.put_off:
+            return Frame(0, f"{size} {offset} -".encode())
         return super()._read(replace(request, offset=offset))
 
     def pending(self, text: str, **running: str) -> None:
@@ -532,6 +539,24 @@ def test_the_end_of_a_log_that_is_seen_late_is_waited_for() -> None:
     assert story.ended is not None
 
 
+def test_the_end_of_a_log_for_which_there_was_no_room_is_asked_for_again() -> None:
+    story, site = story_of(array="0-1")
+    site.pending("", RUNNING="0-1")
+    site.logs = {f"{RUN_DIR}/stdout.{index}.log": b"oops\n" for index in (0, 1)}
+    story.round()
+    site.pending("")
+    site.accounted(FAILED="0-1")
+    site.put_off = {f"{RUN_DIR}/stdout.1.log"}
+    for _ in range(4):
+        story.round(15)
+    assert [line for line in story.lines if line.endswith("oops")] == ["[0] oops"]
+    assert story.ended is None
+    site.put_off = set()
+    story.round(15)
+    assert story.lines[-1] == "[1] oops"
+    assert story.ended is not None
+
+
 def test_of_very_many_failures_some_logs_are_shown_and_the_others_named() -> None:
     story, site = story_of(array="0-49")
     site.pending("", RUNNING="0-49")
@@ -595,6 +620,23 @@ def test_all_logs_are_followed_from_where_an_earlier_watcher_stopped() -> None:
         again.round(5)
     assert sorted(again.lines) == ["[0] c", "[1] half"]
     assert again.ended is not None
+
+
+@pytest.mark.parametrize("size", [2, None])
+def test_a_log_that_was_read_before_its_task_ended_is_left_at_the_end(size: int | None) -> None:
+    story, site = story_of(array="0-1", array_logs="all")
+    site.pending("", RUNNING="0-1")
+    site.logs = {f"{RUN_DIR}/stdout.{index}.log": b"a\n" for index in (0, 1)}
+    story.round()
+    story.round(15)
+    site.pending("")
+    site.accounted(COMPLETED="0-1")
+    for index in (0, 1) if size is not None else ():
+        site.leave_record(index, 0, stdout_bytes=size, stdout=f"{RUN_DIR}/stdout.{index}.log")
+    for _ in range(3):
+        story.round(5)
+    assert sorted(story.lines) == ["[0] a", "[1] a"]
+    assert story.ended is not None
 
 
 def test_the_limit_of_all_logs_is_one() -> None:

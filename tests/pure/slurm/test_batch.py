@@ -26,6 +26,7 @@ from airflow_provider_csc.slurm.batch import (
     parse_module,
     render_batch_script,
     render_command,
+    render_exports,
 )
 from tests.pure.slurm.shell import HOSTILE_NAMES, HOSTILE_VALUES
 
@@ -457,6 +458,68 @@ def test_a_job_that_is_not_the_one_runs_nothing(
     assert (tmp_path / "called").read_text() == "4711\n"
     assert not (run_dir / "ran").exists()
     assert job.record is None
+
+
+class Elements:
+    """Starts elements of arrays whose jobs are to be those of one run directory."""
+
+    def __init__(self, starter: Starter, where: Path) -> None:
+        self.home = starter.home
+        self.environment = {"HOME": str(self.home), **commands(where, "exit 0")}
+        self.run_dir = where / "af0.1"
+        self.run_dir.mkdir()
+        (self.run_dir / "exports.sh").write_text(render_exports({}))
+
+    def run(self, job_id: int) -> int:
+        """Run the first element of one array to its end."""
+        array = self.run_dir.parent / f"af{job_id}.1"
+        array.mkdir(exist_ok=True)
+        text = render_batch_script(directives=[], environment=Environment(), is_shared=True)
+        (array / "batch.sh").write_text(text)
+        (array / "members").write_text(f"{self.run_dir}\n")
+        (array / "script").write_text(f"#!/bin/bash\necho array {job_id} ran\n")
+        (array / "script").chmod(0o700)
+        element = {
+            "SLURM_JOB_ID": str(job_id + 1),
+            "SLURM_ARRAY_JOB_ID": str(job_id),
+            "SLURM_ARRAY_TASK_ID": "0",
+        }
+        with (array / "0.log").open("wb") as log:
+            done = subprocess.run(
+                ["/bin/bash", str(array / "batch.sh"), str(array), "members"],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env={**self.environment, **element},
+                check=False,
+            )
+        return done.returncode
+
+
+def test_only_the_element_that_runs_is_read(starter: Starter, tmp_path: Path) -> None:
+    """One of an array that was thought lost may start first; its log says that it does nothing."""
+    elements = Elements(starter, tmp_path)
+    log = elements.run_dir / "stdout.log"
+    (elements.run_dir / "job_id").write_text("4720_0\n")
+
+    assert elements.run(4710) == 1
+    assert not log.exists()
+    log.write_text("what somebody else left")
+    assert elements.run(4720) == 0
+    assert log.read_text() == "array 4720 ran\n"
+    assert not log.is_symlink()
+    assert elements.run(4710) == 1
+    assert log.read_text() == "array 4720 ran\n"
+
+
+def test_an_element_that_was_requeued_writes_to_the_same_log(
+    starter: Starter, tmp_path: Path
+) -> None:
+    elements = Elements(starter, tmp_path)
+    log = elements.run_dir / "stdout.log"
+    assert [elements.run(4720), elements.run(4720)] == [0, 0]
+    assert log.read_text() == "array 4720 ran\n"
+    assert not log.is_symlink()
 
 
 @pytest.mark.parametrize("text", ["4711\n", "4711;roihu\nmore\n", "\n", ""])

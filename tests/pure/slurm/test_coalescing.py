@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_csc.errors import SubmitKilledError, SubmitRejectedError
+from airflow_provider_csc.errors import (
+    SiteUnavailableError,
+    SubmitKilledError,
+    SubmitRejectedError,
+)
 from airflow_provider_csc.slurm import coalescing
 from airflow_provider_csc.slurm.coalescing import (
     Member,
@@ -220,12 +224,17 @@ def test_an_sbatch_without_a_verdict_is_none() -> None:
     [
         ("Invalid job array specification", True),
         ("AssocMaxSubmitJobLimit", True),
+        ("Unable to create job record, try again", True),
         ("invalid partition specified: nope", False),
         ("Invalid account or account/partition combination specified", False),
     ],
 )
 def test_a_refusal_that_asks_for_less_is_known(said: str, expected: bool) -> None:
-    assert is_too_many(SubmitRejectedError("no", stderr=said)) is expected
+    frames = answer(sbatch=Frame(1, f"sbatch: error: Batch job submission failed: {said}".encode()))
+    del frames["members"]
+    with pytest.raises((SubmitRejectedError, SiteUnavailableError)) as caught:
+        read_array_answer(frames, ARRAY, log_name="l")
+    assert is_too_many(caught.value) is expected
     assert not is_too_many(ValueError(said))
 
 

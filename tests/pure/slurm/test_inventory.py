@@ -588,6 +588,18 @@ def test_accounting_tells_of_jobs_whose_elements_have_all_ended() -> None:
     assert parse_ended({"sacct": Frame(1, b"no database")}, ["1"]) == frozenset()
 
 
+def test_accounting_tells_of_one_element_of_several_tasks_array() -> None:
+    lines = [
+        accounting_line(JobID="2_0", State="FAILED"),
+        accounting_line(JobID="2_1", State="RUNNING"),
+        accounting_line(JobID="2_[2-9%3]", State="PENDING"),
+        accounting_line(JobID="2_10", State="COMPLETED"),
+        accounting_line(JobID="22_3", State="COMPLETED"),
+    ]
+    asked = ["2_0", "2_1", "2_3", "2_10", "2_11", "2"]
+    assert parse_ended({"sacct": answer(*lines)}, asked) == {"2_0", "2_10"}
+
+
 # ---- removing ----
 
 

@@ -108,6 +108,13 @@ def test_a_scope_is_read_from_what_was_asked() -> None:
     assert QueueScope.from_payload(scope.to_payload()) == scope
 
 
+def test_of_an_array_only_the_part_is_needed_that_was_submitted() -> None:
+    asked = ["--array=0-299%2"]
+    assert read_scope(asked, POLICY, part="").needed == 300
+    assert read_scope(asked, POLICY, part="0-99%2").needed == 100
+    assert read_scope(asked, POLICY, part="200-249%2 shifted by 200").needed == 50
+
+
 def limit(code: str = "AssocMaxSubmit", limit: int = 200, queued: int | None = 200) -> QueueLimit:
     return QueueLimit(code=code, words="MaxSubmit of account a", limit=limit, queued=queued)
 
@@ -175,7 +182,7 @@ def test_room_is_what_the_tightest_limit_leaves_besides_those_who_are_coming() -
 
 def test_the_jobs_that_are_looked_for_are_quoted_and_read_again() -> None:
     program = build_queue_probe(QueueScope(account="a b'c"), ["af1.1", "x y"])
-    assert "tokens=(-e af1.1 -e 'x y')" in program
+    assert "tokens=(af1.1 'x y')" in program
     assert "account='a b'\"'\"'c'" in program
     assert read_tokens(frames(names="af1.1\naf2.1\n")) == {"af1.1", "af2.1"}
     assert read_tokens(frames()) == set()

@@ -456,6 +456,33 @@ def test_of_two_jobs_of_one_name_that_ended_the_success_counts(order: int) -> No
     assert (found.job_id, found.state.name) == ("124", "COMPLETED")
 
 
+@pytest.mark.parametrize("shown", ["123_7", "123_[7-20]", "123_[0-20%4]"])
+@pytest.mark.parametrize("is_queued", [True, False])
+def test_an_element_without_its_id_is_never_taken_for_the_whole_array(
+    shown: str, is_queued: bool
+) -> None:
+    """To end the array is to end the jobs of a thousand other tasks."""
+    array = "afeeeeeeeeeeeeeeeeeeee.1"
+    lines = (
+        (answer(queue_line(job_id=shown, name=f"dag.task.{array}", submitted="9900")), OK)
+        if is_queued
+        else (OK, answer(accounting_line(JobID=shown, JobName=f"d.t.{array}", Submit="9900")))
+    )
+    (found,) = look_up(
+        *lines, **directory(1, None), group_at_1=Frame(0, f"{array} 7".encode())
+    ).previous
+    assert found.job_id == "123_7"
+    assert found.group is not None
+    assert found.group.token_of(found.job_id) == array
+
+
+@pytest.mark.parametrize("shown", ["123_7", "123_[7-20]"])
+def test_an_array_of_a_tasks_own_is_found_as_one_job(shown: str) -> None:
+    line = queue_line(job_id=shown, name=name(1), submitted="9900")
+    (found,) = look_up(answer(line), **directory(1, None)).previous
+    assert found.job_id == "123"
+
+
 def test_an_old_job_of_the_same_name_is_not_that_of_a_new_claim() -> None:
     """A deleted run of the same id left it; this run's own sbatch gave no verdict."""
     old = accounting_line(JobName=name(1), State="COMPLETED", Submit="9000")

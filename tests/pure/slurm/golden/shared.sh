@@ -22,9 +22,7 @@ if [ -n "$2" ]; then
   csc_id=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
   csc_self=$csc_id
   csc_record=$csc_run_dir/exit.json
-  csc_log=$csc_run_dir/stdout.log
-  [ -e "$csc_log" ] || ln -- "$1/$SLURM_ARRAY_TASK_ID.log" "$csc_log" 2>/dev/null ||
-    ln -s -- "$1/$SLURM_ARRAY_TASK_ID.log" "$csc_log"
+  csc_log=$1/$SLURM_ARRAY_TASK_ID.log
   csc_script=$csc_run_dir/script
   [ -e "$csc_script" ] || csc_script=$1/script
   if [ . -ef "$1" ]; then
@@ -45,6 +43,10 @@ if [ -n "$csc_first" ] && [ "${csc_first%%;*}" != "$csc_id" ]; then
     "$csc_id" "$csc_first" >&2
   scancel "$csc_id"
   exit 1
+fi
+if [ -n "$2" ] && [ ! "$csc_log" -ef "$csc_run_dir"/stdout.log ]; then
+  ln -f -- "$csc_log" "$csc_run_dir"/stdout.log 2>/dev/null ||
+    ln -f -s -- "$csc_log" "$csc_run_dir"/stdout.log
 fi
 rm -f -- "$csc_record"
 csc_started=$(date +%s)
