@@ -120,7 +120,7 @@ class FakeSite:
                 "LANG": "C.UTF-8",
                 **(env or {}),
             },
-            timeout=30,
+            timeout=120,
             check=False,
         )
 
