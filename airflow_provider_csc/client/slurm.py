@@ -69,10 +69,12 @@ class SlurmClient:
         self._transport = transport
         self._setup = login_setup
 
-    async def ask(self, body: str, *, timeout: float = _COMMAND_SECONDS) -> dict[str, Frame]:
-        """Run a program of `slurm.commands` and return its frames."""
+    async def ask(
+        self, body: str, *, timeout: float = _COMMAND_SECONDS, in_one_go: bool = False
+    ) -> dict[str, Frame]:
+        """Run a program of `slurm.commands` and return its frames; see `framing.build_program`."""
         mark = f"@{secrets.token_hex(8)}"
-        program = build_program(body, mark=mark, setup=self._setup)
+        program = build_program(body, mark=mark, setup=self._setup, in_one_go=in_one_go)
         done = await self._transport.run(INTERPRETER, stdin=program.encode(), timeout=timeout)
         try:
             return parse_answer(done.stdout, mark=mark)

@@ -255,7 +255,7 @@ class Submitter:
     async def _step(self, *, takes_over: bool) -> Submission | Claimed | NoVerdict | Killed:
         program = build_submit(self.request, takes_over=takes_over, run_seconds=self._run_seconds())
         try:
-            frames = await self.client.ask(program, timeout=SUBMIT_SECONDS)
+            frames = await self.client.ask(program, timeout=SUBMIT_SECONDS, in_one_go=True)
         except (ConnectionLostError, CommandTimeoutError, UnreadableOutputError) as error:
             lost = f"{self.request.base_dir}/{self.request.token}"
             return NoVerdict(run_dir=lost, message=error.message)

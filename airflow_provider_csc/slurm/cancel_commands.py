@@ -40,7 +40,7 @@ named() { slurm squeue --me --noheader --format='%F %j'; }
 cancel_submission() {
   local base run_dir id name array index ids=()
   umask 077
-  base=$(place "$base_dir")
+  place base "$base_dir"
   run_dir=$base/$token
   frame run_dir 0 "$run_dir"
   # The directory is the claim to submit: once it is there with the mark, nothing is submitted.

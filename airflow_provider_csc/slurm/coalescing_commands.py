@@ -29,18 +29,18 @@ submit_array() {
   local -a created=() indices=() executables=()
   local -A mine=() chosen=()
   trap '' PIPE HUP
-  user_umask=$(umask)
+  read_umask
   umask 077
-  base=$(place "$base_dir")
+  place base "$base_dir"
   run_dir=$base/$array
   cwd=$run_dir
   frame base_dir 0 "$base"
   frame run_dir 0 "$run_dir"
   if [ -n "$work_dir" ]; then
-    cwd=$(place "$work_dir")
+    place cwd "$work_dir"
     ask work_dir enter "$cwd" || return
   fi
-  new_base=$(missing "$base")
+  missing new_base "$base"
   frame new_base 0 "$new_base"
   ask base mkdir -p -- "$base" && ask base cd -- "$base" && cd -- "$base" || return
   claim_members || return
@@ -132,12 +132,13 @@ ranges() {
   printf '%s' "${text#,}"
 }
 submit_elements() {
-  id=$(first_id)
-  id=${id:-$known_id}
+  local first output
+  first_id
+  id=${first:-$known_id}
   if [ -z "$id" ]; then
-    ask sbatch send "${options[@]}" --array="$(ranges)" --output="$(pattern "$run_dir")/%a.log" \
-      "$run_dir/@BATCH" "$run_dir" members &&
-      id=$(printf '%s\n' "$answer" | grep -E '^[0-9]+(;|$)' | tail -n 1)
+    pattern output "$run_dir"
+    ask sbatch send "${options[@]}" --array="$(ranges)" --output="$output/%a.log" \
+      "$run_dir/@BATCH" "$run_dir" members && find_id
   fi
   if [ -z "$id" ]; then
     printf '%s' "$answer" >"$run_dir/@NO_VERDICT"
@@ -237,7 +238,7 @@ _DISCARD_ARRAY = r"""
 discard_array() {
   local base token element run_started
   local -a indices=()
-  base=$(place "$base_dir")
+  place base "$base_dir"
   cd -- "$base" || return
   [ ! -e "$array/@JOB_ID" ] && [ -e "$array/@NO_VERDICT" ] || return
   for index in "${!tokens[@]}"; do

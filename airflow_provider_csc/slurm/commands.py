@@ -341,7 +341,7 @@ def build_read_file(path: str, limit: int) -> str:
     It does not go through a shell variable, which could hold no NUL byte.
     """
     return (
-        f"{PLACE}{_READ_FILE}\npath=$(place {quote(path)})\n"
+        f"{PLACE}{_READ_FILE}\nplace path {quote(path)}\n"
         'ask resolved readlink --verbose --canonicalize-existing -- "$path" && '
         f'read_file file "$path" {limit}\n'
     )
@@ -351,7 +351,7 @@ def build_read_bytes(request: LogRequest) -> str:
     """Read a part of any file."""
     return (
         f"{PLACE}{_READ_LOGS}\nroom={max(request.limit, _LEAST_LOG_BYTES)}\n"
-        f'logs=({request.name} "$(place {quote(request.path)})" {request.offset} '
+        f'place path {quote(request.path)}\nlogs=({request.name} "$path" {request.offset} '
         f"{request.limit} {request.known})\nread_logs\n"
     )
 
@@ -359,7 +359,7 @@ def build_read_bytes(request: LogRequest) -> str:
 def build_write_file(path: str, text: str, mode: int) -> str:
     """Write a small file as a whole: under another name first, then renamed."""
     return (
-        f"{PLACE}\npath=$(place {quote(path)})\n"
+        f"{PLACE}\nplace path {quote(path)}\n"
         'put() { umask 077; printf \'%s\' "$2" >"$1"; }\n'
         f'ask write put "$path.new" {quote(text)} &&\n'
         f'  ask write chmod {mode:o} -- "$path.new" && ask write mv -f -- "$path.new" "$path"\n'

@@ -22,9 +22,13 @@ from airflow_provider_csc.errors import UnreadableOutputError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# `bash -s` would read its program byte by byte; a word without expansions of its own means the same
-# to every log-in shell (sh, zsh, csh, fish).
-INTERPRETER = "bash -c 'eval \"$(cat)\"'"
+# `bash -s` would read its program byte by byte, and so would `read` before 5.1; since then -N takes
+# what there is, and spares a process. A word without expansions of its own means the same to every
+# log-in shell (sh, zsh, csh, fish).
+INTERPRETER = (
+    "bash -c 'unset REPLY; ((BASH_VERSINFO * 10 + BASH_VERSINFO[1] > 50)) && "
+    'LC_ALL=C IFS= read -rN 1000000000; eval "${REPLY-$(cat)}"\''
+)
 # What bash puts before a complaint of a program it evaluates: "environment: line 73: cd: ...".
 _WHERE = re.compile(r"^\S+: line \d+: ", re.MULTILINE)
 _END = "end"
@@ -40,9 +44,16 @@ IFS=$' \t\n'
 
 # `ask NAME COMMAND...` frames a command's output and status, and leaves them in $answer and $?.
 # Both streams, because a failed command explains itself on standard error. LC_ALL makes bash count
-# bytes, and stays inside the function: a job inherits the environment of its submission.
+# bytes, and stays inside the function: a job inherits the environment of its submission. Each write
+# wakes sshd and us, which takes as long as a small program: $in_one_go all frames wait for the last
+# one, without which none is believed anyway.
 _PRELUDE = r"""
-frame() { local LC_ALL=C; printf '%s %s %d %d\n%s\n' "$mark" "$1" "$2" "${#3}" "$3"; }
+frames=
+frame() {
+  local LC_ALL=C
+  frames+="$mark $1 $2 ${#3}"$'\n'$3$'\n'
+  [ -n "$in_one_go" ] || { printf '%s' "$frames"; frames=; }
+}
 ask() {
   local name=$1 status
   shift
@@ -83,17 +94,21 @@ def quote(value: str) -> str:
     return shlex.quote(value)
 
 
-def build_program(body: str, *, mark: str, setup: str = "") -> str:
-    """Return the whole program: the site's set-up lines, the helpers, the body, the end frame."""
+def build_program(body: str, *, mark: str, setup: str = "", in_one_go: bool = False) -> str:
+    """
+    Return the whole program: the site's set-up lines, the helpers, the body, the end frame.
+
+    It answers ``in_one_go`` where the answer is small and every millisecond counts.
+    """
     return (
         "{\n"
         f"mark={quote(mark)}\n"
         # Whatever the set-up prints is noise; what it does to the shell is its purpose.
         f"{{ {setup.strip() or ':'}\n}} >&2\n"
-        f"{_RESET}{_PRELUDE}"
+        f"{_RESET}{_PRELUDE}in_one_go={'1' if in_one_go else ''}\n"
         f"frame {_SETUP_END} 0 ''\n"
         f"{body.strip()}\n"
-        f"frame {_END} 0 ''\n"
+        f"in_one_go= frame {_END} 0 ''\n"
         "} </dev/null\n"
     )
 

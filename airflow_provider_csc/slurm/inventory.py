@@ -84,12 +84,13 @@ usage() {
   printf '%s\0' "${names[@]}" | timeout 100 du --summarize --one-file-system "$@" --files0-from=-
 }
 inventory() {
-  local total=0 listed= line
+  local total=0 listed= line base
   local -a names=()
   frame clock 0 "$(date +%s)"
   ask squeue SQUEUE --me
   local jobs=$answer
-  ask base enter "$(place "$base_dir")" && cd -P -- "$answer" || return
+  place base "$base_dir"
+  ask base enter "$base" && cd -P -- "$answer" || return
   choose "$jobs"
   frame total 0 "$total"
   frame directories 0 "$listed"

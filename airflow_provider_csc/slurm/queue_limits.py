@@ -125,7 +125,7 @@ count() {
 }
 names() {
   local base token
-  base=$(place "$base_dir")
+  place base "$base_dir"
   for token in "${tokens[@]}"; do
     [ ! -s "$base/$token/@JOB_ID" ] || printf '%s\n' "$token"
   done

@@ -23,13 +23,14 @@ slurm() {
   SLURM_TIME_FORMAT=%s SLURM_BITSTR_LEN=0 "$@"
 }
 """
-# A path on the cluster, of which ~ at the beginning is the home directory.
+# `place VARIABLE PATH`: a path on the cluster, of which ~ at the beginning is the home directory.
+# Into a variable, for a function whose output is read takes a process of its own.
 PLACE = """
 place() {
-  case $1 in
-    '~') printf '%s' "$HOME" ;;
-    '~/'*) printf '%s' "$HOME/${1#'~/'}" ;;
-    *) printf '%s' "$1" ;;
+  case $2 in
+    '~') printf -v "$1" '%s' "$HOME" ;;
+    '~/'*) printf -v "$1" '%s' "$HOME/${2#'~/'}" ;;
+    *) printf -v "$1" '%s' "$2" ;;
   esac
 }
 """

@@ -32,7 +32,7 @@ _TRY_WRITING = """
 try_writing() {
   local path file status
   umask 077
-  path=$(place "$1")
+  place path "$1"
   while [ ! -e "$path" ]; do path=$(dirname -- "$path"); done
   file=$(mktemp -- "$path/.csc-probe.XXXXXX") || return
   printf '%4096s' x >"$file"

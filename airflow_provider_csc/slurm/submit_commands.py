@@ -31,22 +31,37 @@ _STORED_AS_IT_IS = re.compile(r"[\w .:/+=@%#(){}<>|;&*!?~^-]+", re.ASCII)
 # Linux takes no longer argument than 128 KiB (execve(2), MAX_ARG_STRLEN).
 _MAX_ARGUMENT = 100_000
 
+# A submission is a few dozen steps, and each `$(...)` is a process: what bash can do by itself it
+# does by itself, and functions put what they find into a variable, which they are given or which
+# has a name here.
+#
 # What the submission itself made of the base directory is removed again when nothing comes of it;
 # what was there before stays, for it may have a group and modes that a new one would not have.
+# `parent VARIABLE PATH` is dirname(1), `missing VARIABLE PATH` the topmost that is not there.
 PRUNE = r"""
+parent() {
+  local of=$2
+  while [[ $of == ?*/ ]]; do of=${of%/}; done
+  case $of in
+    */*) of=${of%/*} ;;
+    *) of=. ;;
+  esac
+  while [[ $of == ?*/ ]]; do of=${of%/}; done
+  printf -v "$1" '%s' "${of:-/}"
+}
 missing() {
-  local path=$1 first=
+  local path=$2 first=
   while [ ! -e "$path" ]; do
     first=$path
-    path=$(dirname -- "$path")
+    parent path "$path"
   done
-  printf '%s' "$first"
+  printf -v "$1" '%s' "$first"
 }
 prune() {
   local path=$1
   [ -n "$2" ] || return
   while { [ ! -e "$path" ] || rmdir -- "$path" 2>/dev/null; } && [ "$path" != "$2" ]; do
-    path=$(dirname -- "$path")
+    parent path "$path"
   done
 }
 """
@@ -54,6 +69,9 @@ prune() {
 # The job starts with the user's umask, since sbatch hands on its own; and where it is told to,
 # since a script's own --chdir goes before the directory sbatch is in. In --output Slurm replaces %j
 # and its like, and takes backslashes for escapes that turn off the replacing (tried on 22.05).
+#
+# `send` ends its shell: it is for `ask`. Of its own umask bash tells in a process only; Linux tells
+# it in a file (since 4.7).
 HELPERS = (
     r"""
 put() {
@@ -63,22 +81,33 @@ put() {
   return 1
 }
 enter() { cd -- "$1" && [ -w . ] && pwd; }
+read_umask() {
+  local key
+  while read -r key user_umask && [ "$key" != Umask: ]; do :; done </proc/self/status
+  user_umask=${user_umask:-$(umask)}
+} 2>/dev/null
 send() {
   umask "$user_umask" && cd -- "$cwd" &&
-    timeout 150 sbatch --parsable ${work_dir:+"--chdir=$cwd"} "$@"
+    exec timeout 150 sbatch --parsable ${work_dir:+"--chdir=$cwd"} "$@"
+}
+# find_id: set $id to the last line of $answer that begins with the id of a job.
+find_id() {
+  local line left=$answer$'\n'
+  id=
+  while [ -n "$left" ]; do
+    line=${left%%$'\n'*}
+    left=${left#*$'\n'}
+    case ${line%%;*} in '' | *[!0123456789]*) ;; *) id=$line ;; esac
+  done
 }
 pattern() {
-  case $1 in
-    *\\*) printf '%s' "${1//\\/\\\\}" ;;
-    *) printf '%s' "${1//\%/%%}" ;;
+  case $2 in
+    *\\*) printf -v "$1" '%s' "${2//\\/\\\\}" ;;
+    *) printf -v "$1" '%s' "${2//\%/%%}" ;;
   esac
 }
-run_of() {
-  [ ! -r "$1/@IDENTITY" ] ||
-    sed -n 's/.*"run_started": "\([^"]*\)".*/\1/p' -- "$1/@IDENTITY" | head -n 1
-}
 # place_of DIR: set $run_started, $part (which tasks of an array it runs) and $element (token and
-# index in an array of several tasks) from its identity. No process: there may be a thousand.
+# index in an array of several tasks) from its identity.
 place_of() {
   local text=
   element= part= run_started=
@@ -92,7 +121,7 @@ place_of() {
 earlier() { local LC_ALL=C; [ -n "$1" ] && [ -n "$2" ] && [[ $1 < $2 ]]; }
 older_than_run() {
   local made
-  [ -n "$run_seconds" ] && [ ! -e "$1/@IDENTITY" ] || return
+  [ -n "$run_seconds" ] && [ ! -e "$1/@IDENTITY" ] && [ -e "$1/@SCRIPT" ] || return
   made=$(stat --format=%Y -- "$1/@SCRIPT" 2>/dev/null) || return
   [ "$(($(date +%s) - made))" -gt "$((run_seconds + 60))" ]
 }
@@ -105,7 +134,11 @@ cancel() {
   case $said in *'Invalid job id'* | *'already completing or completed'*) return 0 ;; esac
   return "$status"
 }
-first_id() { head -n 1 -- "$run_dir/@JOB_ID" 2>/dev/null; }
+# first_id: set $first to what stands first in the run directory's record; empty where none does.
+first_id() {
+  first=
+  { IFS= read -r first <"$run_dir/@JOB_ID"; } 2>/dev/null
+}
 record() {
   local own=$run_dir/@JOB_ID.$HOSTNAME.$BASHPID status
   printf '%s\n' "$1" >"$own" &&
@@ -121,42 +154,46 @@ record() {
 # Who waits for the answer may be gone when sbatch is done; the id is recorded all the same. Files
 # are replaced as a whole, for a job of this directory that was thought lost may be reading them. An
 # id that could not be recorded is not made up for by the paths: `batch` reads the first line.
+#
+# Nobody reads in a directory that this step has just made, so there the files are written in place.
+# Should the step hang so long that it is thought lost and its claim is taken over, noclobber keeps
+# it from touching what the other has written (O_EXCL); and of a file that does not fit into the
+# disk nothing stays. Whatever it is that fails, the files are then written the other way, which
+# also tells what is wrong.
 _SUBMIT = r"""
 submit() {
-  local base new_base run_dir cwd id first user_umask
+  local base new_base run_dir cwd id first user_umask output is_new=
   trap '' PIPE HUP
-  user_umask=$(umask)
+  read_umask
   umask 077
-  base=$(place "$base_dir")
+  place base "$base_dir"
   run_dir=$base/$token
   cwd=$run_dir
   frame run_dir 0 "$run_dir"
   if [ -n "$work_dir" ]; then
-    cwd=$(place "$work_dir")
+    place cwd "$work_dir"
     ask work_dir enter "$cwd" || return
   fi
-  base=$(dirname -- "$run_dir")
-  new_base=$(missing "$base")
+  parent base "$run_dir"
+  missing new_base "$base"
   frame new_base 0 "$new_base"
   set_aside && claim || return
   if [ -e "$run_dir/@CANCEL" ]; then frame killed 0 ''; return; fi
-  ask files put 600 "$run_dir/@IDENTITY" "$identity" &&
-    ask files put 700 "$run_dir/@SCRIPT" "$script" &&
-    { [ -z "$exports" ] || ask files put 600 "$run_dir/@EXPORTS" "$exports"; } &&
-    ask files put 600 "$run_dir/@BATCH" "$batch" || return
+  { [ -n "$is_new" ] && ask files write_files; } || replace_files || return
+  pattern output "$run_dir"
   case $own_output in
     '') ;;
-    array) options+=(--output="$(pattern "$run_dir")/@ARRAY_LOG") ;;
-    *) options+=(--output="$(pattern "$run_dir/@LOG")") ;;
+    array) options+=(--output="$output/@ARRAY_LOG") ;;
+    *) options+=(--output="$output/@LOG") ;;
   esac
-  ask sbatch send "${options[@]}" "$run_dir/@BATCH" "$run_dir" &&
-    id=$(printf '%s\n' "$answer" | grep -E '^[0-9]+(;|$)' | tail -n 1)
+  ask sbatch send "${options[@]}" "$run_dir/@BATCH" "$run_dir" && find_id
   if [ -z "$id" ]; then
     printf '%s' "$answer" >"$run_dir/@NO_VERDICT"
     return
   fi
-  ask record record "$id"
-  first=$(first_id)
+  record "$id" 2>/dev/null
+  frame record "$?" ''
+  first_id
   if [ -n "$first" ] && [ "${first%%;*}" != "${id%%;*}" ]; then
     ask stray cancel "${id%%;*}"
     [ ! -e "$run_dir/@CANCEL" ] || ask stray cancel "${first%%;*}"
@@ -171,11 +208,12 @@ submit() {
 # What a deleted DAG run of the same id left: its job must be gone before its files are replaced.
 # Run directories of 0.1 do not say whose they are; their age does, by the cluster's own clock.
 set_aside() {
-  local theirs id
-  theirs=$(run_of "$run_dir")
-  if earlier "$run_started" "$theirs"; then frame newer 1 "$theirs"; return 1; fi
-  earlier "$theirs" "$run_started" || older_than_run "$run_dir" || return 0
-  id=$(first_id | grep -E -o '^[0-9]+(_[0-9]+)?')
+  local ours=$run_started first id= element part run_started
+  place_of "$run_dir"
+  if earlier "$ours" "$run_started"; then frame newer 1 "$run_started"; return 1; fi
+  earlier "$run_started" "$ours" || older_than_run "$run_dir" || return 0
+  first_id
+  [[ $first =~ ^[0123456789]+(_[0123456789]+)? ]] && id=${BASH_REMATCH[0]}
   ask superseded cancel "$id" || return
   ask aside mv -T -- "$run_dir" "$run_dir~$(stat --format=%Y -- "$run_dir")"
 }
@@ -185,7 +223,8 @@ claim() {
     ask claim mkdir -p -- "$run_dir"
     return
   fi
-  ask base mkdir -p -- "$base" && ask claim mkdir -- "$run_dir" && return
+  { [ -d "$base" ] || ask base mkdir -p -- "$base"; } && ask claim exec mkdir -- "$run_dir" &&
+    is_new=1 && return
   if [ ! -d "$run_dir" ]; then
     prune "$base" "$new_base"
   elif [ -e "$run_dir/@CANCEL" ] && [ ! -e "$run_dir/@JOB_ID" ]; then
@@ -194,6 +233,20 @@ claim() {
     show_existing
   fi
   return 1
+}
+write_files() {
+  set -C
+  printf '%s' "$identity" >"$run_dir/@IDENTITY" &&
+    printf '%s' "$script" >"$run_dir/@SCRIPT" &&
+    { [ -z "$exports" ] || printf '%s' "$exports" >"$run_dir/@EXPORTS"; } &&
+    { printf '%s' "$batch" || { rm -f -- "$run_dir/@BATCH"; false; }; } >"$run_dir/@BATCH" &&
+    exec chmod 700 -- "$run_dir/@SCRIPT"
+}
+replace_files() {
+  ask files put 600 "$run_dir/@IDENTITY" "$identity" &&
+    ask files put 700 "$run_dir/@SCRIPT" "$script" &&
+    { [ -z "$exports" ] || ask files put 600 "$run_dir/@EXPORTS" "$exports"; } &&
+    ask files put 600 "$run_dir/@BATCH" "$batch"
 }
 show_existing() {
   local element part run_started
@@ -277,7 +330,8 @@ _DISCARD = r"""
 if [ ! -e "$run_dir/@JOB_ID" ] && { [ -e "$run_dir/@NO_VERDICT" ] || [ ! -e "$run_dir/@BATCH" ]; }
 then
   ask discard rm -rf -- "$run_dir"
-  prune "$(dirname -- "$run_dir")" "$new_base"
+  parent base "$run_dir"
+  prune "$base" "$new_base"
 fi
 """
 
@@ -372,7 +426,7 @@ def _build_look_up(
 keys=({words(keys)})
 is_many={"1" if is_many else ""}
 names={quote(listed)}
-base=$(place {quote(base_dir)})
+place base {quote(base_dir)}
 since=$(date --date=@{since} +%FT%T)
 frame clock 0 "$(date +%s)"
 frame base 0 "$base"
@@ -394,7 +448,7 @@ _GIVE_UP = r"""
 give_up() {
   [ -d "$run_dir" ] || return 0
   [ -e "$run_dir/@JOB_ID" ] || record "$1"
-  first_id
+  head -n 1 -- "$run_dir/@JOB_ID" 2>/dev/null
 }
 """
 

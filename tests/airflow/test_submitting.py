@@ -166,14 +166,14 @@ def test_a_full_disk_parks_the_task(site: Site) -> None:
     base = site.fake.home / "airflow-runs"
     base.mkdir(mode=0o755)
     site.fake.give(base)
+    program = site.fake.home / "mkdir"
+    program.write_text("#!/bin/sh\necho 'No space left on device' >&2\nexit 1\n")
+    program.chmod(0o755)
     task = operator(command="true # " + "x" * 9000)
     context = build_context(task)
 
     def full(_settings: object) -> SlurmClient:
-        return SlurmClient(
-            LocalTransport(site.fake),
-            login_setup="mkdir() { echo 'No space left on device' >&2; return 1; }",
-        )
+        return SlurmClient(LocalTransport(site.fake), login_setup="PATH=$HOME:$PATH")
 
     whole = hook_module._open
     try:

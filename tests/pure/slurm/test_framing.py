@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shlex
 import subprocess
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_csc.errors import UnreadableOutputError
 from airflow_provider_csc.slurm.framing import (
+    INTERPRETER,
     Frame,
     assignments,
     build_program,
@@ -297,6 +299,41 @@ def test_a_program_is_not_to_be_seen_in_a_process_list(site: FakeSite) -> None:
 def test_a_program_has_no_length_limit(site: FakeSite) -> None:
     text = "x" * 3_000_000
     assert site.ask(f"text={quote(text)}; ask x printf %s ${{#text}}")["x"] == Frame(0, b"3000000")
+
+
+def test_an_answer_in_one_go_is_the_same_answer(site: FakeSite) -> None:
+    body = f"ask x echo hi\nask y sh -c 'echo ä >&2; exit 3'\nask z printf '{MARK} end 0 0'"
+    done = site.run(build_program(body, mark=MARK, in_one_go=True))
+    assert done.stdout.startswith(f"{MARK} setup 0 0\n".encode())
+    assert parse_answer(done.stdout, mark=MARK) == {
+        "x": Frame(0, b"hi"),
+        "y": Frame(3, "ä".encode()),
+        "z": Frame(0, f"{MARK} end 0 0".encode()),
+    }
+
+
+def test_an_answer_in_one_go_waits_for_its_end(site: FakeSite) -> None:
+    program = build_program("ask x echo hi\nexit 0", mark=MARK, in_one_go=True)
+    assert site.run(program).stdout == b""
+
+
+@pytest.mark.parametrize("version", ["new", "old"])
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_every_byte_of_a_program_arrives(site: FakeSite, version: str, locale: str) -> None:
+    """Bash gives some bytes a meaning of its own (1 and 127), and a locale to those above 127."""
+    data = bytes(range(1, 256)) * 50
+    program = build_program("", mark=MARK).encode().removesuffix(b"} </dev/null\n")
+    program += b"printf %s '" + data.replace(b"'", b"'\\''") + b"' >bytes\n} </dev/null\n"
+    interpreter = INTERPRETER if version == "new" else INTERPRETER.replace("> 50", "> 990")
+    subprocess.run(
+        ["/bin/sh", "-c", interpreter],
+        input=program,
+        cwd=site.home,
+        env={"PATH": os.environ["PATH"], "LC_ALL": locale},
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    assert (site.home / "bytes").read_bytes() == data
 
 
 def test_the_helpers_are_shell_functions_with_names_of_their_own() -> None:

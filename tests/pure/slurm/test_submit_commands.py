@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from airflow_provider_csc.slurm.framing import INTERPRETER, Frame, build_program
+from airflow_provider_csc.slurm.framing import INTERPRETER, Frame, build_program, quote
 from airflow_provider_csc.slurm.identity import TaskIdentity
 from airflow_provider_csc.slurm.submit_commands import (
     GIVEN_UP,
+    PRUNE,
     SubmitRequest,
     build_discard,
     build_give_up,
@@ -181,6 +182,53 @@ def test_of_many_submissions_at_once_one_reaches_slurm(site: FakeSite, tmp_path:
     body = f"go() {{\n{program}\n}}\n" + "go >/dev/null &\n" * 8 + "wait\n"
     site.ask(body)
     assert len(site.calls("sbatch")) == 1
+
+
+def test_few_programs_are_started_for_a_submission(site: FakeSite, tmp_path: Path) -> None:
+    """Each is a process of a node that everybody shares; that is most of the time it takes."""
+    started = tmp_path / "started"
+    usual = ("cat", "chmod", "cp", "date", "dirname", "env", "grep", "head", "id", "ln", "ls")
+    more = ("mkdir", "mktemp", "mv", "rm", "rmdir", "sed", "sort", "stat", "tail", "timeout", "tr")
+    for name in (*usual, *more):
+        program = site.bin / name
+        program.write_text(f'#!/bin/sh\necho {name} >>{started}\nexec {shutil.which(name)} "$@"\n')
+        program.chmod(0o755)
+    (site.bin / "sbatch").write_text(f"#!/bin/sh\necho sbatch >>{started}\necho 4711\n")
+    frames = site.ask(build_submit(request(str(tmp_path)), run_seconds=1))
+    assert frames["sbatch"] == Frame(0, b"4711")
+    assert started.read_text().split() == [*("mkdir", "chmod", "timeout", "sbatch", "ln", "rm")]
+
+
+def test_what_another_wrote_into_our_claim_is_never_half_replaced(
+    site: FakeSite, tmp_path: Path
+) -> None:
+    """The step hung so long after its claim that another took it over, and its job runs."""
+    run_dir = tmp_path / TOKEN
+    old = "#!/bin/bash\nold\n"
+    (tmp_path / "old").write_text(old)
+    links = " ".join(f"{run_dir}/{name}" for name in ("script", "batch.sh"))
+    site.command(
+        "mkdir", f'/bin/mkdir "$@" && for name in {links}; do ln {tmp_path}/old $name; done'
+    )
+    assert site.ask(build_submit(request(str(tmp_path))))["sbatch"] == Frame(0, b"4711")
+    assert (tmp_path / "old").read_text() == old
+    assert (run_dir / "script").read_text() == "#!/bin/bash\n"
+    assert (run_dir / "batch.sh").read_text() == "#!/bin/bash --login\n"
+    assert stat.S_IMODE((run_dir / "script").stat().st_mode) == 0o700
+    assert list_files(run_dir) == {"script", "batch.sh", "identity.json", "job_id"}
+
+
+@pytest.mark.parametrize("place", [*HOSTILE_NAMES, "", "..", "a b/c"])
+def test_the_directory_above_is_that_of_dirname(site: FakeSite, place: str) -> None:
+    paths = [f"/{place}", f"//{place}//x//", f"{place}/", place, f"./{place}/..", f"/a/{place}/b"]
+    body = PRUNE + "".join(
+        f'parent found {quote(path)}; frame ours.{number} 0 "$found"\n'
+        f"ask theirs.{number} dirname -- {quote(path)}\n"
+        for number, path in enumerate(paths)
+    )
+    frames = site.ask(body)
+    for number in range(len(paths)):
+        assert frames[f"ours.{number}"] == frames[f"theirs.{number}"]
 
 
 def test_a_claim_without_an_id_is_shown_as_one(site: FakeSite, tmp_path: Path) -> None:
