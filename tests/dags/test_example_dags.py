@@ -68,9 +68,12 @@ class Watched:
         tasks = self.run.tasks()
         lines = [f"{task['task_id']}[{task['map_index']}]: {task['state']}" for task in tasks]
         for task in tasks:
-            if task["state"] not in ("success", "skipped", None):
-                log = self.run.log(task["task_id"], map_index=task["map_index"])
-                lines += ["", task["task_id"], *(json.dumps(line) for line in log)]
+            if task["state"] not in ("success", "skipped"):
+                for number in range(1, task["try_number"] + 1):
+                    log = self.run.log(
+                        task["task_id"], try_number=number, map_index=task["map_index"]
+                    )
+                    lines += ["", task["task_id"], *(json.dumps(line) for line in log)]
         return "\n".join(lines)
 
 
