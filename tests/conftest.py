@@ -10,9 +10,13 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _HOME = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 
@@ -64,3 +68,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     config.stash[_HOME].cleanup()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _triggers_fire_at_once() -> Iterator[None]:
+    """Leave the pause for Airflow's scheduler out where the tests play the scheduler."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("airflow_provider_csc.triggers._settling.SETTLE_SECONDS", 0)
+        yield

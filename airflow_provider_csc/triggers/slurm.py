@@ -25,9 +25,10 @@ from airflow_provider_csc.task_state import (
     TaskName,
     ask_standing,
 )
+from airflow_provider_csc.triggers._settling import settled
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from airflow_provider_csc.client.poller import Moved, Source
     from airflow_provider_csc.client.slurm import SlurmClient
@@ -74,8 +75,8 @@ class KillableTrigger(BaseTrigger):
     _waiting: asyncio.Task[Any] | None = None
     _killing: asyncio.Task[None] | None = None
 
-    async def _wait_for(self, work: Coroutine[Any, Any, Value]) -> Value:
-        waiting = self._waiting = asyncio.create_task(work)
+    async def _wait_for(self, follow: Callable[[], Awaitable[Value]]) -> Value:
+        waiting = self._waiting = asyncio.create_task(settled(follow))
         try:
             return await asyncio.shield(waiting)
         except asyncio.CancelledError:
@@ -328,7 +329,7 @@ class SlurmJobTrigger(KillableTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield ``{"results": [...], "attempt": ...}``; results in the order of ``job_ids``."""
-        results = await self._wait_for(self._follow())
+        results = await self._wait_for(self._follow)
         payloads = [result.to_payload() for result in results]
         yield TriggerEvent({"results": payloads, "attempt": self.attempt})
 
@@ -477,7 +478,7 @@ class SlurmSiteTrigger(KillableTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield ``{"status": "up"}`` or ``{"status": "deadline"}``."""
-        yield TriggerEvent(await self._wait_for(self._follow()))
+        yield TriggerEvent(await self._wait_for(self._follow))
 
     async def _follow(self) -> dict[str, str]:
         limit = asyncio.timeout(self._seconds_left())

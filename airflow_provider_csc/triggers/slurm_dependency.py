@@ -12,6 +12,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from airflow_provider_csc.errors import UpstreamFailedError
 from airflow_provider_csc.slurm.dependencies import Link
 from airflow_provider_csc.slurm.parking import describe_seconds
+from airflow_provider_csc.triggers._settling import settled
 from airflow_provider_csc.upstreams import (
     RunName,
     Waiter,
@@ -81,7 +82,7 @@ class SlurmDependencyTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield one event; see the class."""
-        yield TriggerEvent(await self.wait(self.log))
+        yield TriggerEvent(await settled(lambda: self.wait(self.log)))
 
     def waiter(self) -> Waiter:
         """Return what is asked of Airflow."""

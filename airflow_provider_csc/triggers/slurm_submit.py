@@ -89,7 +89,7 @@ class SlurmSubmitTrigger(KillableTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield one event; see the class."""
-        event = await self._wait_for(self._follow())
+        event = await self._wait_for(self._follow)
         yield TriggerEvent({**event, "attempt": self.attempt})
 
     async def _follow(self) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class Kills(SlurmJobTrigger):
         self.is_slow = False
 
     async def run(self) -> Any:
-        yield await self._wait_for(asyncio.Event().wait())
+        yield await self._wait_for(asyncio.Event().wait)
 
     async def _get_settings(self) -> Any:
         return None

@@ -18,6 +18,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferr
 import airflow_provider_csc.client.poller
 import airflow_provider_csc.transport.ssh  # noqa: F401
 from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
+from airflow_provider_csc.triggers import _settling
 from airflow_provider_csc.triggers.slurm import SlurmJobTrigger  # noqa: F401
 from tests.chaos.naive import NaiveSubmitOperator
 from tests.support.task import FakeDagRun, build_context
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from airflow.triggers.base import BaseTrigger
 
 OPERATORS = {"slurm": SlurmSubmitOperator, "naive": NaiveSubmitOperator}
+_settling.SETTLE_SECONDS = 0  # a pause for Airflow's scheduler, which is not played here
 _ON_KILL_SECONDS = 30  # [triggerer] on_kill_timeout
 
 

@@ -1,0 +1,26 @@
+"""Keep a trigger from bringing its task back before Airflow's scheduler can take it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+Value = TypeVar("Value")
+
+# Up to 3.3.2 at least, the scheduler fails a task that its trigger has brought back before the
+# scheduler has heard that the process which deferred it has ended (apache/airflow#66374, #67287,
+# #72716: it heard three to seven seconds after the deferral). So a first look that finds the job
+# ended is not told at once.
+SETTLE_SECONDS = 10.0
+
+
+async def settled(follow: Callable[[], Awaitable[Value]]) -> Value:
+    """Return what a trigger waits for, and not within the trigger's first seconds."""
+    settles = time.monotonic() + SETTLE_SECONDS
+    value = await follow()
+    await asyncio.sleep(settles - time.monotonic())
+    return value
