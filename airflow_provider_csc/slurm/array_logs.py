@@ -151,6 +151,11 @@ class ArrayLogs(LogFollower):
         self._turns = 0
 
     @property
+    def whence(self) -> str:
+        """Where the logs go on, in words: each has a place of its own."""
+        return "what was shown of the logs is not repeated"
+
+    @property
     def offsets(self) -> str:
         """How far the logs were shown; what `confirm` takes."""
         return self._text

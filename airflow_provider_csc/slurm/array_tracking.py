@@ -29,15 +29,12 @@ from airflow_provider_csc.slurm.limits import QueuedRow
 from airflow_provider_csc.slurm.output import (
     AccountingRow,
     Answer,
-    NoAnswer,
     QueueRow,
 )
-from airflow_provider_csc.slurm.ownership import own_rows, read_memories, write_memories
-from airflow_provider_csc.slurm.parking import controller_outage
+from airflow_provider_csc.slurm.ownership import own_rows, write_memories
 from airflow_provider_csc.slurm.result import build_result
 from airflow_provider_csc.slurm.states import Phase
 from airflow_provider_csc.slurm.tracking import (
-    _CANCEL_AGAIN_SECONDS,
     JobTracker,
     WatchSpec,
     _Job,
@@ -140,15 +137,10 @@ class ArrayTracker(JobTracker):
     def _to_cancel(self, now: Moment) -> list[_Job]:
         """Return the tasks to be cancelled now; those that were not asked to end before, first."""
         if self._is_wholly_unwanted:
-            candidates = [self._whole] if self._whole.is_live else []
+            candidates = [self._whole]
         else:
-            candidates = [job for job in self._open if job.limit and job.is_live]
-        due = [
-            job
-            for job in candidates
-            if not job.is_ending
-            and (job.cancelled_at is None or now.steady - job.cancelled_at > job.cancel_again)
-        ]
+            candidates = [job for job in self._open if job.limit]
+        due = [job for job in candidates if job.is_to_cancel(now)]
         return [job for job in due if job.cancelled_at is None] or due
 
     def jobs_to_cancel(self, now: Moment) -> list[str]:
@@ -170,13 +162,6 @@ class ArrayTracker(JobTracker):
         jobs = [self._whole] if self._is_wholly_unwanted else self._open
         is_first = any(job.cancelled_at is None and (job.limit or self.limit) for job in jobs)
         return read_notice(self.spec.kill_grace, self.spec.kill_signal) if is_first else None
-
-    def note_cancelled(self, now: Moment) -> None:
-        """Note that scancel took on what `jobs_to_cancel` returned for this moment."""
-        notice = self.cancel_notice
-        for job in self._to_cancel(now):
-            job.cancelled_at = now.steady
-            job.cancel_again = notice.seconds if notice else _CANCEL_AGAIN_SECONDS
 
     # ---- asking ----
 
@@ -235,36 +220,6 @@ class ArrayTracker(JobTracker):
 
     # ---- observing ----
 
-    def observe(self, answers: Answers, now: Moment) -> list[Event]:
-        """Take in one answer of the site and return what follows from it."""
-        self._clock = answers.clock
-        queued, accounted = self._asked_queue, self._asked_accounting
-        queue = answers.queue_about(queued) if queued else None
-        accounting = answers.accounting_about(accounted) if accounted else None
-        events = self._read_logs(answers, now)
-        if isinstance(queue, NoAnswer):
-            self._doubt_denials()
-            return [*events, *self.park(controller_outage(queue.reason, now), now)]
-        if queue is not None:
-            changes = self._observe_queue(answers, now)
-            self.logs.memo = write_memories({self._base: self._whole.memory})
-            events = [*self._resume(accounting, now), *changes, *events]
-        if accounting is not None:
-            events += self._settle(answers, now)
-        if accounting is not None or not self._over:
-            events += self._describe_progress()
-        return [*events, *self._check_limits(now), *self._end()]
-
-    def _read_logs(self, answers: Answers, now: Moment) -> list[Event]:
-        events: list[Event] = []
-        memo = self.logs.resume(answers.frames)
-        if memo is not None:
-            self._whole.memory = read_memories(memo).get(self._base, self._whole.memory)
-        if memo is not None and self.logs.is_resumed:
-            events.append(Note("Watching again; what was shown of the logs is not repeated."))
-        lines = self.logs.read(answers.frames, now=now.steady)
-        return [*events, LogLines(lines)] if lines else events
-
     def _observe_queue(self, answers: Answers, now: Moment) -> list[Event]:
         rows = self._own(self._whole, answers.queue_of(self._base).rows)
         self._whole.queue = Answer(rows)
@@ -288,6 +243,7 @@ class ArrayTracker(JobTracker):
             elif job.settling_since is None:
                 job.settling_since = now.steady
                 self._over[index] = job
+        self.logs.memo = write_memories({self._base: self._whole.memory})
         return [
             *_describe_requeued(requeued),
             *self._note_revoked(rows),
@@ -357,7 +313,8 @@ class ArrayTracker(JobTracker):
         ]
 
     def _describe_progress(self) -> list[Event]:
-        if self._has_told:
+        is_waiting = bool(self._over) and not self._asked_accounting
+        if self._has_told or is_waiting:
             return []
         counts = Counter(end.state for end in self._ends.values())
         for job in self._left.values():

@@ -190,6 +190,11 @@ class LogFollower:
         )
 
     @property
+    def whence(self) -> str:
+        """Where the logs go on, in words, when somebody showed their beginning before."""
+        return f"the log goes on behind byte {self.offsets}"
+
+    @property
     def offsets(self) -> str:
         """How far the files were read, in whole lines; what `confirm` takes."""
         return " ".join(str(log.line_offset) for log in self._logs)

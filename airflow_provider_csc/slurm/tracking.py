@@ -165,6 +165,16 @@ class _Job:
             row.state.name == "COMPLETING" for row in self.live_rows
         )
 
+    def is_to_cancel(self, now: Moment) -> bool:
+        """
+        Whether scancel is due, if it is to be cancelled at all.
+
+        Again only where scancel failed or did not help: a second signal may end the script's own
+        cleaning up.
+        """
+        is_due = self.cancelled_at is None or now.steady - self.cancelled_at > self.cancel_again
+        return is_due and self.is_live and not self.is_ending
+
 
 class JobTracker:
     """Follow the jobs of one `WatchSpec`; ``name`` makes its frames unique in an answer."""
@@ -255,21 +265,12 @@ class JobTracker:
     def _waiting(self) -> list[str]:
         return [job.job_id for job in self._open if job.settling_since is None]
 
-    def jobs_to_cancel(self, now: Moment) -> list[str]:
-        """
-        Return the jobs that a limit wants gone, that are still there and should be cancelled now.
+    def _to_cancel(self, now: Moment) -> list[_Job]:
+        return [job for job in self._open if (self.limit or job.limit) and job.is_to_cancel(now)]
 
-        Again only where scancel failed or did not help: a second signal may end the script's own
-        cleaning up.
-        """
-        return [
-            job.job_id
-            for job in self._open
-            if (self.limit or job.limit)
-            and job.is_live
-            and not job.is_ending
-            and (job.cancelled_at is None or now.steady - job.cancelled_at > job.cancel_again)
-        ]
+    def jobs_to_cancel(self, now: Moment) -> list[str]:
+        """Return what a limit wants gone, that is still there and should be cancelled now."""
+        return [job.job_id for job in self._to_cancel(now)]
 
     @property
     def marked_dirs(self) -> tuple[str, ...]:
@@ -284,11 +285,10 @@ class JobTracker:
 
     def note_cancelled(self, now: Moment) -> None:
         """Note that scancel took on what `jobs_to_cancel` returned for this moment."""
-        to_cancel, notice = self.jobs_to_cancel(now), self.cancel_notice
-        for job in self._open:
-            if job.job_id in to_cancel:
-                job.cancelled_at = now.steady
-                job.cancel_again = notice.seconds if notice else _CANCEL_AGAIN_SECONDS
+        notice = self.cancel_notice
+        for job in self._to_cancel(now):
+            job.cancelled_at = now.steady
+            job.cancel_again = notice.seconds if notice else _CANCEL_AGAIN_SECONDS
 
     def seconds_to_deadline(self, now: Moment) -> float | None:
         """Return in how many seconds something must be done or said because of the deadline."""
@@ -369,7 +369,7 @@ class JobTracker:
             events = [*self._resume(accounting, now), *changes, *events]
         if accounting is not None:
             events += self._settle(answers, now)
-        return [*events, *self._check_limits(now)]
+        return [*events, *self._describe_progress(), *self._check_limits(now), *self._end()]
 
     def _read_logs(self, answers: Answers, now: Moment) -> list[Event]:
         events: list[Event] = []
@@ -379,7 +379,7 @@ class JobTracker:
             for job in self._jobs:
                 job.memory = memories.get(job.job_id, job.memory)
         if memo is not None and self.logs.is_resumed:
-            events.append(Note(f"Watching again; the log goes on behind byte {self.logs.offsets}."))
+            events.append(Note(f"Watching again; {self.logs.whence}."))
         lines = self.logs.read(answers.frames, now=now.steady)
         return [*events, LogLines(lines)] if lines else events
 
@@ -496,6 +496,10 @@ class JobTracker:
         length = "" if seconds is None else f" of {seconds:.0f} s"
         return [Note(f"{self.limit}{length} is reached; cancelling.", logging.WARNING)]
 
+    def _describe_progress(self) -> list[Event]:
+        """Return what is to be said of all jobs together; each one's changes are said already."""
+        return []
+
     def _settle(self, answers: Answers, now: Moment) -> list[Event]:
         accounting = answers.accounting_about(self._asked_accounting)
         frame = answers.frames.get(self._exit_name)
@@ -508,7 +512,7 @@ class JobTracker:
             if self._is_settled(job, evidence, now):
                 job.result = self._build_result(job, evidence)
                 events += self._describe_result(job, evidence)
-        return [*events, *self._explain_wait(accounting, now), *self._end()]
+        return [*events, *self._explain_wait(accounting, now)]
 
     def _gather(self, job: _Job, answers: Answers, record: ExitRecord | None) -> Evidence:
         accounting = answers.accounting_of(job.job_id)
