@@ -23,7 +23,7 @@ from airflow_provider_csc.slurm.batch import parse_exit_records
 from airflow_provider_csc.slurm.cancel_commands import read_notice
 from airflow_provider_csc.slurm.commands import PollRequest
 from airflow_provider_csc.slurm.endings import complete_result
-from airflow_provider_csc.slurm.events import Ended, Event, LogLines, Moment, Note
+from airflow_provider_csc.slurm.events import Event, Moment, Note
 from airflow_provider_csc.slurm.failures import failure_of
 from airflow_provider_csc.slurm.limits import QueuedRow
 from airflow_provider_csc.slurm.output import (
@@ -89,7 +89,7 @@ class ArrayTracker(JobTracker):
         self._told: dict[str, int] = {}
         self._has_told = self._is_revoked_told = False
         self._odd = 0
-        self._runs = self._has_ended = False
+        self._runs = False
         self.logs = self._logs = ArrayLogs(
             name,
             [path for path in dict.fromkeys((spec.stdout_path, spec.stderr_path)) if path],
@@ -411,11 +411,7 @@ class ArrayTracker(JobTracker):
         more = " (Of further ones it is not said.)" if self._odd == _MAX_NOTES else ""
         return [Note(text + more, logging.WARNING)]
 
-    def _end(self) -> list[Event]:
-        if not self.is_done or self._has_ended:
-            return []
-        self._has_ended = True
-        rest = self.logs.last_lines()
+    def _sum_up(self) -> list[JobResult]:
         record = ArrayRecord({index + self._shift: end for index, end in self._ends.items()})
         result = sum_up(
             self._base,
@@ -425,8 +421,7 @@ class ArrayTracker(JobTracker):
             stdout_path=self.spec.stdout_path,
             stderr_path=self.spec.stderr_path,
         )
-        ended = Ended([result])
-        return [LogLines(rest), ended] if rest else [ended]
+        return [result]
 
 
 def _has_row(job: _Job) -> bool:

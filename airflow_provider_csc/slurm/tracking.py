@@ -183,6 +183,7 @@ class JobTracker:
         "_asked_accounting",
         "_asked_queue",
         "_clock",
+        "_has_ended",
         "_has_no_accounting",
         "_is_overdue_told",
         "_jobs",
@@ -208,6 +209,7 @@ class JobTracker:
         self._parking = Parking()
         self._lacks_accounting = False
         self._has_no_accounting = False
+        self._has_ended = False
         self._is_overdue_told = False
         # Whom squeue and sacct were asked about last.
         self._asked_queue: tuple[str, ...] = ()
@@ -611,11 +613,16 @@ class JobTracker:
         return events
 
     def _end(self) -> list[Event]:
-        if not self.is_done:
+        if not self.is_done or self._has_ended:
             return []
+        self._has_ended = True
         rest = self.logs.last_lines()
-        ended = Ended([job.result for job in self._jobs if job.result is not None])
+        ended = Ended(self._sum_up())
         return [LogLines(rest), ended] if rest else [ended]
+
+    def _sum_up(self) -> list[JobResult]:
+        """Return the results, in the order of the jobs."""
+        return [job.result for job in self._jobs if job.result is not None]
 
 
 def _are_same(rows: tuple[QueueRow, ...], others: tuple[QueueRow, ...]) -> bool:
