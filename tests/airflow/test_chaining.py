@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,14 +9,11 @@ from airflow.providers.common.compat.sdk import (
     DAG,
     AirflowFailException,
     AirflowTaskTimeout,
-    TaskDeferred,
 )
 
 from airflow_provider_csc import upstreams
 from airflow_provider_csc.client import array_submitter
-from airflow_provider_csc.client.slurm import SlurmClient
 from airflow_provider_csc.errors import ConfigError, JobDependencyError
-from airflow_provider_csc.hooks import slurm as hook_module
 from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
 from airflow_provider_csc.slurm.array_parts import ArrayLimits
 from airflow_provider_csc.slurm.array_record import ArrayRecord, TaskEnd
@@ -27,29 +23,24 @@ from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigge
 from airflow_provider_csc.triggers.slurm_dependency import SlurmDependencyTrigger
 from airflow_provider_csc.upstreams import Instance, read_states
 from tests.support import fake_site as faults
-from tests.support.fake_site import FakeSite, FaultyTransport, LocalTransport, fake_site
+from tests.support.steps import FaultySite, default_site, deferred_by, event_of, kept, submitted
 from tests.support.task import build_context
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+
+    from tests.support.fake_site import FakeSite
 
 HELD = {"hold": True}
 
 
-class World:
+class World(FaultySite):
     """A fake site, and what Airflow says of other tasks."""
 
     def __init__(self, fake: FakeSite) -> None:
-        self.fake = fake
+        super().__init__(fake)
         self.states: dict[str, str | None] = {}
         self.ids: dict[str, str] = {}
-        self.faults: list[tuple[str, Any]] = []
-
-    def open(self, _settings: object) -> SlurmClient:
-        transport = FaultyTransport(LocalTransport(self.fake))
-        transport.plans.extend(self.faults)
-        self.faults.clear()
-        return SlurmClient(transport)
 
     def submit(self, **arguments: Any) -> str:
         """Submit a job of another task; it stays in the queue."""
@@ -68,11 +59,7 @@ class World:
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    connection = {"conn_type": "slurm", "host": "fake", "login": "somebody"}
-    monkeypatch.setenv("AIRFLOW_CONN_SLURM_DEFAULT", json.dumps(connection))
-    with fake_site() as fake:
-        world = World(fake)
-        monkeypatch.setattr(hook_module, "_open", world.open)
+    with default_site(monkeypatch, World) as world:
         monkeypatch.setattr(
             upstreams, "ask_states", lambda _run, ids: read_states(world.states, set(ids))
         )
@@ -87,31 +74,13 @@ def operator(**arguments: Any) -> SlurmSubmitOperator:
     return SlurmSubmitOperator(**given | {"depends_on": "up"} | arguments)
 
 
-def deferred_by(step: Callable[[], Any]) -> TaskDeferred:
-    with pytest.raises(TaskDeferred) as caught:
-        step()
-    return caught.value
-
-
-def kept(deferred: TaskDeferred) -> dict[str, Any]:
-    kwargs: dict[str, Any] = json.loads(json.dumps(deferred.kwargs or {}))
-    return kwargs
-
-
-def submitted(step: Callable[[], Any]) -> SlurmJobTrigger:
-    trigger = deferred_by(step).trigger
-    assert isinstance(trigger, SlurmJobTrigger)
-    return trigger
-
-
 def never_satisfied(trigger: SlurmJobTrigger) -> dict[str, Any]:
     """The event after Slurm said that the job's dependency can never be satisfied."""
     (job_id,) = trigger.job_ids
     result = JobResult(
         job_id=job_id, state="CANCELLED", limit="dependency", run_dir=trigger.run_dir
     )
-    event: dict[str, Any] = {"results": [result.to_payload()], "attempt": trigger.attempt}
-    return json.loads(json.dumps(event)) if event else event
+    return event_of(trigger, result)
 
 
 def test_a_job_waits_inside_slurm_for_that_of_another_task(world: World) -> None:
@@ -296,7 +265,7 @@ def test_a_job_that_was_submitted_before_an_outage_is_found_before_anything_is_j
     task = operator()
     context = build_context(task)
     lost = ("\nsubmit\n", faults.drop_after)
-    world.faults = [lost, ("verdict.$suffix", faults.refuse)]
+    world.plans.extend([lost, ("verdict.$suffix", faults.refuse)])
     parked = deferred_by(lambda: task.execute(context))
     assert isinstance(parked.trigger, SlurmSiteTrigger)
     world.end(up, "FAILED")

@@ -2,54 +2,37 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
+from airflow.providers.common.compat.sdk import AirflowFailException
 
-from airflow_provider_csc.client.slurm import SlurmClient
 from airflow_provider_csc.errors import SubmitRejectedError
-from airflow_provider_csc.hooks import slurm as hook_module
 from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
 from airflow_provider_csc.slurm.attempt import Attempt
 from airflow_provider_csc.slurm.queue_limits import Refusal
 from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
 from airflow_provider_csc.triggers.slurm_queue import SlurmQueueTrigger
-from tests.support.fake_site import FakeSite, LocalTransport, fake_site
+from tests.support.steps import FaultySite, default_site, deferred_by, kept
 from tests.support.task import build_context, stored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+
+    from tests.support.fake_site import FakeSite
 
 UP = {"status": "up"}
 
 
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSite]:
-    connection = {"conn_type": "slurm", "host": "fake", "login": "somebody"}
-    monkeypatch.setenv("AIRFLOW_CONN_SLURM_DEFAULT", json.dumps(connection))
-    with fake_site() as fake:
-        monkeypatch.setattr(
-            hook_module, "_open", lambda _settings: SlurmClient(LocalTransport(fake))
-        )
-        yield fake
+    with default_site(monkeypatch, FaultySite) as site:
+        yield site.fake
 
 
 def operator(**arguments: Any) -> SlurmSubmitOperator:
     given = {"task_id": "job", "command": "true", "deferrable": True, "options": {"hold": True}}
     return SlurmSubmitOperator(**given | arguments)
-
-
-def deferred_by(step: Callable[[], Any]) -> TaskDeferred:
-    with pytest.raises(TaskDeferred) as caught:
-        step()
-    return caught.value
-
-
-def kept(deferred: TaskDeferred) -> dict[str, Any]:
-    kwargs: dict[str, Any] = json.loads(json.dumps(deferred.kwargs or {}))
-    return kwargs
 
 
 def test_a_full_queue_is_waited_for_and_keeps_its_place(site: FakeSite) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections import deque
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +11,9 @@ import pytest
 from airflow.providers.common.compat.sdk import (
     AirflowFailException,
     AirflowTaskTimeout,
-    TaskDeferred,
 )
 from airflow.sdk import DAG, task
 
-from airflow_provider_csc.client.slurm import SlurmClient
 from airflow_provider_csc.decorators import slurm as decorators
 from airflow_provider_csc.errors import (
     ConfigError,
@@ -26,33 +22,23 @@ from airflow_provider_csc.errors import (
     JobNoResultError,
     JobSignalError,
 )
-from airflow_provider_csc.hooks import slurm as hook_module
 from airflow_provider_csc.slurm.policy import SlurmRetryPolicy
 from airflow_provider_csc.slurm.result import JobResult
 from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
 from tests.support import fake_site as faults
-from tests.support.fake_site import FakeSite, FaultyTransport, LocalTransport, fake_site
+from tests.support.steps import FaultySite, default_site, deferred_by, event_of, kept
 from tests.support.task import build_context
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 FACTOR = 3
 RESULT_FILE = "/result.json"
 
 
-class Site:
-    """A fake site, and the faults that are planned for its connection."""
-
-    def __init__(self, fake: FakeSite) -> None:
-        self.fake = fake
-        self.plans: deque[tuple[str, Any]] = deque()
-
-    def open(self, _settings: object) -> SlurmClient:
-        return SlurmClient(FaultyTransport(LocalTransport(self.fake), self.plans))
-
+class Site(FaultySite):
     def lose_reading(self, times: int = 1) -> None:
-        self.plans.extend([(RESULT_FILE, faults.refuse)] * times)
+        self.lose(faults.refuse, times, command=RESULT_FILE)
 
     def end_of(self, trigger: SlurmJobTrigger) -> dict[str, Any]:
         """The event of a trigger whose job ends by itself."""
@@ -68,19 +54,12 @@ class Site:
             run_dir=trigger.run_dir,
             stdout_path=trigger.stdout_path,
         )
-        event: dict[str, Any] = json.loads(
-            json.dumps({"results": [result.to_payload()], "attempt": trigger.attempt})
-        )
-        return event
+        return event_of(trigger, result)
 
 
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    connection = {"conn_type": "slurm", "host": "fake", "login": "somebody"}
-    monkeypatch.setenv("AIRFLOW_CONN_SLURM_DEFAULT", json.dumps(connection))
-    with fake_site() as fake:
-        site = Site(fake)
-        monkeypatch.setattr(hook_module, "_open", site.open)
+    with default_site(monkeypatch, Site) as site:
         yield site
 
 
@@ -88,12 +67,6 @@ def operator_of(decorated: Any, *args: Any, **kwargs: Any) -> Any:
     """The operator that a call of a decorated function makes in a DAG."""
     with DAG("test_dag", schedule=None):
         return decorated(*args, **kwargs).operator
-
-
-def deferred_by(step: Callable[[], Any]) -> TaskDeferred:
-    with pytest.raises(TaskDeferred) as caught:
-        step()
-    return caught.value
 
 
 def run(site: Site, operator: Any, context: Any = None) -> Any:
@@ -393,8 +366,8 @@ def test_a_file_system_that_is_away_is_waited_for(
     base.with_name("elsewhere").rename(base)
 
     assert "cannot be looked at" in deferred.trigger.serialize()[1]["reason"]
-    kept = json.loads(json.dumps(deferred.kwargs))
-    assert operator.execute_fetch(context, {"status": "up"}, **kept) == {"sum": 9}
+    held = kept(deferred)
+    assert operator.execute_fetch(context, {"status": "up"}, **held) == {"sum": 9}
 
 
 def test_a_result_that_is_there_and_cannot_be_read_is_waited_for(site: Site) -> None:
@@ -415,10 +388,10 @@ def test_a_result_waits_for_a_site_that_is_away(site: Site) -> None:
         trigger = deferred.trigger
         assert isinstance(trigger, SlurmSiteTrigger)
         assert deferred.method_name == "execute_fetch"
-        kept = json.loads(json.dumps(deferred.kwargs))
+        held = kept(deferred)
         again = operator_of(add, 1)
         if site.plans:
-            step = {"event": {"status": "up"}, **kept}
+            step = {"event": {"status": "up"}, **held}
             deferred = deferred_by(
                 lambda step=step, again=again: again.execute_fetch(context, **step)
             )
@@ -426,7 +399,7 @@ def test_a_result_waits_for_a_site_that_is_away(site: Site) -> None:
     assert trigger.token is None, "there is no job to kill any more"
     assert "the result of job" in str(trigger.reason)
     assert trigger.not_before is not None
-    assert again.execute_fetch(context, {"status": "up"}, **kept) == {"sum": 9}
+    assert again.execute_fetch(context, {"status": "up"}, **held) == {"sum": 9}
     assert context["ti"].xcoms["slurm_job"]["state"] == "COMPLETED"
 
 
@@ -435,11 +408,11 @@ def test_the_tasks_own_limit_holds_while_a_result_waits(site: Site) -> None:
     site.lose_reading()
 
     deferred = deferred_by(lambda: operator.execute_complete(context, event))
-    kept = json.loads(json.dumps(deferred.kwargs))
+    held = kept(deferred)
 
     assert deferred.trigger.serialize()[1]["deadline"] > time.time()
     with pytest.raises(AirflowTaskTimeout, match="its result was not read"):
-        operator.execute_fetch(context, {"status": "deadline"}, **kept)
+        operator.execute_fetch(context, {"status": "deadline"}, **held)
 
 
 def test_a_failure_does_not_wait_for_its_traceback(site: Site) -> None:
@@ -456,14 +429,14 @@ def test_a_failure_does_not_wait_for_its_traceback(site: Site) -> None:
 
 
 def test_a_submission_that_had_to_wait_is_rendered_when_it_is_made(site: Site) -> None:
-    site.plans.append(("\nsubmit\n", faults.refuse))
+    site.lose(faults.refuse)
     operator = operator_of(add, 1)
     context = build_context(operator)
     deferred = deferred_by(lambda: operator.execute(context))
-    kept = json.loads(json.dumps(deferred.kwargs))
+    held = kept(deferred)
 
     again = operator_of(add, 1)
-    trigger = deferred_by(lambda: again.execute_again(context, {"status": "up"}, **kept)).trigger
+    trigger = deferred_by(lambda: again.execute_again(context, {"status": "up"}, **held)).trigger
 
     assert isinstance(trigger, SlurmJobTrigger)
     assert again.execute_complete(context, site.end_of(trigger)) == {"sum": 9}

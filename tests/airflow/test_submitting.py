@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import deque
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,63 +35,41 @@ from airflow_provider_csc.slurm.result import JobResult
 from airflow_provider_csc.task_state import Standing
 from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
 from tests.support import fake_site as faults
-from tests.support.fake_site import FakeSite, FaultyTransport, LocalTransport, fake_site
+from tests.support.fake_site import LocalTransport
+from tests.support.steps import (
+    FaultySite,
+    default_site,
+    deferred_by,
+    event_of,
+    kept,
+    submitted,
+)
 from tests.support.task import build_context
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from airflow_provider_csc.task_state import TaskName
     from airflow_provider_csc.worker_kill import KillOrder
 
-SUBMIT = "\nsubmit\n"
 UP = {"status": "up"}
 
 
-@pytest.fixture
-def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """A fake site behind ``slurm_default``."""
-    connection = {"conn_type": "slurm", "host": "fake", "login": "somebody"}
-    monkeypatch.setenv("AIRFLOW_CONN_SLURM_DEFAULT", json.dumps(connection))
-    with fake_site() as fake:
-        site = Site(fake)
-        monkeypatch.setattr(hook_module, "_open", site.open)
-        yield site
-
-
-class Site:
-    """It, and the faults that are planned for its connection."""
-
-    def __init__(self, fake: FakeSite) -> None:
-        self.fake = fake
-        self.plans: deque[tuple[str, Any]] = deque()
-
-    def open(self, _settings: object) -> SlurmClient:
-        return SlurmClient(FaultyTransport(LocalTransport(self.fake), self.plans))
-
-    def lose(self, fault: Any, times: int = 1) -> None:
-        self.plans.extend([(SUBMIT, fault)] * times)
-
+class Site(FaultySite):
     @property
     def live(self) -> list[str]:
         return [each for each, job in self.fake.jobs.items() if job["state"] == "PENDING"]
 
 
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    with default_site(monkeypatch, Site) as site:
+        yield site
+
+
 def operator(**arguments: Any) -> SlurmSubmitOperator:
     given = {"task_id": "job", "command": "true", "deferrable": True, "options": {"hold": True}}
     return SlurmSubmitOperator(**given | arguments)
-
-
-def deferred_by(step: Callable[[], Any]) -> TaskDeferred:
-    with pytest.raises(TaskDeferred) as caught:
-        step()
-    return caught.value
-
-
-def kept(deferred: TaskDeferred) -> dict[str, Any]:
-    """What the database keeps for the method that goes on."""
-    kwargs: dict[str, Any] = json.loads(json.dumps(deferred.kwargs or {}))
-    return kwargs
 
 
 def parked(task: SlurmSubmitOperator, context: Any) -> TaskDeferred:
@@ -101,20 +78,11 @@ def parked(task: SlurmSubmitOperator, context: Any) -> TaskDeferred:
     return deferred
 
 
-def submitted(step: Callable[[], Any]) -> SlurmJobTrigger:
-    trigger = deferred_by(step).trigger
-    assert isinstance(trigger, SlurmJobTrigger)
-    return trigger
-
-
 def ended(trigger: SlurmJobTrigger, **fields: Any) -> dict[str, Any]:
     """The event of a trigger whose job ended."""
     (job_id,) = trigger.job_ids
     result = JobResult(**{"job_id": job_id, "run_dir": trigger.run_dir} | fields)
-    event: dict[str, Any] = json.loads(
-        json.dumps({"results": [result.to_payload()], "attempt": trigger.attempt})
-    )
-    return event
+    return event_of(trigger, result)
 
 
 # ---- parking ----
@@ -224,11 +192,11 @@ def test_where_a_job_may_exist_no_error_is_a_reason_to_give_it_up(
     task = operator()
     context = build_context(task)
     site.lose(faults.drop_after)
-    site.plans.extend([("squeue", faults.refuse)] * 20)
+    site.lose(faults.refuse, 20, command="squeue")
     deferred = parked(task, context)
     assert len(site.live) == 1
     site.plans.clear()
-    site.plans.extend([("squeue", unknown)] * 20)
+    site.lose(unknown, 20, command="squeue")
 
     again = deferred_by(lambda: task.execute_again(context, UP, **kept(deferred)))
     site.plans.clear()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +10,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 
 from airflow_provider_csc.client import array_submitter
-from airflow_provider_csc.client.slurm import SlurmClient
 from airflow_provider_csc.errors import JobExitCodeError, JobOutOfMemoryError
-from airflow_provider_csc.hooks import slurm as hook_module
 from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
 from airflow_provider_csc.slurm.array_parts import ArrayLimits, parse_part
 from airflow_provider_csc.slurm.array_record import ArrayRecord, TaskEnd
@@ -24,7 +21,7 @@ from airflow_provider_csc.slurm.result import JobResult
 from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
 from airflow_provider_csc.triggers.slurm_queue import SlurmQueueTrigger
 from tests.support import fake_site as faults
-from tests.support.fake_site import FakeSite, FaultyTransport, LocalTransport, fake_site
+from tests.support.steps import FaultySite, default_site, deferred_by, event_of, kept, submitted
 from tests.support.task import build_context
 
 if TYPE_CHECKING:
@@ -33,16 +30,7 @@ if TYPE_CHECKING:
 UP = {"status": "up"}
 
 
-class Site:
-    """A fake site, and the faults that are planned for its connection."""
-
-    def __init__(self, fake: FakeSite) -> None:
-        self.fake = fake
-        self.plans: deque[tuple[str, Any]] = deque()
-
-    def open(self, _settings: object) -> SlurmClient:
-        return SlurmClient(FaultyTransport(LocalTransport(self.fake), self.plans))
-
+class Site(FaultySite):
     @property
     def arrays(self) -> dict[str, str]:
         """What each job was submitted with."""
@@ -51,12 +39,8 @@ class Site:
 
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    connection = {"conn_type": "slurm", "host": "fake", "login": "somebody"}
-    monkeypatch.setenv("AIRFLOW_CONN_SLURM_DEFAULT", json.dumps(connection))
-    with fake_site() as fake:
-        fake.switch("array_is_one_row")
-        site = Site(fake)
-        monkeypatch.setattr(hook_module, "_open", site.open)
+    with default_site(monkeypatch, Site) as site:
+        site.fake.switch("array_is_one_row")
         yield site
 
 
@@ -72,12 +56,11 @@ def operator(array: str, **arguments: Any) -> SlurmSubmitOperator:
     return SlurmSubmitOperator(**given | {"options": options} | arguments)
 
 
-def submitted(step: Callable[[], Any]) -> SlurmJobTrigger:
-    with pytest.raises(TaskDeferred) as caught:
-        step()
-    trigger = caught.value.trigger
-    assert isinstance(trigger, SlurmJobTrigger)
-    return SlurmJobTrigger(**json.loads(json.dumps(trigger.serialize()[1])))
+def begin(array: str, **arguments: Any) -> tuple[SlurmSubmitOperator, Any, SlurmJobTrigger]:
+    """Submit an array; return the task, its context and the trigger."""
+    task = operator(array, **arguments)
+    context = build_context(task)
+    return task, context, submitted(lambda: task.execute(context))
 
 
 def ended(
@@ -106,17 +89,11 @@ def ended(
     site.fake.change(job_id, state=state, in_queue="", in_accounting="")
     if is_noted:
         Path(trigger.run_dir or "", "verdict").write_text(result.noted)
-    event: dict[str, Any] = json.loads(
-        json.dumps({"results": [result.to_payload()], "attempt": trigger.attempt})
-    )
-    return event
+    return event_of(trigger, result)
 
 
 def test_an_array_is_one_job_and_one_result(site: Site) -> None:
-    task = operator("0-9%2")
-    context = build_context(task)
-
-    trigger = submitted(lambda: task.execute(context))
+    task, context, trigger = begin("0-9%2")
     result = task.execute_complete(context, ended(site, trigger))
 
     assert site.arrays == {"101": "0-9%2"}
@@ -151,9 +128,7 @@ def test_too_many_failures_fail_the_task_and_few_do_not(site: Site) -> None:
 
 
 def test_an_unknown_task_fails_the_array_whatever_is_allowed(site: Site) -> None:
-    task = operator("0-9", max_failed_tasks=None)
-    context = build_context(task)
-    trigger = submitted(lambda: task.execute(context))
+    task, context, trigger = begin("0-9", max_failed_tasks=None)
     with pytest.raises(Exception, match="What became of some of them is not known"):
         task.execute_complete(context, ended(site, trigger, UNKNOWN="3"))
 
@@ -165,10 +140,7 @@ def test_parts_follow_one_another_within_the_try(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit(monkeypatch, max_queued=4)
-    task = operator("0-9%2")
-    context = build_context(task)
-
-    first = submitted(lambda: task.execute(context))
+    task, context, first = begin("0-9%2")
     second = submitted(lambda: task.execute_complete(context, ended(site, first)))
     third = submitted(lambda: task.execute_complete(context, ended(site, second, FAILED="5")))
 
@@ -200,9 +172,7 @@ def test_no_part_of_an_array_is_told_to_others_as_its_job(
 ) -> None:
     """What depends on one would start before the others have run, or in spite of their failure."""
     limit(monkeypatch, max_queued=5)
-    task = operator("0-9", max_failed_tasks=1)
-    context = build_context(task)
-    first = submitted(lambda: task.execute(context))
+    task, context, first = begin("0-9", max_failed_tasks=1)
     assert "job_id" not in context["ti"].xcoms
     last = submitted(lambda: task.execute_complete(context, ended(site, first, FAILED="3")))
     assert "job_id" not in context["ti"].xcoms
@@ -224,9 +194,7 @@ def test_a_job_whose_ids_only_its_own_script_knows_is_not_told(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit(monkeypatch, max_id=10)
-    task = operator("10-14")
-    context = build_context(task)
-    trigger = submitted(lambda: task.execute(context))
+    _, context, trigger = begin("10-14")
     assert trigger.array == "10-14 shifted by 10"
     assert "job_id" not in context["ti"].xcoms
 
@@ -235,17 +203,13 @@ def test_a_part_that_has_to_wait_for_the_site_is_not_forgotten(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit(monkeypatch, max_queued=5)
-    task = operator("0-9")
-    context = build_context(task)
-    first = submitted(lambda: task.execute(context))
+    task, context, first = begin("0-9")
     event = ended(site, first)
-    site.plans.append(("\nsubmit\n", faults.refuse))
+    site.lose(faults.refuse)
 
-    with pytest.raises(TaskDeferred) as caught:
-        task.execute_complete(context, event)
-    assert isinstance(caught.value.trigger, SlurmSiteTrigger)
-    kept = json.loads(json.dumps(caught.value.kwargs))
-    second = submitted(lambda: task.execute_again(context, UP, **kept))
+    waiting = deferred_by(lambda: task.execute_complete(context, event))
+    assert isinstance(waiting.trigger, SlurmSiteTrigger)
+    second = submitted(lambda: task.execute_again(context, UP, **kept(waiting)))
 
     assert second.array == "5-9"
     result = task.execute_complete(context, ended(site, second))
@@ -273,7 +237,7 @@ def test_a_part_that_is_refused_for_a_full_queue_waits_for_the_room_it_needs(
 
 @pytest.mark.parametrize("fault", [faults.drop_after, faults.drop_before, faults.time_out])
 def test_an_array_is_submitted_once_whatever_is_lost(site: Site, fault: Any) -> None:
-    site.plans.append(("\nsubmit\n", fault))
+    site.lose(fault)
     task = operator("0-9%2")
     trigger = submitted(lambda: task.execute(build_context(task)))
     assert site.arrays == {trigger.job_ids[0]: "0-9%2"}
@@ -284,9 +248,7 @@ def test_a_try_that_is_executed_again_follows_its_parts(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit(monkeypatch, max_queued=5)
-    task = operator("0-9")
-    context = build_context(task)
-    first = submitted(lambda: task.execute(context))
+    task, context, first = begin("0-9")
     event = ended(site, first)
     second = submitted(lambda: task.execute_complete(context, event))
 
@@ -388,9 +350,9 @@ def test_a_dag_that_asks_for_more_tasks_now_runs_those(site: Site) -> None:
 
 
 def test_a_policy_submits_the_failed_tasks_again(site: Site) -> None:
-    task = operator("0-9", on_failure=SlurmRetryPolicy(out_of_memory=1), options={"mem": "1G"})
-    context = build_context(task)
-    first = submitted(lambda: task.execute(context))
+    task, context, first = begin(
+        "0-9", on_failure=SlurmRetryPolicy(out_of_memory=1), options={"mem": "1G"}
+    )
 
     event = ended(site, first, OUT_OF_MEMORY="3,7", FAILED="5")
     second = submitted(lambda: task.execute_complete(context, event))
@@ -406,9 +368,7 @@ def test_a_policy_submits_the_failed_tasks_again(site: Site) -> None:
 
 def test_a_policy_that_is_spent_tells_of_the_whole_array(site: Site) -> None:
     policy = SlurmRetryPolicy(out_of_memory=1, memory_cap="1G")
-    task = operator("0-9", on_failure=policy, options={"mem": "1G"})
-    context = build_context(task)
-    trigger = submitted(lambda: task.execute(context))
+    task, context, trigger = begin("0-9", on_failure=policy, options={"mem": "1G"})
     with pytest.raises(
         AirflowFailException, match=r"9 COMPLETED, 1 OUT_OF_MEMORY.*memory_cap"
     ) as caught:
