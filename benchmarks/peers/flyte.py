@@ -37,7 +37,7 @@ async def main() -> None:
             async with workers:
                 try:
                     await connector.get(job)
-                except Exception:
+                except Exception:  # as its agent does: it is told, and asked again
                     logging.exception("asking for a job")  # noqa: LOG015 - the process is its own
             await asyncio.sleep(what["interval"])
 
