@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 def load_parts() -> list[Part]:
     """Return all parts, in the order in which they are run; the quick ones first."""
-    from benchmarks import deferred, latency, overhead, parse, stream, submit, waiting
+    from benchmarks import deferred, latency, mapped, overhead, parse, stream, submit, waiting
 
-    modules = (parse, submit, latency, stream, overhead, deferred, waiting)
+    modules = (parse, submit, latency, stream, overhead, deferred, mapped, waiting)
     return [module.PART for module in modules]
 
 

@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """An Airflow, the log-in node it reaches, and the process of its triggerer."""
+    """An Airflow and where it is described, the log-in node it reaches, its triggerer's process."""
 
     api: Airflow
+    description: Path
     node: LoginNode
     triggerer: int
 
@@ -35,9 +36,11 @@ class Stage:
 def airflow(site: Site, *, floor: float) -> Iterator[Stage]:
     """Run an Airflow with the DAGs of benchmarks/dags, and a log-in node for it alone."""
     with site.scratch() as scratch, login_node(site) as node, running(site) as home:
-        api = Airflow(home / "airflow.json")
+        description = home / "airflow.json"
+        api = Airflow(description)
         api.set_connection(site.slurm_connection(node, work_dir=scratch / "runs", floor=floor))
-        yield Stage(api, node, int((home / "run" / "triggerer.pid").read_text()))
+        triggerer = int((home / "run" / "triggerer.pid").read_text())
+        yield Stage(api, description, node, triggerer)
 
 
 @contextmanager

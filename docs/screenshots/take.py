@@ -10,7 +10,8 @@ describe themselves in AIRFLOW_JSON (/var/lib/csc-demo/airflow.json) and CLUSTER
 
     DEMO_DIR=/tmp/pictures AIRFLOW_PORT=8085 docker/airflow up
 
-PART is any of: providers, forms, slurm, allas, run; without one, all of them. "forms" alone suits
+PART is any of: providers, forms, slurm, allas, run; without one, all of them. "mapped" takes the last
+run of the DAG "mapped" of the benchmark, see benchmarks/mapped.py. "forms" alone suits
 any other Airflow with this provider, whose AIRFLOW_JSON one writes by hand ({"url", "user",
 "password"}); set PREFIX=airflow-3.1- to name its pictures apart.
 
@@ -28,6 +29,7 @@ import tempfile
 import time
 from io import BytesIO
 from pathlib import Path
+from urllib.parse import quote
 
 from PIL import Image
 from selenium import webdriver
@@ -326,6 +328,18 @@ def take_run(browser: Browser) -> None:
     browser.resize()
 
 
+def take_mapped(browser: Browser) -> None:
+    """Take a thousand mapped tasks: the grid, their list, and the log of one."""
+    runs = browser.airflow.get("/dags/mapped/dagRuns?order_by=-start_date&limit=1")["dag_runs"]
+    page = f"{browser.airflow.url}/dags/mapped/runs/{quote(runs[0]['dag_run_id'])}"
+    browser.open(page, "Task Instances")
+    browser.photograph("mapped-grid")
+    browser.open(f"{page}/tasks/job", "Task Instances")
+    browser.photograph("mapped-tasks")
+    browser.open(f"{page}/tasks/job/mapped/700", "seed 700")
+    browser.photograph("mapped-log")
+
+
 def wait_for_line(run, text: str) -> None:
     end = time.monotonic() + 120
     while time.monotonic() < end:
@@ -387,6 +401,8 @@ def main(airflow_json: str, cluster_json: str, *parts: str) -> None:
                         take_allas(browser, cluster)
                     case "run":
                         take_run(browser)
+                    case "mapped":
+                        take_mapped(browser)
                     case _:
                         sys.exit(__doc__)
         except BaseException:
