@@ -17,6 +17,7 @@ from airflow_provider_csc.errors import ConfigError, SlurmError, TransportError
 from airflow_provider_csc.slurm.notation import NotationError
 from airflow_provider_csc.slurm.result import JobResult, describe_result, to_xcom
 from airflow_provider_csc.slurm.specs import parse_job_id
+from airflow_provider_csc.triggers._settling import SETTLE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,11 +82,13 @@ class SlurmJobSensor(BaseSensorOperator):
             poll_interval=self.poke_interval,
             missing_seconds=_MISSING_SECONDS,
         )
-        # Nothing is to be cancelled here, so Airflow's own time-out does.
+        # Nothing is to be cancelled here, so Airflow's own time-out does; what the first look finds
+        # is told late, and still in time.
+        limit = min(timedelta(seconds=self.timeout), self.execution_timeout or timedelta.max)
         return self.defer(
             trigger=trigger,
             method_name=self.execute_complete.__name__,
-            timeout=min(timedelta(seconds=self.timeout), self.execution_timeout or timedelta.max),
+            timeout=max(limit, timedelta(seconds=2 * SETTLE_SECONDS)),
         )
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:  # noqa: ARG002

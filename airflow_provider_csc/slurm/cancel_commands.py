@@ -45,7 +45,7 @@ cancel_submission() {
   frame run_dir 0 "$run_dir"
   # The directory is the claim to submit: once it is there with the mark, nothing is submitted.
   ask base mkdir -p -- "$base"
-  [ -d "$run_dir" ] || ask claim mkdir -- "$run_dir"
+  [ -d "$run_dir" ] || ask claim mkdir -m 700 -- "$run_dir"
   ask mark mark_cancel "$run_dir" "$grace"
   [ -z "$identity" ] || [ -e "$run_dir/@IDENTITY" ] ||
     printf '%s' "$identity" >"$run_dir/@IDENTITY"

@@ -62,7 +62,7 @@ claim_members() {
       *': File exists') ;;
       *) problem+=$line$'\n' ;;
     esac
-  done < <(LC_ALL=C mkdir --verbose -- "${tokens[@]}" 2>&1)
+  done < <(LC_ALL=C mkdir --verbose --mode=700 -- "${tokens[@]}" 2>&1)
   if [ -n "$problem" ]; then
     [ "${#mine[@]}" -eq 0 ] || rmdir -- "${!mine[@]}"
     prune "$base" "$new_base"
@@ -96,7 +96,7 @@ drop_claims() {
 }
 write_members() {
   local index dir
-  mkdir -p -- "$array" || return
+  mkdir -p -m 700 -- "$array" || return
   for index in "${indices[@]}"; do
     dir=${tokens[index]}
     printf '%s' "${identities[index]}" >"$dir/@IDENTITY" &&
@@ -153,7 +153,7 @@ record_members() {
   local -a names=()
   for index in "${indices[@]}"; do names+=("$own/${tokens[index]}"); done
   rm -rf -- "$own"
-  mkdir -p -- "${names[@]}" &&
+  mkdir -p -m 700 -- "${names[@]}" &&
     for index in "${indices[@]}"; do
       printf '%s\n' "${id}_$index" >"$own/${tokens[index]}/@JOB_ID" || break
     done &&

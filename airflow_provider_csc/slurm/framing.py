@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 # `bash -s` would read its program byte by byte, and so would `read` before 5.1; since then -N takes
-# what there is, and spares a process. A word without expansions of its own means the same to every
-# log-in shell (sh, zsh, csh, fish).
+# what there is, and spares a process. Where reading breaks off nothing is run: with REPLY unset
+# the rest would be. The end of the input is a failure to `read`, of which `set -e` must not hear.
+# A word without expansions means the same to every log-in shell (sh, zsh, csh, fish).
 INTERPRETER = (
     "bash -c 'unset REPLY; ((BASH_VERSINFO * 10 + BASH_VERSINFO[1] > 50)) && "
-    'LC_ALL=C IFS= read -rN 1000000000; eval "${REPLY-$(cat)}"\''
+    '{ REPLY=; LC_ALL=C IFS= read -rN 1000000000; } || :; eval "${REPLY-$(cat)}"\''
 )
 # What bash puts before a complaint of a program it evaluates: "environment: line 73: cd: ...".
 _WHERE = re.compile(r"^\S+: line \d+: ", re.MULTILINE)
@@ -35,8 +36,9 @@ _END = "end"
 _SETUP_END = "setup"
 
 # Set-up lines find programs; what they do to the shell itself (`set -e`, `set -a`, IFS) must not
-# reach our own lines.
+# reach our own lines. REPLY holds the program, which no other needs in its environment.
 _RESET = r"""
+unset REPLY
 set +aefuxC +o pipefail +o posix
 shopt -u failglob nullglob
 IFS=$' \t\n'
@@ -131,7 +133,8 @@ def _find_mark(stdout: bytes, mark: str) -> int:
     start = stdout.find(mark.encode() + b" ")
     if start < 0:
         raise UnreadableOutputError(
-            "The log-in shell gave no answer; its set-up lines may have ended it.",
+            "The log-in shell gave no answer; "
+            "its set-up lines may have ended it, or it was killed.",
             output=stdout[-2000:].decode(errors="replace"),
         )
     return start

@@ -157,9 +157,9 @@ record() {
 #
 # Nobody reads in a directory that this step has just made, so there the files are written in place.
 # Should the step hang so long that it is thought lost and its claim is taken over, noclobber keeps
-# it from touching what the other has written (O_EXCL); and of a file that does not fit into the
-# disk nothing stays. Whatever it is that fails, the files are then written the other way, which
-# also tells what is wrong.
+# it from touching what the other has written (O_EXCL). The batch script comes last, and of one that
+# does not fit into the disk nothing stays. Whatever it is that fails, the files are then written
+# the other way, which also tells what is wrong.
 _SUBMIT = r"""
 submit() {
   local base new_base run_dir cwd id first user_umask output is_new=
@@ -179,7 +179,7 @@ submit() {
   frame new_base 0 "$new_base"
   set_aside && claim || return
   if [ -e "$run_dir/@CANCEL" ]; then frame killed 0 ''; return; fi
-  { [ -n "$is_new" ] && ask files write_files; } || replace_files || return
+  { [ -n "$is_new" ] && ask files write_files && write_batch; } || replace_files || return
   pattern output "$run_dir"
   case $own_output in
     '') ;;
@@ -220,11 +220,11 @@ set_aside() {
 claim() {
   if [ -n "$takes_over" ] && [ ! -e "$run_dir/@JOB_ID" ]; then
     rm -f -- "$run_dir/@NO_VERDICT"
-    ask claim mkdir -p -- "$run_dir"
+    ask claim mkdir -p -m 700 -- "$run_dir"
     return
   fi
-  { [ -d "$base" ] || ask base mkdir -p -- "$base"; } && ask claim exec mkdir -- "$run_dir" &&
-    is_new=1 && return
+  { [ -d "$base" ] || ask base mkdir -p -- "$base"; } &&
+    ask claim exec mkdir -m 700 -- "$run_dir" && is_new=1 && return
   if [ ! -d "$run_dir" ]; then
     prune "$base" "$new_base"
   elif [ -e "$run_dir/@CANCEL" ] && [ ! -e "$run_dir/@JOB_ID" ]; then
@@ -239,9 +239,16 @@ write_files() {
   printf '%s' "$identity" >"$run_dir/@IDENTITY" &&
     printf '%s' "$script" >"$run_dir/@SCRIPT" &&
     { [ -z "$exports" ] || printf '%s' "$exports" >"$run_dir/@EXPORTS"; } &&
-    { printf '%s' "$batch" || { rm -f -- "$run_dir/@BATCH"; false; }; } >"$run_dir/@BATCH" &&
     exec chmod 700 -- "$run_dir/@SCRIPT"
 }
+write_batch() {
+  local status
+  set -C
+  { printf '%s' "$batch" || { rm -f -- "$run_dir/@BATCH"; false; }; } >"$run_dir/@BATCH"
+  status=$?
+  set +C
+  return "$status"
+} 2>/dev/null
 replace_files() {
   ask files put 600 "$run_dir/@IDENTITY" "$identity" &&
     ask files put 700 "$run_dir/@SCRIPT" "$script" &&

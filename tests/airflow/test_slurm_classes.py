@@ -338,6 +338,14 @@ def test_a_sensor_defers_to_the_operators_trigger_and_to_airflows_time_out() -> 
     assert deferred.value.timeout == timedelta(seconds=60)
 
 
+def test_a_short_time_out_leaves_time_for_the_first_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_SLURM_DEFAULT", "slurm://somebody@localhost")
+    sensor = SlurmJobSensor(task_id="wait", job_id="1", deferrable=True, timeout=1)
+    with pytest.raises(TaskDeferred) as deferred:
+        sensor.execute({})
+    assert deferred.value.timeout == timedelta(seconds=20)
+
+
 @pytest.mark.parametrize(
     ("web", "run_dir", "url"),
     [

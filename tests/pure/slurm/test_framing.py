@@ -291,6 +291,46 @@ def test_a_program_that_was_cut_executes_nothing(site: FakeSite) -> None:
             parse_answer(done.stdout, mark=MARK)
 
 
+def test_a_program_that_cannot_be_read_to_its_end_executes_nothing(site: FakeSite) -> None:
+    """What is left of it must not be taken for the whole."""
+    program = build_program("value='\ntouch pwned\n'\ntouch pwned", mark=MARK).encode()
+    start, end = os.pipe()
+    os.set_blocking(start, False)
+    with subprocess.Popen(
+        ["/bin/sh", "-c", INTERPRETER],
+        stdin=start,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=site.home,
+    ) as shell:
+        os.close(start)
+        cut = program.index(b"touch pwned")
+        os.write(end, program[:cut])
+        assert shell.stdout is not None
+        said = shell.stdout.readline()
+        with contextlib.suppress(BrokenPipeError):
+            os.write(end, program[cut:])
+        os.close(end)
+        said += shell.stdout.read()
+    assert not (site.home / "pwned").exists()
+    with pytest.raises(UnreadableOutputError):
+        parse_answer(said, mark=MARK)
+
+
+@pytest.mark.parametrize("option", ["errexit", "allexport", "nounset", "errexit:pipefail"])
+def test_an_option_of_the_environment_reaches_neither_shell_nor_program(
+    site: FakeSite, option: str
+) -> None:
+    """Where it is exported, each bash begins with it."""
+    body = f'long={"x" * 200_000}; false; ask x env; frame y 0 "$-"'
+    done = site.run(build_program(body, mark=MARK), env={"SHELLOPTS": option})
+    frames = parse_answer(done.stdout, mark=MARK)
+    assert not {"e", "a", "u"} & set(frames["y"].text)
+    assert frames["x"].status == 0
+    assert b"long=" not in frames["x"].data
+    assert b"REPLY=" not in frames["x"].data
+
+
 def test_a_program_is_not_to_be_seen_in_a_process_list(site: FakeSite) -> None:
     body = "secret=hidden-value; ask x cat /proc/$$/cmdline /proc/$PPID/cmdline"
     assert b"hidden-value" not in site.ask(body)["x"].data

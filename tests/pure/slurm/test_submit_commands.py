@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
+import struct
 import subprocess
 import time
 from typing import TYPE_CHECKING
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TOKEN = "af0123456789abcdef0123.1"
+NOBODY = 0xFFFFFFFF  # of an ACL entry that names no one
 
 
 @pytest.fixture
@@ -197,6 +200,31 @@ def test_few_programs_are_started_for_a_submission(site: FakeSite, tmp_path: Pat
     frames = site.ask(build_submit(request(str(tmp_path)), run_seconds=1))
     assert frames["sbatch"] == Frame(0, b"4711")
     assert started.read_text().split() == [*("mkdir", "chmod", "timeout", "sbatch", "ln", "rm")]
+
+
+@pytest.mark.parametrize("program", ["chmod", "mktemp"])
+def test_files_that_could_not_be_written_as_a_whole_are_no_claim(
+    site: FakeSite, tmp_path: Path, program: str
+) -> None:
+    site.command("chmod", "echo 'chmod: No space left on device' >&2; exit 1")
+    site.command(program, "echo 'No space left on device' >&2; exit 1")
+    frames = site.ask(build_submit(request(str(tmp_path))))
+    assert "No space left on device" in frames["files"].text
+    assert not site.calls("sbatch")
+    site.ask(build_discard(str(tmp_path / TOKEN)))
+    assert list_files(tmp_path) & {TOKEN} == set()
+
+
+def test_nobody_else_is_let_in_by_the_defaults_of_the_directory_above(
+    site: FakeSite, tmp_path: Path
+) -> None:
+    """Where a directory has a default ACL the umask does not count (acl(5))."""
+    entries = [(1, 7, NOBODY), (4, 7, NOBODY), (0x20, 7, NOBODY)]
+    default = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *each) for each in entries)
+    with contextlib.suppress(OSError):  # a file system without ACLs
+        os.setxattr(tmp_path, "system.posix_acl_default", default)
+    site.ask(build_submit(request(str(tmp_path))))
+    assert stat.S_IMODE((tmp_path / TOKEN).stat().st_mode) == 0o700
 
 
 def test_what_another_wrote_into_our_claim_is_never_half_replaced(
