@@ -86,6 +86,24 @@ def kill_from_worker(order: KillOrder, log: KillLog, *, is_interrupted: bool = T
     return kill.standing
 
 
+def await_kill(job_id: str | None) -> None:
+    """
+    Let a kill of this job say what came of it, where one is under way.
+
+    The poller may hear of the job's end before the kill has its confirmation; the process would end
+    then, and the kill with it.
+    """
+    end = time.monotonic() + _PATIENCE_SECONDS
+    while (
+        (kill := _kill)
+        and job_id is not None
+        and kill.order.job_id == job_id
+        and not kill.is_over
+        and time.monotonic() < end
+    ):
+        time.sleep(_LOOK_SECONDS)  # noqa: TID251 - the kill is in a thread of its own
+
+
 def _is_in_handler() -> bool:
     """Whether this can be a signal handler's doing; outside Airflow's task runner there is none."""
     return callable(signal.getsignal(signal.SIGTERM))

@@ -9,7 +9,7 @@ from airflow.providers.common.compat.sdk import BaseOperator
 from airflow_provider_csc.errors import SubmitKilledError
 from airflow_provider_csc.operators._checks import seconds_of
 from airflow_provider_csc.task_state import Standing
-from airflow_provider_csc.worker_kill import KillOrder, kill_from_worker
+from airflow_provider_csc.worker_kill import KillOrder, await_kill, kill_from_worker
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -67,6 +67,7 @@ class KillableOperator(BaseOperator):
 
     def _forget_job(self) -> None:
         """Note that there is nothing to kill: the job is over, or nobody waits for it."""
+        await_kill(self._job_id)
         self._identity = self._job_id = self._run_dir = self._signal = None
 
     def _hand_over(

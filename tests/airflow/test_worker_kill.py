@@ -16,7 +16,7 @@ from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 from airflow_provider_csc import worker_kill
 from airflow_provider_csc.hooks.slurm import SlurmHook
 from airflow_provider_csc.task_state import Standing, TaskName
-from airflow_provider_csc.worker_kill import KillOrder, kill_from_worker
+from airflow_provider_csc.worker_kill import KillOrder, await_kill, kill_from_worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,6 +75,33 @@ def test_an_airflow_that_does_not_answer_leaves_the_job_alone(
     assert kill_from_worker(ORDER, LOG) is Standing.UNKNOWN
 
     assert killed == []
+
+
+@pytest.mark.usefixtures("handler")
+def test_a_task_that_sees_its_job_end_leaves_the_kill_its_last_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    confirmed = threading.Event()
+    said: list[str] = []
+
+    async def confirm(_self: worker_kill._WorkerKill, _settings: object) -> None:
+        await asyncio.to_thread(confirmed.wait, 10)
+        said.append("confirmed")
+
+    monkeypatch.setenv("AIRFLOW_CONN_SLURM_DEFAULT", "slurm://somewhere")
+    monkeypatch.setattr(worker_kill._WorkerKill, "_carry_out", confirm)
+    monkeypatch.setattr(worker_kill, "_LOCKED_SECONDS", 0.05)
+    monkeypatch.setattr(worker_kill, "_WORK_SECONDS", 0.05)
+    answer(monkeypatch, Standing.ENDED)
+    assert kill_from_worker(ORDER, LOG) is Standing.ENDED
+
+    await_kill("2")
+    await_kill(None)
+    assert not said
+    threading.Timer(0.2, confirmed.set).start()
+    await_kill("1")
+    assert said == ["confirmed"]
+    await_kill("1")
 
 
 def expire() -> None:

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import TaskDeferred
 
 from airflow_provider_csc.hooks.slurm import SlurmHook
 from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
-from airflow_provider_csc.triggers.slurm import SlurmJobTrigger
+from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
 from tests.cluster.conftest import SlurmConnection
-from tests.support.task import build_context, stored
+from tests.support.steps import deferred_by
+from tests.support.task import after, build_context, stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,9 +113,12 @@ def submit(command: str, **arguments: Any) -> Job:
     task = SlurmSubmitOperator(
         task_id="job", command=command, deferrable=True, poll_interval=0.5, **arguments
     )
-    with pytest.raises(TaskDeferred) as deferred:
-        task.execute(build_context(task))
-    trigger = stored(deferred.value.trigger)
+    context = build_context(task)
+    deferred = deferred_by(lambda: task.execute(context))
+    # A dozen submit at once, each over a connection of its own: one may have to wait for the node.
+    while isinstance(deferred.trigger, SlurmSiteTrigger):
+        deferred = deferred_by(after(task, context, deferred))
+    trigger = stored(deferred.trigger)
     assert isinstance(trigger, SlurmJobTrigger)
     return Job(trigger)
 
