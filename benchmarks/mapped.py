@@ -33,11 +33,7 @@ _START_SECONDS = 90.0
 _SECONDS_EACH = 2.0
 _PAGE = 100
 _LOOK_SECONDS = 5
-# What the triggerer asks slurmctld for; sdiag names the messages so.
-_REQUESTS = {
-    "submissions": "REQUEST_SUBMIT_BATCH_JOB",
-    "queue": "REQUEST_JOB_USER_INFO",
-}
+_SUBMISSION = "REQUEST_SUBMIT_BATCH_JOB"
 
 
 def cases(bench: Bench) -> list[Case]:
@@ -72,10 +68,8 @@ def measure(site: Site, n: int) -> Measured:
             "cpu": figure(percent((family_seconds(stage.triggerer) - used) / passed), "%"),
             "requests": figure(after["user"] - requests["user"]),
         }
-        figures |= {
-            name: figure(after.get(message, 0) - requests.get(message, 0))
-            for name, message in _REQUESTS.items()
-        }
+        submissions = after.get(_SUBMISSION, 0) - requests.get(_SUBMISSION, 0)
+        figures["submissions"] = figure(submissions)
         figures["arrays"] = figure(count_arrays(site, jobs, n, since=passed + 60))
         if command := os.environ.get("BENCH_AT_END"):
             # A picture that could not be taken is no reason to measure again.
@@ -144,7 +138,6 @@ def table(rows: Sequence[Row]) -> Table:
         "commands": "remote commands",
         "requests": "requests of the user to slurmctld",
         "submissions": "of them submissions",
-        "queue": "of them for the user's queue",
         "cpu": "processor time of the whole triggerer, % of a core",
     }
     lines = [[text, show(row.figures[name])] for row in rows for name, text in words.items()]

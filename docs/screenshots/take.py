@@ -334,7 +334,7 @@ def take_mapped(browser: Browser) -> None:
     page = f"{browser.airflow.url}/dags/mapped/runs/{quote(runs[0]['dag_run_id'])}"
     browser.open(page, "Task Instances")
     browser.photograph("mapped-grid")
-    browser.open(f"{page}/tasks/job", "Task Instances")
+    browser.open(f"{page}/tasks/job/mapped", "Task Instances")
     browser.photograph("mapped-tasks")
     browser.open(f"{page}/tasks/job/mapped/700", "seed 700")
     browser.photograph("mapped-log")
