@@ -6,14 +6,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.airflow_stage import airflow
-from benchmarks.figures import Case, Measured, Part, Row, Table, figure, percent, show
+from benchmarks.figures import Case, Measured, Part, Row, Table, figure, list_figures, percent
 from benchmarks.processes import family_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from benchmarks.airflow_stage import Stage
-    from benchmarks.figures import Headline
     from benchmarks.running import Bench
     from docker.lib.airflow_rest import Airflow
 
@@ -111,21 +110,14 @@ def table(rows: Sequence[Row]) -> Table:
         "running": "worker slots held, at most",
         "cpu": "processor time of the whole triggerer, % of a core",
     }
-    lines = [[text, show(row.figures[name])] for row in rows for name, text in words.items()]
     n = rows[0].n if rows else 0
-    return Table((f"{n} deferred tasks, interval {INTERVAL} s", ""), lines)
+    return Table((f"{n} deferred tasks, interval {INTERVAL} s", ""), list_figures(rows, words))
 
 
-def headlines(rows: Sequence[Row]) -> list[Headline]:
-    """Return nothing that is compared: `waiting` has the peers."""
-    del rows
-    return []
-
-
+# No headlines: nothing is compared here, `waiting` has the peers.
 PART = Part(
     name="deferred",
     about="50 deferred tasks through the real scheduler and triggerer",
     cases=cases,
     table=table,
-    headlines=headlines,
 )

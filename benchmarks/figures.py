@@ -158,7 +158,7 @@ class Part:
     about: str
     cases: Callable[[Any], list[Case]]
     table: Callable[[Sequence[Row]], Table]
-    headlines: Callable[[Sequence[Row]], list[Headline]]
+    headlines: Callable[[Sequence[Row]], list[Headline]] = lambda _rows: []
     plots: Callable[[Sequence[Row]], dict[str, str]] = lambda _rows: {}
     needs_site: bool = True
 
@@ -181,6 +181,11 @@ def show(one: Figure | None, *, factor: float = 1.0) -> str:
     if len(one.samples) == 1 or short(low * factor) == short(high * factor):
         return middle
     return f"{middle} ({short(low * factor)}-{short(high * factor)})"
+
+
+def list_figures(rows: Sequence[Row], words: Mapping[str, str]) -> list[list[str]]:
+    """Return a line for each figure: what ``words`` call it, and its value."""
+    return [[text, show(row.figures[name])] for row in rows for name, text in words.items()]
 
 
 def ratio(other: float, ours: float) -> float | None:

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from benchmarks.child import Child
-    from benchmarks.figures import Headline
     from benchmarks.login_node import LoginNode
     from benchmarks.running import Bench
 
@@ -159,12 +158,6 @@ def table(rows: Sequence[Row]) -> Table:
     return Table(head, lines)
 
 
-def headlines(rows: Sequence[Row]) -> list[Headline]:
-    """Return nothing that is compared: no peer streams many jobs' logs over one connection."""
-    del rows
-    return []
-
-
 def plots(rows: Sequence[Row]) -> dict[str, str]:
     """Draw the lag over the number of jobs."""
     series = {
@@ -179,11 +172,11 @@ def plots(rows: Sequence[Row]) -> dict[str, str]:
     return {"stream-lag": drawing} if drawing else {}
 
 
+# No headlines: no peer streams many jobs' logs over one connection.
 PART = Part(
     name="stream",
     about="log lines of jobs that write 1 MB/s in all",
     cases=cases,
     table=table,
-    headlines=headlines,
     plots=plots,
 )

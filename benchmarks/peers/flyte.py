@@ -35,9 +35,10 @@ async def main() -> None:
         job = SlurmJobMetadata(job_id=what["job_id"], ssh_config=config, outputs={})
         while True:
             async with workers:
+                # One failed answer ends no wait there: it is logged, then asked again.
                 try:
                     await connector.get(job)
-                except Exception:  # as its agent does: it is told, and asked again
+                except Exception:
                     logging.exception("asking for a job")  # noqa: LOG015 - the process is its own
             await asyncio.sleep(what["interval"])
 

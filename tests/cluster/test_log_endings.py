@@ -22,10 +22,10 @@ import pytest
 
 from airflow_provider_csc.hooks.slurm import SlurmHook
 from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
-from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
+from airflow_provider_csc.triggers.slurm import SlurmJobTrigger
 from tests.cluster.conftest import SlurmConnection
 from tests.support.steps import deferred_by
-from tests.support.task import after, build_context, stored
+from tests.support.task import build_context, stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,15 +109,16 @@ def wait_until(condition: Any, seconds: float = 60) -> None:
         time.sleep(0.2)
 
 
+ONE_LOGS_IN = threading.Lock()
+
+
 def submit(command: str, **arguments: Any) -> Job:
     task = SlurmSubmitOperator(
         task_id="job", command=command, deferrable=True, poll_interval=0.5, **arguments
     )
-    context = build_context(task)
-    deferred = deferred_by(lambda: task.execute(context))
-    # A dozen submit at once, each over a connection of its own: one may have to wait for the node.
-    while isinstance(deferred.trigger, SlurmSiteTrigger):
-        deferred = deferred_by(after(task, context, deferred))
+    # Each has a connection of its own, and a dozen log-ins at once may take one longer than it has.
+    with ONE_LOGS_IN:
+        deferred = deferred_by(lambda: task.execute(build_context(task)))
     trigger = stored(deferred.trigger)
     assert isinstance(trigger, SlurmJobTrigger)
     return Job(trigger)
