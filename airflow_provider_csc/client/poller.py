@@ -23,6 +23,7 @@ from weakref import WeakKeyDictionary
 
 from airflow_provider_csc.client.meter import NoMeter
 from airflow_provider_csc.client.slurm import SlurmClient
+from airflow_provider_csc.client.turns import Turns
 from airflow_provider_csc.errors import (
     CommandTimeoutError,
     ConnectionLostError,
@@ -69,11 +70,9 @@ _MAX_FOLLOW_UPS_RUNNING = 16
 # this (seconds): whatever comes then is seen late by at most five per cent of its own time.
 _MAX_QUIET_SECONDS = 60.0
 _QUIET_SHARE = 20
-# Nothing that is done for all who wait keeps the event loop from others for longer (seconds).
-_TURN_SECONDS = 0.02
 # How many batches may wait for a watcher that does not take them, before its log is read less.
 _MANY_BATCHES = 4
-# So long at least a round may go on reading the logs of what runs.
+# So long at least a round may go on reading the logs of what runs; otherwise until the next is due.
 _LEAST_READING_SECONDS = 1.0
 # How many files are written in one command; each takes a process on the log-in node.
 _MAX_NOTES = 400
@@ -180,23 +179,6 @@ class _Watcher:
         """Hand events over."""
         if events:
             self.put(_Batch(events, self.tracker.logs.offsets))
-
-
-class _Turns:
-    """Gives the other tasks of the event loop their turn in the middle of long work."""
-
-    def __init__(self) -> None:
-        self._since = time.monotonic()
-
-    @property
-    def is_over(self) -> bool:
-        """Whether this turn has lasted long enough."""
-        return time.monotonic() - self._since > _TURN_SECONDS
-
-    async def give(self) -> None:
-        """Let others run."""
-        await asyncio.sleep(0)
-        self._since = time.monotonic()
 
 
 class SitePoller:
@@ -356,9 +338,7 @@ class SitePoller:
         try:
             while self._watchers:
                 self._wake.clear()
-                started = asyncio.get_running_loop().time()
-                await self._round()
-                await self._pause(started)
+                await self._pause(await self._round())
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - those who wait must hear of it, whatever it is
@@ -400,13 +380,15 @@ class SitePoller:
         # A little later, for then it is over.
         return min((each + 0.01 for each in left if each is not None), default=float("inf"))
 
-    async def _round(self) -> None:
+    async def _round(self) -> float:
+        """Ask about everything once; return when that began, by the event loop's clock."""
+        started = asyncio.get_running_loop().time()
         watchers = list(self._watchers.values())
         try:
             memo = RowMemo(self._rows)
             await self._ask(watchers, lambda tracker: tracker.ask(), memo)
             self._rows = memo.now
-            await self._follow_up(watchers)
+            await self._follow_up(watchers, started)
             await self._cancel(watchers)
             await self._acknowledge()
             self._failures, self._outage = 0, None
@@ -424,6 +406,7 @@ class SitePoller:
             self._park(self._outage)
             await self._reload()
         self._report()
+        return started
 
     def _report(self) -> None:
         """Tell how many wait, in which states, and over how many connections of this process."""
@@ -456,7 +439,7 @@ class SitePoller:
         question: Callable[[JobTracker], PollRequest],
         memo: RowMemo,
     ) -> None:
-        turns = _Turns()
+        turns = Turns()
         requests = []
         for watcher in watchers:
             asked = question(watcher.tracker)
@@ -497,16 +480,18 @@ class SitePoller:
         if last > began:
             self.meter.timing("slurm.poller.detection_latency", max(clock - last, 0.0), self._tags)
 
-    async def _follow_up(self, watchers: list[_Watcher]) -> None:
+    async def _follow_up(self, watchers: list[_Watcher], started: float) -> None:
         """Read the first lines of what started, and long logs; hear all about what is over."""
-        until = time.monotonic() + max(self._floor, _LEAST_READING_SECONDS)
+        now = asyncio.get_running_loop().time
+        shortest = min((watcher.interval for watcher in watchers), default=0.0)
+        until = max(started + shortest, now() + max(self._floor, _LEAST_READING_SECONDS))
         for number in range(_MAX_FOLLOW_UPS):
             eager = [one for one in watchers if one.tracker.is_eager]
             if not eager:
                 return
             await self._ask(eager, lambda tracker: tracker.follow_up(), RowMemo(self._rows))
             # A job that writes without end must not keep the others from their next round.
-            is_last = number >= _MAX_FOLLOW_UPS_RUNNING or time.monotonic() > until
+            is_last = number >= _MAX_FOLLOW_UPS_RUNNING or now() > until
             watchers = [
                 one
                 for one in eager

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_csc.slurm.framing import Frame
 
-_CHUNK_BYTES = 256 * 1024
+# Of one log in one command. To cut as much into lines keeps the event loop for 20 ms.
+_CHUNK_BYTES = 1024 * 1024
 _LONG_LINE_BYTES = 64 * 1024
 # A log whose length nobody recorded is whole when it was still for so long after the job's end; a
 # shorter one than was read was cut off, not merely seen late, when it stays so (seconds).
@@ -51,6 +52,10 @@ class _Log:
         """Its size, where nothing need be said while it has that; -1 where something must."""
         is_quiet = self.size == self.offset and self.short_since is None and not self.is_unreadable
         return self.offset if is_quiet else -1
+
+    def room(self, limit_bytes: int) -> int:
+        """How much to read next; one byte behind the limit tells whether anything is not shown."""
+        return max(min(_CHUNK_BYTES, limit_bytes - self.shown_bytes), 1)
 
     def is_whole(self, now: float, over_since: float) -> bool:
         """Whether all was read that the job wrote until it was over (seconds of a steady clock)."""
@@ -245,7 +250,7 @@ class LogFollower:
                 name=f"{self._name}.log{number}",
                 path=log.path,
                 offset=log.offset,
-                limit=_CHUNK_BYTES,
+                limit=log.room(self._limit_bytes),
                 known=log.known_size,
             )
             for number, log in enumerate(self._logs)

@@ -16,6 +16,7 @@ from asgiref.sync import sync_to_async
 
 from airflow_provider_csc.client.kill import kill_jobs, kill_submission
 from airflow_provider_csc.client.site_watch import watch_for
+from airflow_provider_csc.client.turns import Turns
 from airflow_provider_csc.hooks._stats import AirflowMeter
 from airflow_provider_csc.hooks.slurm import SlurmHook
 from airflow_provider_csc.task_state import (
@@ -364,8 +365,7 @@ class SlurmJobTrigger(KillableTrigger):
                     case Moved():
                         return event
                     case LogLines():
-                        for line in event.lines:
-                            log.info("%s", line)
+                        await _show(event.lines, log)
                     case _:
                         log.log(event.level, "%s", event.text)
                 # Lines are not held until something else happens.
@@ -552,6 +552,15 @@ class SlurmSiteTrigger(KillableTrigger):
                 client=client,
                 patience=patience,
             )
+
+
+async def _show(lines: Sequence[str], log: TaskLog) -> None:
+    """Log lines; ten thousand take Airflow half a second, in which other triggers want to run."""
+    turns = Turns()
+    for line in lines:
+        log.info("%s", line)
+        if turns.is_over:
+            await turns.give()
 
 
 def _moment(seconds: float) -> str:

@@ -8,13 +8,14 @@ import gc
 import importlib.util
 import itertools
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from airflow_provider_csc.client import poller as poller_module
+from airflow_provider_csc.client import turns
 from airflow_provider_csc.client.poller import SitePoller, merge, quiet_seconds
 from airflow_provider_csc.client.slurm import SlurmClient
 from airflow_provider_csc.slurm.commands import LogRequest, PollRequest
@@ -147,11 +148,11 @@ class Bench:
     def end_job(self, spec: WatchSpec, state: str = "COMPLETED") -> None:
         self.site.change(spec.job_ids[0], state=state, ended=str(int(time.time())))
 
-    def watch(self, spec: WatchSpec, **options: Any) -> Watching:
+    def watch(self, spec: WatchSpec, interval: float = 0.01) -> Watching:
         watching = Watching()
 
         async def follow() -> None:
-            events = self.poller.watch(spec, interval=0.01)
+            events = self.poller.watch(spec, interval=interval)
             async with contextlib.aclosing(events):
                 async for event in events:
                     watching.events.append(event)  # type: ignore[arg-type]
@@ -354,10 +355,23 @@ async def test_who_takes_nothing_is_read_no_more_for(site: FakeSite) -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_long_log_is_read_until_the_next_round_is_due(
+    site: FakeSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that wrote a megabyte a second was half a minute behind, while nobody else wrote."""
+    monkeypatch.setattr(poller_module, "_LEAST_READING_SECONDS", 0)
+    async with bench_of(site) as bench:
+        spec = bench.make_job("RUNNING", (b"x" * 99 + b"\n") * 80_000)
+        watching = bench.watch(replace(spec, log_limit_bytes=10**9), interval=3600)
+        await until(lambda: len(watching.lines) == 80_000)
+        assert len(bench.polls()) == 1
+
+
+@pytest.mark.asyncio
 async def test_others_have_their_turn_between_those_who_wait(
     site: FakeSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(poller_module, "_TURN_SECONDS", -1.0)
+    monkeypatch.setattr(turns, "_TURN_SECONDS", -1.0)
     async with bench_of(site) as bench:
         for _ in range(30):
             bench.watch(bench.make_job())

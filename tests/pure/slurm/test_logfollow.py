@@ -40,8 +40,8 @@ def test_each_file_is_read_on_from_its_own_place() -> None:
     assert lines == ["one", "err"]
     assert follower.requests() == (
         # While it has that size, nothing need be said of it.
-        LogRequest(name="w7.log0", path="/out", offset=5, limit=256 * 1024, known=5),
-        LogRequest(name="w7.log1", path="/err", offset=4, limit=256 * 1024),
+        LogRequest(name="w7.log0", path="/out", offset=5, limit=10**6 - 5, known=5),
+        LogRequest(name="w7.log1", path="/err", offset=4, limit=10**6 - 4),
     )
     assert (follower.offsets, follower.has_more, follower.is_unread) == ("4 4", True, False)
 
@@ -182,6 +182,18 @@ def test_a_file_beyond_its_limit_is_not_asked_for_again() -> None:
     ]
     assert follower.requests() == ()
     assert follower.is_whole(now=100, over_since=0, is_late=False)
+
+
+def test_no_more_is_read_than_is_shown_and_not_all_at_once() -> None:
+    """The whole limit may be more than a command should send."""
+    assert [request.limit for request in follow("/out", limit_bytes=10**9).requests()] == [2**20]
+    follower = follow("/out", limit_bytes=4)
+    assert [request.limit for request in follower.requests()] == [4]
+    assert follower.read({"w7.log0": part(b"one\n")}, now=0) == ["one"]
+    # Nothing was left out so far: only one more byte would tell.
+    assert [request.limit for request in follower.requests()] == [1]
+    lines = follower.read({"w7.log0": part(b"t", size=6, offset=4)}, now=0)
+    assert lines == ["t", "[not shown: the rest of /out, of which 6 bytes exist so far]"]
 
 
 def test_a_file_that_shrank_is_read_from_its_beginning_when_it_stays_so() -> None:

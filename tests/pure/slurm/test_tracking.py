@@ -666,7 +666,7 @@ def test_a_truncated_log_without_a_newline_is_not_resumed_behind_its_end() -> No
 
 def test_a_log_that_is_gone_holds_the_end_up_for_half_a_minute_only() -> None:
     """It had never ended: what was known to be in the file was waited for, and asked 200 times."""
-    log = b"line\n" * 100_000
+    log = b"line\n" * 400_000
     story = Story(SPEC, Site(QUEUE["running"], logs={LOG: log}))
     story.round()
     assert story.tracker.logs.has_more
@@ -678,7 +678,7 @@ def test_a_log_that_is_gone_holds_the_end_up_for_half_a_minute_only() -> None:
     assert len(story.site.requests) == asked + 2
     story.round(30)
     assert story.ended is not None
-    assert story.lines[-1] == f"[{LOG} could not be read behind byte 262144]"
+    assert story.lines[-1] == f"[{LOG} could not be read behind byte 1048576]"
 
 
 def test_a_log_that_cannot_be_read_to_its_end_holds_the_end_up_for_half_a_minute_only() -> None:
