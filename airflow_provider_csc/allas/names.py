@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from airflow_provider_csc.slurm.notation import NotationError, shown
+from airflow_provider_csc.notation import NotationError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from airflow_provider_csc.allas.endpoints import MAX_PARTS, MAX_SINGLE_PUT_BYTES, MIN_PART_BYTES
-from airflow_provider_csc.slurm.notation import NotationError
+from airflow_provider_csc.notation import NotationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_csc.errors import ConfigError
-from airflow_provider_csc.slurm.notation import shown
+from airflow_provider_csc.notation import shown
 from airflow_provider_csc.slurm.options import override_options
 
 if TYPE_CHECKING:

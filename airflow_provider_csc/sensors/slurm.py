@@ -14,7 +14,7 @@ from airflow.providers.common.compat.sdk import (
 from airflow.sdk import PokeReturnValue
 
 from airflow_provider_csc.errors import ConfigError, SlurmError, TransportError
-from airflow_provider_csc.slurm.notation import NotationError
+from airflow_provider_csc.notation import NotationError
 from airflow_provider_csc.slurm.result import JobResult, describe_result, to_xcom
 from airflow_provider_csc.slurm.specs import parse_job_id
 from airflow_provider_csc.triggers._settling import SETTLE_SECONDS

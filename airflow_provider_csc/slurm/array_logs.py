@@ -12,11 +12,11 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from airflow_provider_csc.notation import NotationError
 from airflow_provider_csc.slurm.arrays import array_of, format_array, read_ids
 from airflow_provider_csc.slurm.commands import LogRequest
 from airflow_provider_csc.slurm.logfollow import LogFollower
 from airflow_provider_csc.slurm.logtext import LineReader
-from airflow_provider_csc.slurm.notation import NotationError
 from airflow_provider_csc.slurm.output import is_put_off, parse_log
 
 if TYPE_CHECKING:

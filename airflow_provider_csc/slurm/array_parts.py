@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING
 
+from airflow_provider_csc.notation import NotationError, shown
 from airflow_provider_csc.slurm.arrays import ArraySpec, array_of, format_array, parse_array
-from airflow_provider_csc.slurm.notation import NotationError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping

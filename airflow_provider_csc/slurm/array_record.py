@@ -13,9 +13,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_csc.errors import ConfigError
+from airflow_provider_csc.notation import NotationError, is_whole_number
 from airflow_provider_csc.slurm.array_parts import name_task
 from airflow_provider_csc.slurm.arrays import ArraySpec, array_of, format_array, read_ids
-from airflow_provider_csc.slurm.notation import NotationError, is_whole_number
 from airflow_provider_csc.slurm.states import STATES
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from heapq import merge
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
-from airflow_provider_csc.slurm.notation import NotationError, shown
+from airflow_provider_csc.notation import NotationError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

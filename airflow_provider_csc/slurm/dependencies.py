@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_csc.errors import ConfigError, SlurmError, UpstreamFailedError
+from airflow_provider_csc.notation import NotationError, shown
 from airflow_provider_csc.slurm.framing import quote
 from airflow_provider_csc.slurm.identity import build_job_name, parse_token
-from airflow_provider_csc.slurm.notation import NotationError, shown
 from airflow_provider_csc.slurm.shell import SLURM
 from airflow_provider_csc.slurm.specs import parse_job_id
 

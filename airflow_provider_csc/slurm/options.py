@@ -15,9 +15,9 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from airflow_provider_csc.errors import ConfigError
+from airflow_provider_csc.notation import NotationError, shown
 from airflow_provider_csc.slurm import specs, values
 from airflow_provider_csc.slurm.arrays import format_array, parse_array
-from airflow_provider_csc.slurm.notation import NotationError, shown
 from airflow_provider_csc.slurm.option_table import (
     ALIASES,
     CONTRADICTIONS,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from airflow_provider_csc.notation import NotationError
 from airflow_provider_csc.slurm.framing import quote
-from airflow_provider_csc.slurm.notation import NotationError
 from airflow_provider_csc.slurm.policy import PartitionLimits
 from airflow_provider_csc.slurm.values import parse_time_limit
 

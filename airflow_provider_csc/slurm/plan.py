@@ -9,6 +9,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from airflow_provider_csc.errors import ConfigError
+from airflow_provider_csc.notation import shown
 from airflow_provider_csc.slurm.array_logs import expand_pattern
 from airflow_provider_csc.slurm.array_parts import ArrayPart, format_part, promise
 from airflow_provider_csc.slurm.arrays import parse_array
@@ -21,7 +22,6 @@ from airflow_provider_csc.slurm.batch import (
     render_exports,
 )
 from airflow_provider_csc.slurm.identity import build_job_name
-from airflow_provider_csc.slurm.notation import shown
 from airflow_provider_csc.slurm.options import (
     check_contradictions,
     option_arguments,

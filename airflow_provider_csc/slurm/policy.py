@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 from airflow_provider_csc.errors import ConfigError
+from airflow_provider_csc.notation import NotationError, is_whole_number, shown
 from airflow_provider_csc.slurm.accounting import format_bytes
 from airflow_provider_csc.slurm.failures import FailureReason
-from airflow_provider_csc.slurm.notation import NotationError, is_whole_number, shown
 from airflow_provider_csc.slurm.values import (
     format_memory,
     format_time_limit,

@@ -25,10 +25,10 @@ from airflow_provider_csc.errors import (
     JobNoResultError,
     SiteUnavailableError,
 )
+from airflow_provider_csc.notation import shown
 from airflow_provider_csc.slurm import python_runner
 from airflow_provider_csc.slurm.batch import at_home, check_remote_path
 from airflow_provider_csc.slurm.framing import quote
-from airflow_provider_csc.slurm.notation import shown
 from airflow_provider_csc.slurm.python_runner import PAYLOAD_MARK, RAISED, UnfitError, to_json
 from airflow_provider_csc.slurm.result import describe_result, to_xcom
 from airflow_provider_csc.slurm.run_dir import RESULT_FILE, fill_names

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_csc.notation import NotationError
 from airflow_provider_csc.slurm.array_parts import parse_part
 from airflow_provider_csc.slurm.framing import assignments, words
-from airflow_provider_csc.slurm.notation import NotationError
 from airflow_provider_csc.slurm.options import read_arguments
 from airflow_provider_csc.slurm.run_dir import fill_names
 from airflow_provider_csc.slurm.shell import PLACE, SLURM

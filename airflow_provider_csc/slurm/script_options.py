@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from airflow_provider_csc.errors import ConfigError
-from airflow_provider_csc.slurm.notation import shown
+from airflow_provider_csc.notation import shown
 from airflow_provider_csc.slurm.option_table import ALIASES, OPTIONS, SHORT_FORMS, Kind
 
 if TYPE_CHECKING:

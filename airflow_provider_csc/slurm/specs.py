@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 
+from airflow_provider_csc.notation import NotationError, number_text, shown
 from airflow_provider_csc.slurm.arrays import format_array, parse_array
-from airflow_provider_csc.slurm.notation import NotationError, number_text, shown
 from airflow_provider_csc.slurm.values import format_time_limit, parse_count, parse_delay
 
 _NODE_RANGE = re.compile(r"(?:\+?([0-9]+)(k?m?))?(?:-([0-9]+)(k?m?))?", re.IGNORECASE)

@@ -13,6 +13,7 @@ from airflow_provider_csc.errors import (
     SubmitRejectedError,
     SubmitUnknownError,
 )
+from airflow_provider_csc.notation import NotationError
 from airflow_provider_csc.slurm.array_parts import ArrayPart, parse_part
 from airflow_provider_csc.slurm.array_record import ArrayRecord, parse_note
 from airflow_provider_csc.slurm.array_rows import find_completed
@@ -20,7 +21,6 @@ from airflow_provider_csc.slurm.arrays import NO_TASKS, ArraySpec
 from airflow_provider_csc.slurm.batch import ExitRecord, parse_exit_record
 from airflow_provider_csc.slurm.framing import Frame
 from airflow_provider_csc.slurm.identity import Number, build_token, parse_token, split_token
-from airflow_provider_csc.slurm.notation import NotationError
 from airflow_provider_csc.slurm.output import (
     AccountingRow,
     Answer,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
-from airflow_provider_csc.slurm.notation import NotationError, is_whole_number, number_text, shown
+from airflow_provider_csc.notation import NotationError, is_whole_number, number_text, shown
 
 UNLIMITED = None
 """The time limit that ``UNLIMITED`` and ``INFINITE`` name; a number of seconds is any other."""

@@ -18,7 +18,7 @@ from airflow_provider_csc.allas.names import (
     parse_uri,
     path_for,
 )
-from airflow_provider_csc.slurm.notation import NotationError
+from airflow_provider_csc.notation import NotationError
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from airflow_provider_csc.allas.parts import (
     etag_of_parts,
     parse_etag,
 )
-from airflow_provider_csc.slurm.notation import NotationError
+from airflow_provider_csc.notation import NotationError
 
 SIZES = st.integers(0, MAX_OBJECT_BYTES)
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_csc.notation import NotationError
 from airflow_provider_csc.slurm.array_parts import (
     ArrayLimits,
     ArrayPart,
@@ -19,7 +20,6 @@ from airflow_provider_csc.slurm.array_parts import (
 )
 from airflow_provider_csc.slurm.arrays import array_of, format_array, parse_array, read_ids
 from airflow_provider_csc.slurm.framing import Frame
-from airflow_provider_csc.slurm.notation import NotationError
 from airflow_provider_csc.slurm.queue_limits import QueueLimit
 from tests.pure.slurm.evidence import answer
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_csc.notation import NotationError
 from airflow_provider_csc.slurm.arrays import ArraySpec, format_array, parse_array
-from airflow_provider_csc.slurm.notation import NotationError
 
 
 @pytest.mark.parametrize(

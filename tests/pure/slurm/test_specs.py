@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_csc.slurm.notation import NotationError
+from airflow_provider_csc.notation import NotationError
 from airflow_provider_csc.slurm.specs import (
     parse_dependency,
     parse_gpus,

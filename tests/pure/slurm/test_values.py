@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_csc.slurm.notation import NotationError, shown
+from airflow_provider_csc.notation import NotationError, shown
 from airflow_provider_csc.slurm.values import (
     UNLIMITED,
     format_elapsed,
