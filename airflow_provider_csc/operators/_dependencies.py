@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_csc.errors import ConfigError
 from airflow_provider_csc.notation import shown
-from airflow_provider_csc.slurm.options import override_options
+from airflow_provider_csc.slurm.option_names import override_options
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
@@ -105,6 +104,8 @@ def check_tasks(
 def _check_task(name: str, conn_id: str, dag: DAG, slurm_task: type) -> None:
     task = dag.task_dict.get(name)
     if task is None:
+        from difflib import get_close_matches  # noqa: PLC0415 - only for a name that is wrong
+
         near = get_close_matches(name, dag.task_ids, n=2)
         meant = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise _error(name, f"the DAG has no task {name!r}.{meant} Within a group, write its id too")

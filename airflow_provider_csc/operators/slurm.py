@@ -42,11 +42,8 @@ from airflow_provider_csc.operators._dependencies import (
 from airflow_provider_csc.operators._killable import KillableOperator, name_task
 from airflow_provider_csc.operators._task_state import recall_changes, remember
 from airflow_provider_csc.slurm.identity import TaskIdentity, first_try_of_generation
-from airflow_provider_csc.slurm.options import (
-    check_option_names,
-    override_options,
-    read_arguments,
-)
+from airflow_provider_csc.slurm.option_names import check_option_names, override_options
+from airflow_provider_csc.slurm.options import read_arguments
 from airflow_provider_csc.slurm.sources import (
     TEMPLATE_EXTENSIONS,
     JobSpec,

@@ -8,8 +8,8 @@ that only some of them have is listed all the same: the site's own sbatch has th
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 
 class Kind(Enum):
@@ -37,8 +37,7 @@ class Kind(Enum):
     SWITCHES = "switches"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Option:
+class Option(NamedTuple):
     """One option; ``choices`` are lower case, as sbatch compares them without case."""
 
     name: str
@@ -195,16 +194,18 @@ def _read_table(*tables: str) -> dict[str, Option]:
     return {name: _read_row(name, short, kind) for name, short, kind in rows}
 
 
+_KINDS = {kind.value: kind for kind in Kind}
+
+
 def _read_row(name: str, short: str, notation: str) -> Option:
     words = notation.removesuffix("?")
-    choices = tuple(word for word in re.split("[|,]", words) if word)
-    kind = Kind.CHOICE if "|" in words else Kind.CHOICES if "," in words else Kind(words)
+    is_choice = words not in _KINDS
     return Option(
         name=name,
         short=None if short == "-" else short,
-        kind=kind,
+        kind=(Kind.CHOICE if "|" in words else Kind.CHOICES) if is_choice else _KINDS[words],
         is_value_optional=notation != words,
-        choices=choices if kind in {Kind.CHOICE, Kind.CHOICES} else (),
+        choices=tuple(filter(None, re.split("[|,]", words))) if is_choice else (),
     )
 
 

@@ -9,23 +9,15 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timedelta
-from difflib import get_close_matches
 from math import inf
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from airflow_provider_csc.errors import ConfigError
 from airflow_provider_csc.notation import NotationError, shown
 from airflow_provider_csc.slurm import specs, values
 from airflow_provider_csc.slurm.arrays import format_array, parse_array
-from airflow_provider_csc.slurm.option_table import (
-    ALIASES,
-    CONTRADICTIONS,
-    OPTIONS,
-    RESERVED,
-    SHORT_FORMS,
-    Kind,
-)
+from airflow_provider_csc.slurm.option_names import canonical_names, config_error
+from airflow_provider_csc.slurm.option_table import CONTRADICTIONS, OPTIONS, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -43,11 +35,11 @@ def parse_options(options: Mapping[str, object]) -> dict[str, str | bool]:
     :raises ConfigError: names the field, the value and the remedy.
     """
     parsed: dict[str, str | bool] = {}
-    for name, key in _canonical_names(options).items():
+    for name, key in canonical_names(options).items():
         try:
             value = _parse_value(OPTIONS[name], options[key])
         except NotationError as error:
-            raise _config_error(key, options[key], error.problem, error.remedy) from error
+            raise config_error(key, options[key], error.problem, error.remedy) from error
         if value is not None:
             parsed[name] = value
     check_contradictions(parsed)
@@ -55,28 +47,10 @@ def parse_options(options: Mapping[str, object]) -> dict[str, str | bool]:
     return parsed
 
 
-def override_options(
-    options: Mapping[str, object], changes: Mapping[str, object]
-) -> dict[str, object]:
-    """Return the options with some of them replaced, however their names are spelled."""
-    replaced = _canonical_names(changes)
-    kept = [key for name, key in _canonical_names(options).items() if name not in replaced]
-    return {**{key: options[key] for key in kept}, **changes}
-
-
 def read_arguments(arguments: Sequence[str]) -> dict[str, str | bool]:
     """Return the parsed options from which `option_arguments` made these."""
     pairs = (argument.removeprefix("--").partition("=") for argument in arguments)
     return {name: value if equals else True for name, equals, value in pairs}
-
-
-def check_option_names(options: Mapping[str, object]) -> None:
-    """
-    Check only the names, which are known before templates are rendered.
-
-    :raises ConfigError: for a name that is unknown, reserved, or given twice in two spellings.
-    """
-    _canonical_names(options)
 
 
 def check_contradictions(options: Mapping[str, str | bool]) -> None:
@@ -89,7 +63,7 @@ def check_contradictions(options: Mapping[str, str | bool]) -> None:
         given = [name for name in group if name in options]
         if len(given) > 1:
             problem = f"--{given[0]} is given as well, and sbatch takes one of {', '.join(group)}"
-            raise _config_error(given[1], options[given[1]], problem, "Leave one out.")
+            raise config_error(given[1], options[given[1]], problem, "Leave one out.")
 
 
 def option_arguments(options: Mapping[str, str | bool]) -> list[str]:
@@ -98,38 +72,6 @@ def option_arguments(options: Mapping[str, str | bool]) -> list[str]:
         f"--{name}" if value is True else f"--{name}={value}"
         for name, value in sorted(options.items())
     ]
-
-
-def _canonical_names(options: Mapping[str, object]) -> dict[str, str]:
-    """Map the long names of the options to the keys they were given by."""
-    keys: dict[str, str] = {}
-    for key, value in options.items():
-        name = _canonical_name(key, value)
-        if name in keys:
-            problem = f"the option is given twice, also as {shown(keys[name])}"
-            raise _config_error(key, value, problem, "Leave one out.")
-        keys[name] = key
-    return keys
-
-
-def _canonical_name(key: str, value: object) -> str:
-    name = str(key).strip().removeprefix("--").replace("_", "-")
-    name = ALIASES.get(name, name)
-    if name in RESERVED:
-        reason, remedy = RESERVED[name]
-        raise _config_error(key, value, f"--{name} cannot be set here: {reason}", remedy)
-    if name not in OPTIONS:
-        raise _config_error(key, value, "sbatch has no such option", _suggestion(name))
-    return name
-
-
-def _suggestion(name: str) -> str:
-    short = SHORT_FORMS.get(name.removeprefix("-"))
-    longer = [each for each in OPTIONS if name and each.startswith(name)]
-    near = [short] if short else longer[:3] or get_close_matches(name.lower(), OPTIONS)
-    if not near:
-        return "See sbatch(1) for the long options there are, such as 'partition' or 'time'."
-    return f"Did you mean {' or '.join(map(repr, near))}?"
 
 
 def _parse_value(option: Option, value: object) -> str | bool | None:
@@ -242,11 +184,4 @@ def _check_time_min(parsed: Mapping[str, str | bool]) -> None:
     limit_seconds, least_seconds = map(values.parse_time_limit, (limit, least))
     if "time-min" in parsed and limit_seconds and (least_seconds or inf) > limit_seconds:
         problem = f"{least!r} is longer than the time limit, {limit!r}"
-        raise _config_error("time-min", least, problem, "Give at most the time limit.")
-
-
-def _config_error(key: str, value: object, problem: str, remedy: str) -> ConfigError:
-    field = f"options[{shown(key)}]"
-    given = "" if shown(value) in problem else f" (given {shown(value)})"
-    message = f"{field}: {problem}{given}. {remedy}"
-    return ConfigError(message, field=field, value=shown(value), remedy=remedy)
+        raise config_error("time-min", least, problem, "Give at most the time limit.")

@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_csc.errors import ConfigError
+from airflow_provider_csc.slurm.option_names import check_option_names
 from airflow_provider_csc.slurm.option_table import (
     ALIASES,
     CONTRADICTIONS,
@@ -30,7 +31,6 @@ from airflow_provider_csc.slurm.option_table import (
 )
 from airflow_provider_csc.slurm.options import (
     check_contradictions,
-    check_option_names,
     option_arguments,
     parse_options,
 )
