@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from airflow_provider_csc.slurm.dependencies import Needs
     from airflow_provider_csc.slurm.framing import Frame
     from airflow_provider_csc.slurm.identity import TaskIdentity
+    from airflow_provider_csc.slurm.plan import JobSpec
     from airflow_provider_csc.slurm.policy import PartitionLimits
     from airflow_provider_csc.slurm.queue_limits import QueueLimit, QueueScope
     from airflow_provider_csc.slurm.result import JobResult
-    from airflow_provider_csc.slurm.sources import JobSpec
     from airflow_provider_csc.slurm.submission import Submission
     from airflow_provider_csc.slurm.submit_commands import SubmitRequest
     from airflow_provider_csc.transport.base import SiteSettings

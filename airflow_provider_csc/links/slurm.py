@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
+from airflow.providers.common.compat.sdk import BaseOperatorLink
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context
@@ -24,6 +24,8 @@ class SlurmJobLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002
         """Return the address that was stored when the job was submitted."""
+        from airflow.providers.common.compat.sdk import XCom  # noqa: PLC0415 - not to show a DAG
+
         # Airflow's own key lacks what its protocol of a key asks for, attributes to write to.
         value = XCom.get_value(key=self.xcom_key, ti_key=ti_key)  # pyright: ignore[reportArgumentType]
         return value or ""

@@ -14,7 +14,6 @@ from airflow.providers.common.compat.sdk import (
     conf,
 )
 
-from airflow_provider_csc.deployment import deployment_name
 from airflow_provider_csc.errors import (
     ConfigError,
     CscError,
@@ -34,19 +33,9 @@ from airflow_provider_csc.operators._checks import (
     check_seconds,
     seconds_of,
 )
-from airflow_provider_csc.operators._dependencies import (
-    check_depends_on,
-    name_tasks,
-    plan_links,
-)
 from airflow_provider_csc.operators._killable import KillableOperator, name_task
-from airflow_provider_csc.operators._task_state import recall_changes, remember
-from airflow_provider_csc.slurm.identity import TaskIdentity, first_try_of_generation
-from airflow_provider_csc.slurm.option_names import check_option_names, override_options
-from airflow_provider_csc.slurm.options import read_arguments
 from airflow_provider_csc.slurm.sources import (
     TEMPLATE_EXTENSIONS,
-    JobSpec,
     check_source,
     check_template_file,
     is_template_file,
@@ -62,6 +51,8 @@ if TYPE_CHECKING:
     from airflow_provider_csc.slurm.array_attempt import ArrayAttempt
     from airflow_provider_csc.slurm.attempt import Attempt
     from airflow_provider_csc.slurm.failures import FailureReason
+    from airflow_provider_csc.slurm.identity import TaskIdentity
+    from airflow_provider_csc.slurm.plan import JobSpec
     from airflow_provider_csc.slurm.policy import Action, PartitionLimits, SlurmRetryPolicy
     from airflow_provider_csc.slurm.result import JobResult
     from airflow_provider_csc.slurm.submission import Submission
@@ -193,6 +184,7 @@ class SlurmSubmitOperator(KillableOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        named = None if depends_on is None else _name_tasks(depends_on)
         self.command = command
         self.script = script
         self.remote_script = remote_script
@@ -213,21 +205,31 @@ class SlurmSubmitOperator(KillableOperator):
         self.kill_grace = kill_grace
         self.cancel_held = cancel_held
         self.on_failure = on_failure
-        self.depends_on = name_tasks(depends_on)
+        self.depends_on = named
         self.array_logs = array_logs
         self.max_failed_tasks = max_failed_tasks
         self.coalesce = coalesce
         self.coalesce_seconds = coalesce_seconds
         # What no template can change is checked while the DAG is parsed.
-        check_source(JobSpec(command=command, script=script, remote_script=remote_script))
+        check_source(command=command, script=script, remote_script=remote_script)
         if isinstance(options, Mapping):
+            from airflow_provider_csc.slurm.option_names import (  # noqa: PLC0415
+                check_option_names,
+            )
+
             check_option_names(options)
-        for name in ("timeout", "queue_timeout", "kill_grace"):
-            check_seconds(name, getattr(self, name))
+        check_seconds("timeout", timeout)
+        check_seconds("queue_timeout", queue_timeout)
+        check_seconds("kill_grace", kill_grace)
         if on_failure is not None:
             check_policy(on_failure)
         check_array(array_logs, max_failed_tasks)
-        check_depends_on(self.depends_on, options, self.task_id, self.get_dag())
+        if named is not None:
+            from airflow_provider_csc.operators._dependencies import (  # noqa: PLC0415
+                check_depends_on,
+            )
+
+            check_depends_on(named, options, self.task_id, self.get_dag())
         if coalesce:
             check_coalesce(
                 deferrable=deferrable,
@@ -240,7 +242,7 @@ class SlurmSubmitOperator(KillableOperator):
     @classmethod
     def partial(cls, *, depends_on: object = None, **kwargs: Any) -> OperatorPartial:
         """Make a mapped task; Airflow would take a task in ``depends_on`` for one of its edges."""
-        given = {} if depends_on is None else {"depends_on": name_tasks(depends_on)}
+        given = {} if depends_on is None else {"depends_on": _name_tasks(depends_on)}
         made: OperatorPartial = super().partial(**given, **kwargs)
         return made
 
@@ -366,6 +368,7 @@ class SlurmSubmitOperator(KillableOperator):
     ) -> None:
         """Record, after the fact, the job that the triggerer has submitted."""
         from airflow_provider_csc.hooks.slurm import SlurmHook  # noqa: PLC0415
+        from airflow_provider_csc.operators._task_state import remember  # noqa: PLC0415
         from airflow_provider_csc.slurm.submission import Submission  # noqa: PLC0415
 
         context["ti"].xcom_push(key="job_id", value=job_id)
@@ -391,6 +394,8 @@ class SlurmSubmitOperator(KillableOperator):
 
     def _learn(self, context: Context) -> dict[str, str]:
         """Return what earlier tries found out, unless the author asks for something else now."""
+        from airflow_provider_csc.operators._task_state import recall_changes  # noqa: PLC0415
+
         identity = self._identify(context, _remembered())
         is_retry = self.on_failure is not None and identity.try_number > identity.first_try
         changes = recall_changes(context, self.options) if is_retry else {}
@@ -401,6 +406,7 @@ class SlurmSubmitOperator(KillableOperator):
 
     def _submit(self, context: Context, attempt: Attempt) -> Submission:
         from airflow_provider_csc.hooks.slurm import SlurmHook  # noqa: PLC0415
+        from airflow_provider_csc.operators._task_state import remember  # noqa: PLC0415
         from airflow_provider_csc.slurm.plan import check_spec  # noqa: PLC0415
 
         spec = self._build_spec(attempt)
@@ -461,6 +467,8 @@ class SlurmSubmitOperator(KillableOperator):
         return self._link(event, attempt)
 
     def _links(self) -> tuple[tuple[dict[str, str], ...], list[tuple[str, str]]]:
+        from airflow_provider_csc.operators._dependencies import plan_links  # noqa: PLC0415
+
         try:
             return plan_links(
                 self.depends_on,
@@ -680,6 +688,8 @@ class SlurmSubmitOperator(KillableOperator):
         result: JobResult,
         attempt: Attempt,
     ) -> Action:
+        from airflow_provider_csc.slurm.options import read_arguments  # noqa: PLC0415
+
         options = {name: str(value) for name, value in read_arguments(attempt.asked).items()}
         return policy.decide(
             reason,
@@ -704,6 +714,9 @@ class SlurmSubmitOperator(KillableOperator):
             return None
 
     def _build_spec(self, attempt: Attempt) -> JobSpec:
+        from airflow_provider_csc.slurm.option_names import override_options  # noqa: PLC0415
+        from airflow_provider_csc.slurm.plan import JobSpec  # noqa: PLC0415
+
         return JobSpec(
             command=self.command,
             script=self.script,
@@ -720,6 +733,12 @@ class SlurmSubmitOperator(KillableOperator):
         )
 
     def _identify(self, context: Context, attempt: Attempt) -> TaskIdentity:
+        from airflow_provider_csc.deployment import deployment_name  # noqa: PLC0415
+        from airflow_provider_csc.slurm.identity import (  # noqa: PLC0415
+            TaskIdentity,
+            first_try_of_generation,
+        )
+
         ti, started = context["ti"], context["dag_run"].start_date
         return TaskIdentity(
             dag_id=ti.dag_id,
@@ -786,6 +805,13 @@ class SlurmSubmitOperator(KillableOperator):
         )
 
 
+def _name_tasks(depends_on: object) -> Any:
+    # Like all that few tasks need it is not loaded for the others.
+    from airflow_provider_csc.operators._dependencies import name_tasks  # noqa: PLC0415
+
+    return name_tasks(depends_on)
+
+
 def _run_start(context: Context) -> int:
     """Return when the DAG run began: no job of this generation can be older."""
     started = context["dag_run"].start_date
@@ -794,6 +820,8 @@ def _run_start(context: Context) -> int:
 
 def _signal_of(asked: Sequence[str]) -> str | None:
     """Return the job's ``--signal`` option."""
+    from airflow_provider_csc.slurm.options import read_arguments  # noqa: PLC0415
+
     signal = read_arguments(asked).get("signal")
     return signal if isinstance(signal, str) else None
 

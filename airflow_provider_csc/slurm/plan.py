@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from airflow_provider_csc.errors import ConfigError
@@ -28,11 +28,7 @@ from airflow_provider_csc.slurm.options import (
     parse_options,
 )
 from airflow_provider_csc.slurm.script_options import check_script_options, read_script_options
-from airflow_provider_csc.slurm.sources import (
-    JobSpec,
-    check_source,
-    check_template_file,
-)
+from airflow_provider_csc.slurm.sources import check_source, check_template_file
 from airflow_provider_csc.slurm.submit_commands import SubmitRequest
 
 if TYPE_CHECKING:
@@ -47,13 +43,29 @@ _OUTPUT = ("output", "error")
 _DEFAULTS = ("account", "partition", "time")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSpec:
+    """What a DAG author asked for; exactly one of the first three is given."""
+
+    command: str | Sequence[str] | None = None
+    script: str | None = None
+    remote_script: str | None = None
+    options: Mapping[str, object] = field(default_factory=dict)
+    env: Mapping[str, object] | None = None
+    modules: Sequence[str] | None = None
+    environment: str | None = None
+    work_dir: str | None = None
+    job_name: str | None = None
+    array_logs: str = "failed"
+
+
 def check_spec(spec: JobSpec) -> None:
     """
     Check everything that can be checked without the cluster.
 
     :raises ConfigError: names the field, the value and the remedy.
     """
-    check_source(spec)
+    check_source(command=spec.command, script=spec.script, remote_script=spec.remote_script)
     _check_types(spec)
     _check_characters(spec)
     _check_command(spec.command)

@@ -1,43 +1,25 @@
-"""What a DAG author asks for, and what of that can be checked at once while a DAG is parsed."""
+"""Where a job's script comes from, and what of that can be checked while a DAG is parsed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TypeGuard
 
 from airflow_provider_csc.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 # A `script` that ends with one of these is the name of a file.
 TEMPLATE_EXTENSIONS = (".sh", ".sbatch", ".slurm")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobSpec:
-    """What a DAG author asked for; exactly one of the first three is given."""
-
-    command: str | Sequence[str] | None = None
-    script: str | None = None
-    remote_script: str | None = None
-    options: Mapping[str, object] = field(default_factory=dict)
-    env: Mapping[str, object] | None = None
-    modules: Sequence[str] | None = None
-    environment: str | None = None
-    work_dir: str | None = None
-    job_name: str | None = None
-    array_logs: str = "failed"
-
-
-def check_source(spec: JobSpec) -> None:
+def check_source(
+    *, command: object = None, script: object = None, remote_script: object = None
+) -> None:
     """
     Check that exactly one of command, script and remote_script is given.
 
     :raises ConfigError: naming those that are, and the remedy.
     """
-    sources = ("command", "script", "remote_script")
-    given = [name for name in sources if getattr(spec, name) is not None]
+    sources = {"command": command, "script": script, "remote_script": remote_script}
+    given = [name for name, value in sources.items() if value is not None]
     if len(given) != 1:
         found = " and ".join(given) or "none of them"
         raise ConfigError(

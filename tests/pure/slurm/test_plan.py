@@ -264,9 +264,9 @@ def test_half_a_character_is_refused_wherever_it_is(spec: dict[str, Any]) -> Non
 
 
 def test_the_sources_are_checked_alone_before_templates_are_rendered() -> None:
-    check_source(JobSpec(command="{{ params.command }}"))
+    check_source(command="{{ params.command }}")
     with pytest.raises(ConfigError, match="given: script and remote_script"):
-        check_source(JobSpec(script="x.sh", remote_script="/x"))
+        check_source(script="x.sh", remote_script="/x")
 
 
 @pytest.mark.parametrize("name", [name for name in HOSTILE_NAMES if "," not in name])
