@@ -8,8 +8,6 @@ from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_csc.errors import SubmitKilledError
 from airflow_provider_csc.operators._checks import seconds_of
-from airflow_provider_csc.task_state import Standing
-from airflow_provider_csc.worker_kill import KillOrder, await_kill, kill_from_worker
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -25,8 +23,8 @@ class KillableOperator(BaseOperator):
     """
     Knows what there is to kill, and hands it over to a trigger.
 
-    A subclass sets what it knows as soon as it knows it, and calls `_end_if_killed` where it could
-    not have been told of a kill.
+    A subclass calls `_let_be_killed` before it submits, sets what else it knows as soon as it knows
+    it, and calls `_end_if_killed` where it could not have been told of a kill.
     """
 
     slurm_conn_id: str
@@ -36,13 +34,26 @@ class KillableOperator(BaseOperator):
     _identity: TaskIdentity | None = None
     _task: TaskName | None = None
     _signal: str | None = None
-    _standing = Standing.LIVE
+    _is_told = False
+    _is_ended = False
 
     def on_kill(self) -> None:
         """Cancel the job or stop its submission, unless the worker itself is being stopped."""
-        self._kill(is_interrupted=True)
+        self._is_told = True
+        if self._identity is not None:
+            self._kill(is_interrupted=True)
+
+    def _let_be_killed(self, identity: TaskIdentity, context: Context) -> None:
+        """Note whose submission a kill is to end."""
+        # All that a kill needs is loaded before: it may come within an import, which has to end.
+        from airflow_provider_csc import worker_kill  # noqa: F401, PLC0415
+
+        self._identity, self._task = identity, name_task(context)
 
     def _kill(self, *, is_interrupted: bool) -> None:
+        from airflow_provider_csc.task_state import Standing  # noqa: PLC0415
+        from airflow_provider_csc.worker_kill import KillOrder, kill_from_worker  # noqa: PLC0415
+
         order = KillOrder(
             conn_id=self.slurm_conn_id,
             task=self._task,
@@ -53,13 +64,14 @@ class KillableOperator(BaseOperator):
             grace=seconds_of(self.kill_grace) or 0.0,
             signal=self._signal,
         )
-        self._standing = kill_from_worker(order, self.log, is_interrupted=is_interrupted)
+        standing = kill_from_worker(order, self.log, is_interrupted=is_interrupted)
+        self._is_told, self._is_ended = standing is not Standing.LIVE, standing is Standing.ENDED
 
     def _end_if_killed(self, *, is_ended: bool = False) -> None:
         """Finish a kill that came before, or that has to come: nobody else would."""
-        if is_ended or self._standing is not Standing.LIVE:
+        if is_ended or self._is_told:
             self._kill(is_interrupted=False)
-        if self._standing is Standing.ENDED:
+        if self._is_ended:
             raise SubmitKilledError(
                 "The task was ended by somebody while it submitted a job; what became of that "
                 "stands above."
@@ -67,6 +79,8 @@ class KillableOperator(BaseOperator):
 
     def _forget_job(self) -> None:
         """Note that there is nothing to kill: the job is over, or nobody waits for it."""
+        from airflow_provider_csc.worker_kill import await_kill  # noqa: PLC0415
+
         await_kill(self._job_id)
         self._identity = self._job_id = self._run_dir = self._signal = None
 

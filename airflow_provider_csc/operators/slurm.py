@@ -300,7 +300,7 @@ class SlurmSubmitOperator(KillableOperator):
             self._note_submission(context, attempt, **event["submission"])
         elif "results" not in event:
             self._check_waited(context, event, attempt)
-            self._identity, self._task = self._identify(context, attempt), name_task(context)
+            self._let_be_killed(self._identify(context, attempt), context)
             following = self._after_refusal(context, attempt, from_payload(event["error"]))
             return self._run(context, following)
         (payload,) = event["results"]
@@ -350,7 +350,7 @@ class SlurmSubmitOperator(KillableOperator):
             )
         except ConfigError as error:
             raise AirflowFailException(error.message) from error
-        self._identity, self._task = identity, name_task(context)
+        self._let_be_killed(identity, context)
         self._job_id = self._run_dir = self._signal = None
         present = replace(attempt, asked=member.request.asked)
         trigger = SlurmSubmitTrigger(
@@ -414,7 +414,7 @@ class SlurmSubmitOperator(KillableOperator):
         hook = SlurmHook(self.slurm_conn_id)
         settings = hook.get_settings()
         identity = self._identify(context, attempt)
-        self._identity, self._task = identity, name_task(context)
+        self._let_be_killed(identity, context)
         # Of a job that a policy replaces nothing is to be killed any more, of the new one all.
         self._job_id = self._run_dir = self._signal = None
         self._end_if_killed()
@@ -595,7 +595,7 @@ class SlurmSubmitOperator(KillableOperator):
     def _check_waited(self, context: Context, event: dict[str, Any], attempt: Attempt) -> None:
         if event["status"] == "deadline":
             # Airflow calls on_kill then, which sees to it that no job comes of the submission.
-            self._identity, self._task = self._identify(context, attempt), name_task(context)
+            self._let_be_killed(self._identify(context, attempt), context)
             raise AirflowTaskTimeout(
                 "execution_timeout is reached while the site gave no answer; see above for why. "
                 "A job of this task that it may have taken is cancelled, or adopted by a retry."

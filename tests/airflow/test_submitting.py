@@ -16,7 +16,7 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 
-from airflow_provider_csc import task_state
+from airflow_provider_csc import task_state, worker_kill
 from airflow_provider_csc.client import submitter
 from airflow_provider_csc.client.slurm import SlurmClient
 from airflow_provider_csc.errors import (
@@ -27,7 +27,6 @@ from airflow_provider_csc.errors import (
     SubmitKilledError,
 )
 from airflow_provider_csc.hooks import slurm as hook_module
-from airflow_provider_csc.operators import _killable
 from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
 from airflow_provider_csc.slurm.attempt import Attempt
 from airflow_provider_csc.slurm.policy import SlurmRetryPolicy
@@ -248,7 +247,7 @@ def test_a_task_that_was_ended_is_not_handed_over(
         return Standing.ENDED
 
     monkeypatch.setattr(task_state, "was_ended", was_ended)
-    monkeypatch.setattr(_killable, "kill_from_worker", kill)
+    monkeypatch.setattr(worker_kill, "kill_from_worker", kill)
     if not is_reached:
         site.lose(faults.refuse, 20)
         monkeypatch.setattr(submitter, "RESOLVE_DELAYS", (0.1,))

@@ -66,6 +66,7 @@ def test_a_dag_file_loads_nothing_that_only_a_running_task_needs(
     loaded = python(PROBE.format(module=TASK.format(arguments=arguments), before="")).splitlines()
     core = "airflow_provider_csc.slurm."
     assert {name.removeprefix(core) for name in loaded if name.startswith(core)} == needed
+    assert "airflow_provider_csc.worker_kill" not in loaded
 
 
 @pytest.mark.parametrize("module", DECORATOR_MODULES)
