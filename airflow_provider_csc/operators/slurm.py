@@ -153,6 +153,34 @@ class SlurmSubmitOperator(KillableOperator):
     operator_extra_links = (SlurmJobLink(),)
     ui_color = "#e8f1fa"
 
+    # What is not said of a task stays with its class. For each attribute that is set on a task
+    # Airflow looks whether there is something to convert it, which is dear where most stay as here.
+    command: str | Sequence[str] | None = None
+    script: str | None = None
+    remote_script: str | None = None
+    options: Mapping[str, Any] | None = None
+    env: Mapping[str, Any] | None = None
+    modules: Sequence[str] | None = None
+    environment: str | None = None
+    work_dir: str | None = None
+    job_name: str | None = None
+    slurm_conn_id: str = "slurm_default"
+    deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False)
+    poll_interval: float = 15.0
+    wait_for_completion: bool = True
+    stream_logs: bool = True
+    log_limit_bytes: int = 10 * 1024 * 1024
+    timeout: float | timedelta | None = None
+    queue_timeout: float | timedelta | None = None
+    kill_grace: float | timedelta = 0
+    cancel_held: bool = False
+    on_failure: SlurmRetryPolicy | None = None
+    depends_on: object = None
+    array_logs: Literal["failed", "all", "none"] = "failed"
+    max_failed_tasks: float | None = 0
+    coalesce: bool = False
+    coalesce_seconds: float = 5.0
+
     def __init__(  # noqa: PLR0913 - one argument for each thing a user may want to say
         self,
         *,
@@ -185,31 +213,33 @@ class SlurmSubmitOperator(KillableOperator):
     ) -> None:
         super().__init__(**kwargs)
         named = None if depends_on is None else _name_tasks(depends_on)
-        self.command = command
-        self.script = script
-        self.remote_script = remote_script
-        self.options = options
-        self.env = env
-        self.modules = modules
-        self.environment = environment
-        self.work_dir = work_dir
-        self.job_name = job_name
-        self.slurm_conn_id = slurm_conn_id
-        self.deferrable = deferrable
-        self.poll_interval = poll_interval
-        self.wait_for_completion = wait_for_completion
-        self.stream_logs = stream_logs
-        self.log_limit_bytes = log_limit_bytes
-        self.timeout = timeout
-        self.queue_timeout = queue_timeout
-        self.kill_grace = kill_grace
-        self.cancel_held = cancel_held
-        self.on_failure = on_failure
-        self.depends_on = named
-        self.array_logs = array_logs
-        self.max_failed_tasks = max_failed_tasks
-        self.coalesce = coalesce
-        self.coalesce_seconds = coalesce_seconds
+        self._keep(
+            command=command,
+            script=script,
+            remote_script=remote_script,
+            options=options,
+            env=env,
+            modules=modules,
+            environment=environment,
+            work_dir=work_dir,
+            job_name=job_name,
+            slurm_conn_id=slurm_conn_id,
+            deferrable=deferrable,
+            poll_interval=poll_interval,
+            wait_for_completion=wait_for_completion,
+            stream_logs=stream_logs,
+            log_limit_bytes=log_limit_bytes,
+            timeout=timeout,
+            queue_timeout=queue_timeout,
+            kill_grace=kill_grace,
+            cancel_held=cancel_held,
+            on_failure=on_failure,
+            depends_on=named,
+            array_logs=array_logs,
+            max_failed_tasks=max_failed_tasks,
+            coalesce=coalesce,
+            coalesce_seconds=coalesce_seconds,
+        )
         # What no template can change is checked while the DAG is parsed.
         check_source(command=command, script=script, remote_script=remote_script)
         if isinstance(options, Mapping):
@@ -238,6 +268,13 @@ class SlurmSubmitOperator(KillableOperator):
                 depends_on=depends_on,
                 coalesce_seconds=coalesce_seconds,
             )
+
+    def _keep(self, **given: Any) -> None:
+        """Make attributes of the arguments that differ from what the class says of all tasks."""
+        known = type(self)
+        for name, value in given.items():
+            if value is not getattr(known, name):
+                setattr(self, name, value)
 
     @classmethod
     def partial(cls, *, depends_on: object = None, **kwargs: Any) -> OperatorPartial:

@@ -53,6 +53,18 @@ def test_an_unknown_option_is_an_error_of_the_dag_file() -> None:
         operator(command="true", options={"memm": "{{ params.memory }}"})
 
 
+def test_what_is_not_said_is_as_the_signature_tells() -> None:
+    class Patient(SlurmSubmitOperator):
+        poll_interval = 60.0
+
+    signature = inspect.signature(SlurmSubmitOperator).parameters
+    defaults = {name: each.default for name, each in signature.items() if name != "kwargs"}
+    for kind in (SlurmSubmitOperator, Patient):
+        task = kind(task_id="job", command="true", max_failed_tasks=None)
+        said = {"command": "true", "max_failed_tasks": None}
+        assert {name: getattr(task, name) for name in defaults} == defaults | said
+
+
 def test_all_fields_a_user_may_want_to_template_are_templated() -> None:
     arguments = set(inspect.signature(SlurmSubmitOperator).parameters)
     not_templated = {
