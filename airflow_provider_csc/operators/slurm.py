@@ -25,7 +25,6 @@ from airflow_provider_csc.errors import (
     UpstreamFailedError,
     from_payload,
 )
-from airflow_provider_csc.links.slurm import SlurmJobLink
 from airflow_provider_csc.operators._checks import (
     check_array,
     check_coalesce,
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
+    from airflow_provider_csc.links.slurm import SlurmJobLink
     from airflow_provider_csc.slurm.array_attempt import ArrayAttempt
     from airflow_provider_csc.slurm.attempt import Attempt
     from airflow_provider_csc.slurm.failures import FailureReason
@@ -150,7 +150,6 @@ class SlurmSubmitOperator(KillableOperator):
         "options": "json",
         "env": "json",
     }
-    operator_extra_links = (SlurmJobLink(),)
     ui_color = "#e8f1fa"
 
     # What is not said of a task stays with its class. For each attribute that is set on a task
@@ -268,6 +267,16 @@ class SlurmSubmitOperator(KillableOperator):
                 depends_on=depends_on,
                 coalesce_seconds=coalesce_seconds,
             )
+
+    # An attribute in the base class; Airflow takes a property too, also that of a mapped task.
+    @property
+    def operator_extra_links(  # type: ignore[override]  # pyright: ignore[reportIncompatibleVariableOverride]
+        self,
+    ) -> tuple[SlurmJobLink]:
+        """Return the buttons beside a task."""
+        from airflow_provider_csc.links.slurm import SlurmJobLink  # noqa: PLC0415
+
+        return (SlurmJobLink(),)
 
     def _keep(self, **given: Any) -> None:
         """Make attributes of the arguments that differ from what the class says of all tasks."""
@@ -405,6 +414,7 @@ class SlurmSubmitOperator(KillableOperator):
     ) -> None:
         """Record, after the fact, the job that the triggerer has submitted."""
         from airflow_provider_csc.hooks.slurm import SlurmHook  # noqa: PLC0415
+        from airflow_provider_csc.links.slurm import SlurmJobLink  # noqa: PLC0415
         from airflow_provider_csc.operators._task_state import remember  # noqa: PLC0415
         from airflow_provider_csc.slurm.submission import Submission  # noqa: PLC0415
 
@@ -443,6 +453,7 @@ class SlurmSubmitOperator(KillableOperator):
 
     def _submit(self, context: Context, attempt: Attempt) -> Submission:
         from airflow_provider_csc.hooks.slurm import SlurmHook  # noqa: PLC0415
+        from airflow_provider_csc.links.slurm import SlurmJobLink  # noqa: PLC0415
         from airflow_provider_csc.operators._task_state import remember  # noqa: PLC0415
         from airflow_provider_csc.slurm.plan import check_spec  # noqa: PLC0415
 

@@ -38,6 +38,15 @@ def rendered(task: SlurmSubmitOperator) -> SlurmSubmitOperator:
     return task
 
 
+def serialize(dag: DAG) -> dict[str, Any]:
+    try:
+        from airflow.serialization.serialized_objects import DagSerialization
+    except ImportError:  # Airflow 3.1
+        from airflow.serialization.serialized_objects import SerializedDAG as DagSerialization
+    stored: dict[str, Any] = DagSerialization.to_dict(dag)
+    return stored
+
+
 def payload(**fields: Any) -> dict[str, Any]:
     result = JobResult(**{"job_id": "7", "state": "COMPLETED"} | fields)
     return {"results": [json.loads(json.dumps(result.to_payload()))]}
@@ -63,6 +72,18 @@ def test_what_is_not_said_is_as_the_signature_tells() -> None:
         task = kind(task_id="job", command="true", max_failed_tasks=None)
         said = {"command": "true", "max_failed_tasks": None}
         assert {name: getattr(task, name) for name in defaults} == defaults | said
+
+
+def test_a_stored_dag_has_the_button_of_each_task_be_it_mapped_or_not() -> None:
+    with DAG("stored", schedule=None) as dag:
+        operator(command="true")
+        SlurmSubmitOperator.partial(task_id="mapped").expand(command=["true", "false"])
+
+    tasks = json.loads(json.dumps(serialize(dag)))["dag"]["tasks"]
+
+    links = {task["__var"]["task_id"]: task["__var"]["_operator_extra_links"] for task in tasks}
+    button = {"Job files": "_link_SlurmJobLink"}
+    assert links == {"job": button, "mapped": button}
 
 
 def test_all_fields_a_user_may_want_to_template_are_templated() -> None:
