@@ -141,6 +141,8 @@ def child(
 def clean_environment(home: str) -> dict[str, str]:
     """Return the environment of a measured process: this one's, and no connection of anybody's."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+    # An installed package is compiled once, and not by each process that is measured.
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)
     return {
         **kept,
         "HOME": home,
