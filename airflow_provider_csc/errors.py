@@ -33,6 +33,7 @@ CscError
       JobNoResultError     it completed, but its Python function left no result
     JobUnknownError        no source knows what became of it
   AllasError               the object store refused or failed
+    SwiftSegmentsError     the object is in segments of Swift's, which S3 cannot verify
 
 Every error carries what a reader needs as keyword attributes, survives pickling, and says what
 happened, to what, and what to do about it. None ever carries a secret.
@@ -271,3 +272,11 @@ class JobUnknownError(JobFailedError):
 
 class AllasError(CscError):
     """The object store refused or failed."""
+
+
+class SwiftSegmentsError(AllasError):
+    """The object was written through Swift in segments: ``bucket``, ``key``, and where they are."""
+
+    bucket: str
+    key: str
+    segments: str | None

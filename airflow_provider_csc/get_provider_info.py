@@ -218,7 +218,7 @@ ALLAS_CONNECTION: dict[str, object] = {
         "endpoint": _choice(
             "Object store",
             "allas (https://a3s.fi, the default), lumi-o (https://lumidata.eu), "
-            "or custom with its URL below.",
+            "or custom with its URL below. With a credentials file the default is what it says.",
             "allas",
             "lumi-o",
             "custom",
@@ -257,6 +257,20 @@ ALLAS_CONNECTION: dict[str, object] = {
             "Path, where tasks run, of the certificates that vouch for the endpoint, "
             "when its certificate is not publicly trusted.",
             "/etc/ssl/certs/ca-certificates.crt",
+        ),
+        "credentials_file": _text(
+            "Credentials file",
+            "Instead of both keys: path, where tasks run, of a file that allas-conf, lumio-conf, "
+            "aws, s3cmd or rclone keeps keys in. Read again when it changes.",
+            "~/.aws/credentials",
+            "~/.s3cfg",
+            "~/.config/rclone/rclone.conf",
+        ),
+        "profile": _text(
+            "Profile",
+            "Section of the credentials file, when it holds the keys of several.",
+            "s3allas-project_2001234",
+            "lumi-465000001-private",
         ),
     },
 }

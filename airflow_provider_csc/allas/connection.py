@@ -12,11 +12,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from airflow_provider_csc.allas.endpoints import ALLAS, CUSTOM, PRESETS, Endpoint
 from airflow_provider_csc.errors import ConfigError
+
+if TYPE_CHECKING:
+    from airflow_provider_csc.allas.credentials import Keys
 
 FORM_FIELDS: Final = (
     "endpoint",
@@ -26,7 +29,11 @@ FORM_FIELDS: Final = (
     "region_name",
     "addressing_style",
     "ca_bundle",
+    "credentials_file",
+    "profile",
 )
+
+_KEY_FIELDS: Final = ("credentials_file", "profile")
 
 AMAZON_FIELDS: Final = ("verify", "config_kwargs", "service_config")
 """Extras of the Amazon provider that mean the same here and are handed on."""
@@ -60,15 +67,62 @@ class Fields:
     extra: Mapping[str, object] = field(repr=False)
 
 
-def build_aws_extra(fields: Fields) -> dict[str, object]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeySource:
+    """The file a connection takes its keys from, and the profile in it where one is named."""
+
+    path: str
+    profile: str | None
+
+
+def find_key_source(fields: Fields) -> KeySource | None:
     """
-    Build the extra of the equivalent ``aws`` connection.
+    Return where the keys are, when they are not in the connection itself.
+
+    No file is looked for that the connection does not name.
+    """
+    texts = _read_texts(fields, {name: fields.extra.get(name) or None for name in _KEY_FIELDS})
+    path, profile = texts.get("credentials_file"), texts.get("profile")
+    if path is None:
+        if profile is not None:
+            raise _config_error(
+                fields,
+                "has a profile and no credentials_file. Name the file, for example "
+                "~/.aws/credentials, ~/.s3cfg or ~/.config/rclone/rclone.conf.",
+                "credentials_file",
+            )
+        return None
+    if fields.conn_type != "allas":
+        raise _config_error(
+            fields,
+            f"is of type {fields.conn_type!r}, which knows no credentials_file. Make its type "
+            "Allas (S3), or use what the Amazon provider has for it (profile_name).",
+            "credentials_file",
+        )
+    if fields.login or fields.password:
+        raise _config_error(
+            fields,
+            "has keys in login or password and names a credentials_file too. Remove one of them.",
+            "credentials_file",
+        )
+    if not path.startswith(("/", "~")):
+        raise _config_error(
+            fields,
+            f"has credentials_file {path!r}, which is relative. Begin it with / or ~/.",
+            "credentials_file",
+        )
+    return KeySource(path=path, profile=profile)
+
+
+def build_aws_extra(fields: Fields, keys: Keys | None = None) -> dict[str, object]:
+    """
+    Build the extra of the equivalent ``aws`` connection; ``keys`` are those of its file.
 
     Raises ConfigError when the connection is of another type, lacks a key, or contradicts itself.
     """
     match fields.conn_type:
         case "allas":
-            return _from_allas(fields)
+            return _from_allas(fields, keys)
         case "aws":
             return _from_aws(fields)
         case other:
@@ -90,11 +144,12 @@ def build_client_config(
     return {**CLIENT_CONFIG, **overrides, "s3": s3}
 
 
-def _from_allas(fields: Fields) -> dict[str, object]:
+def _from_allas(fields: Fields, keys: Keys | None) -> dict[str, object]:
     extra = {name: value for name, value in fields.extra.items() if value not in (None, "")}
     _refuse_unknown(fields, extra)
-    _require_keys(fields)
-    endpoint = _choose_endpoint(fields, _read_texts(fields, extra))
+    if keys is None:
+        _require_keys(fields)
+    endpoint = _choose_endpoint(fields, _read_texts(fields, extra), keys)
     style = _read_choice(fields, extra, "addressing_style", ADDRESSING_STYLES)
     aws_extra: dict[str, object] = {
         "endpoint_url": endpoint.url,
@@ -147,12 +202,14 @@ def _require_keys(fields: Fields) -> None:
         raise _config_error(
             fields,
             f"has no {' and no '.join(absent)}. Make a pair with 'openstack ec2 credentials "
-            "create' (Allas) or at https://auth.lumidata.eu (LUMI-O) and enter both.",
+            "create' (Allas) or at https://auth.lumidata.eu (LUMI-O) and enter both, or name a "
+            "credentials_file.",
             absent[0].split()[0],
         )
 
 
-def _choose_endpoint(fields: Fields, extra: Mapping[str, str]) -> Endpoint:
+def _choose_endpoint(fields: Fields, extra: Mapping[str, str], keys: Keys | None) -> Endpoint:
+    """Choose what the connection names, else what stands beside the keys in their file."""
     url, name = extra.get("endpoint_url"), extra.get("endpoint")
     choices = (*PRESETS, CUSTOM)
     if name is not None and name not in choices:
@@ -162,6 +219,8 @@ def _choose_endpoint(fields: Fields, extra: Mapping[str, str]) -> Endpoint:
             raise _config_error(
                 fields, "has endpoint 'custom' and no endpoint_url. Enter the URL.", "endpoint_url"
             )
+        if name is None and keys is not None and keys.endpoint_url is not None:
+            return _adopt_endpoint(fields, keys.profile, keys.endpoint_url)
         return PRESETS[name or ALLAS.name]
     url = _check_url(fields, url)
     if name in PRESETS and url != PRESETS[name].url:
@@ -172,6 +231,19 @@ def _choose_endpoint(fields: Fields, extra: Mapping[str, str]) -> Endpoint:
             "endpoint_url",
         )
     return Endpoint(name=CUSTOM, url=url)
+
+
+def _adopt_endpoint(fields: Fields, profile: str, url: str) -> Endpoint:
+    if not _is_service_url(url):
+        raise _config_error(
+            fields,
+            f"takes its endpoint from profile [{profile}] of its credentials_file, where it is not "
+            "of the form https://host. Correct it there, or enter endpoint or endpoint_url.",
+            "credentials_file",
+        )
+    url = url.rstrip("/")
+    known = (endpoint for endpoint in PRESETS.values() if endpoint.url == url)
+    return next(known, Endpoint(name=CUSTOM, url=url))
 
 
 def _check_url(fields: Fields, url: str) -> str:

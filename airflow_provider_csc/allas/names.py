@@ -23,6 +23,8 @@ _NEW_BUCKET: Final = re.compile(r"(?=.{3,63}$)[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?")
 _ADDRESS: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}")
 # What there is already may have come by Swift, or by the a-commands of old: 2001234-puhti-SCRATCH.
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,254}")
+# Ceph's tenants, which LUMI-O's projects are: 465000001:bucket.
+_OF_PROJECT: Final = re.compile(r"[A-Za-z0-9_]+:[A-Za-z0-9][A-Za-z0-9._-]{2,254}")
 _URI: Final = re.compile(r"(?:s3|s3a|s3n)://([^/]*)(?:/(.*))?", re.DOTALL)
 
 
@@ -63,13 +65,23 @@ def parse_uri(text: str) -> ObjectName:
 
 
 def check_bucket(name: str) -> str:
-    """Return the name of a bucket that may be there; old ones have names that no new one gets."""
-    if _BUCKET.fullmatch(name) is None:
+    """
+    Return the name of a bucket that may be there; old ones have names that no new one gets.
+
+    On LUMI-O a bucket of another project is ``project:bucket``.
+    """
+    if _BUCKET.fullmatch(name) is None and not is_bucket_of_project(name):
         raise NotationError(
             f"{shown(name)} is no name of a bucket",
-            "Names have 3 to 255 letters, digits, dots, hyphens and underscores.",
+            "Names have 3 to 255 letters, digits, dots, hyphens and underscores; one of another "
+            "project on LUMI-O is 465000001:name.",
         )
     return name
+
+
+def is_bucket_of_project(name: str) -> bool:
+    """Whether a name says whose the bucket is: ``465000001:name``."""
+    return _OF_PROJECT.fullmatch(name) is not None
 
 
 def check_new_bucket(name: str) -> str:

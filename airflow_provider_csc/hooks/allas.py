@@ -2,27 +2,53 @@
 
 from __future__ import annotations
 
+import re
+import threading
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
 
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 from airflow.providers.amazon.aws.utils.connection_wrapper import AwsConnectionWrapper
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
+from airflow.sdk.log import mask_secret
 from asgiref.sync import sync_to_async
 from botocore.config import Config  # noqa: TID253 - S3Hook, the base class, has loaded it anyway
 from botocore.exceptions import BotoCoreError, ClientError  # noqa: TID253 - likewise
 
-from airflow_provider_csc.allas.connection import Fields, build_aws_extra, build_client_config
+from airflow_provider_csc.allas.connection import (
+    Fields,
+    build_aws_extra,
+    build_client_config,
+    find_key_source,
+)
 from airflow_provider_csc.allas.endpoints import ALLAS
+from airflow_provider_csc.allas.limits import BucketUsage, find_size_warning, read_usage
+from airflow_provider_csc.allas.names import check_new_bucket
+from airflow_provider_csc.allas.swift import check_not_swift_manifest
 from airflow_provider_csc.errors import ConfigError, CscError
 from airflow_provider_csc.hooks._forms import build_field_behaviour, build_form_widgets
+from airflow_provider_csc.notation import NotationError
+from airflow_provider_csc.transport.key_file import KeyFile
 from airflow_provider_csc.transport.s3 import describe_failure
+from airflow_provider_csc.transport.s3_handlers import attach_handlers, attach_keys, attach_watch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from airflow_provider_csc.allas.credentials import Keys
+
 PROBE_CONFIG = Config(retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=15)
 """A person waits for Test Connection: one attempt, and seconds rather than minutes."""
+
+USAGE_INTERVAL_SECONDS: Final = 600
+"""How often a process asks at most how full a bucket is that it writes to."""
+
+_asked: Final[dict[tuple[str, str], float]] = {}
+"""When that was, by endpoint and bucket."""
+
+_asked_lock: Final = threading.Lock()
 
 
 class AllasHook(S3Hook):
@@ -34,6 +60,10 @@ class AllasHook(S3Hook):
     ``endpoint_url``), completed with path style addressing, signature version 4, no unrequested
     checksums, bounded retries and timeouts. Settings of the connection win over these, and
     ``config`` wins over both.
+
+    Errors keep their class and code, and say cause and remedy. Objects that were written through
+    Swift in segments are not read (`SwiftSegmentsError`). A bucket of another project on LUMI-O is
+    ``"465000001:name"``.
 
     :param allas_conn_id: the connection; None leaves endpoint and keys to boto3's own files and
         variables, for example those that ``allas-conf`` wrote.
@@ -50,6 +80,7 @@ class AllasHook(S3Hook):
     def __init__(self, allas_conn_id: str | None = default_conn_name, **kwargs: Any) -> None:
         kwargs.setdefault("aws_conn_id", allas_conn_id)
         super().__init__(**kwargs)
+        self._keys: Keys | None = None
 
     @property
     def allas_conn_id(self) -> str | None:
@@ -65,13 +96,28 @@ class AllasHook(S3Hook):
     @cached_property
     def conn_config(self) -> AwsConnectionWrapper:
         """Settings of the client: the connection's, Ceph's needs, and the hook's arguments."""
-        connection = self._wrap_connection() if self.aws_conn_id else None
+        connection = self._wrap_connection(self._fields) if self._fields else None
         return AwsConnectionWrapper(
             conn=connection,
             region_name=self._region_name,
             botocore_config=self._merge_config(connection),
             verify=self._verify,
         )
+
+    def get_session(self, region_name: str | None = None, deferrable: bool = False) -> Any:  # noqa: FBT001, FBT002 - as the base has it
+        """Return a session as S3Hook does, whose clients do what transport/s3_handlers.py says."""
+        if self._key_file and self._key_file.read() != self._keys:
+            self.__dict__.pop("conn_config", None)
+        session: Any = super().get_session(region_name, deferrable=deferrable)
+        # boto3's session has the events of botocore's; aiobotocore's is one of botocore's.
+        is_async = not hasattr(session, "events")
+        events = session if is_async else session.events
+        attach_handlers(events)
+        if self._key_file:
+            attach_keys(events, self._key_file.read, is_async=is_async)
+        if not is_async:
+            attach_watch(events, self._watch_bucket)
+        return session
 
     def create_bucket(
         self, bucket_name: str | None = None, region_name: str | None = None, **kwargs: Any
@@ -81,7 +127,15 @@ class AllasHook(S3Hook):
 
         S3Hook would send the client's region, which Ceph refuses unless it is the name of its own
         zone group (InvalidLocationConstraint). For "us-east-1" S3Hook sends none.
+
+        Raises ConfigError for a name that no new bucket can have.
         """
+        name = bucket_name or self.service_config.get("bucket_name")
+        if name:
+            try:
+                check_new_bucket(name)
+            except NotationError as error:
+                raise ConfigError(str(error), bucket=name) from error
         super().create_bucket(bucket_name, region_name or ALLAS.region_name, **kwargs)
 
     def test_connection(self) -> tuple[bool, str]:  # pyright: ignore[reportIncompatibleMethodOverride] - the base is unannotated
@@ -99,6 +153,34 @@ class AllasHook(S3Hook):
         except (BotoCoreError, ClientError) as error:
             return False, describe_failure(error, client.meta.endpoint_url)
         return True, self._describe_access(client.meta.endpoint_url, answer)
+
+    def load_file(self, filename: Path | str, *args: Any, **kwargs: Any) -> None:
+        """Store a file as S3Hook does, with a warning where it is larger than CSC recommends."""
+        path = Path(filename)
+        warning = find_size_warning(path.stat().st_size) if path.is_file() else None
+        if warning is not None:
+            self.log.warning("%s: %s", filename, warning)
+        super().load_file(filename, *args, **kwargs)
+
+    def get_key(self, key: str, bucket_name: str | None = None) -> Any:
+        """
+        Return an object as S3Hook does, which reads objects by it.
+
+        Raises SwiftSegmentsError, before anything is written to a file.
+        """
+        found: Any = super().get_key(key, bucket_name)
+        check_not_swift_manifest(found.meta.data, found.bucket_name, found.key)
+        return found
+
+    def get_bucket_usage(self, bucket_name: str | None = None) -> BucketUsage | None:
+        """Return how many objects and bytes a bucket holds; None from a store that is not Ceph."""
+        bucket = bucket_name or self.service_config.get("bucket_name")
+        if not bucket:
+            raise ConfigError("No bucket is named, neither here nor in the connection.")
+        client: Any = self.get_conn()
+        answer = client.head_bucket(Bucket=bucket)
+        headers = answer["ResponseMetadata"].get("HTTPHeaders", {})
+        return read_usage(headers, bucket, client.meta.endpoint_url)
 
     async def get_head_object_async(
         self, client: Any, key: str, bucket_name: str | None = None
@@ -127,13 +209,25 @@ class AllasHook(S3Hook):
         """Answer Airflow 3.1; later versions read provider info."""
         return build_field_behaviour(cls.conn_type)
 
-    def _wrap_connection(self) -> AwsConnectionWrapper:
-        fields = self._read_fields()
+    @cached_property
+    def _fields(self) -> Fields | None:
+        return self._read_fields() if self.aws_conn_id else None
+
+    @cached_property
+    def _key_file(self) -> KeyFile | None:
+        source = find_key_source(self._fields) if self._fields else None
+        return KeyFile(source, _mask) if source else None
+
+    def _wrap_connection(self, fields: Fields) -> AwsConnectionWrapper:
+        keys = self._keys = self._key_file.read() if self._key_file else None
+        extra = build_aws_extra(fields, keys)
+        if keys is not None and keys.session_token is not None:
+            extra["aws_session_token"] = keys.session_token
         wrapper: AwsConnectionWrapper = AwsConnectionWrapper.from_connection_metadata(
             conn_id=fields.conn_id,
-            login=fields.login,
-            password=fields.password,
-            extra=build_aws_extra(fields),
+            login=keys.access_key if keys else fields.login,
+            password=keys.secret_key if keys else fields.password,
+            extra=extra,
         )
         return wrapper
 
@@ -167,16 +261,50 @@ class AllasHook(S3Hook):
         service_config = await sync_to_async(lambda: self.service_config)()
         return service_config.get("bucket_name")
 
+    def _watch_bucket(self, bucket: str) -> None:
+        """Warn in the task's log, once in a while, of a bucket that is nearly full."""
+        client: Any = self.get_conn()
+        place = (client.meta.endpoint_url, bucket)
+        with _asked_lock:
+            last = _asked.get(place)
+            if last is not None and monotonic() - last < USAGE_INTERVAL_SECONDS:
+                return
+            _asked[place] = monotonic()
+        try:
+            usage = self.get_bucket_usage(bucket)
+        except (BotoCoreError, ClientError) as error:
+            # Whoever may write to a bucket need not be allowed to look at it.
+            self.log.debug("Bucket %s was not counted: %s", bucket, error)
+            return
+        if usage is not None and usage.is_nearly_full:
+            self.log.warning("%s", usage.describe())
+
     def _describe_access(self, endpoint_url: str, answer: dict[str, Any]) -> str:
         owner = answer.get("Owner", {})
         names = [name for name in (owner.get("DisplayName"), owner.get("ID")) if name]
         credentials = self.get_session().get_credentials()
         key = f"access key {credentials.access_key[:4]}…" if credentials else "no access key"
+        if self._key_file:
+            key += f" of [{self._key_file.read().profile}] in {self._key_file.path}"
         number = len(answer.get("Buckets", []))
         message = (
             f"Reached {endpoint_url} as {names[0] if names else 'an unnamed user'} ({key}), "
             f"{number} bucket{'' if number == 1 else 's'} visible"
         )
-        if self.project and names and self.project not in names:
+        if self.project and names and not _is_project(self.project, names):
             message += f". The connection says project {self.project}: are these its keys?"
         return message
+
+
+def _is_project(project: str, names: list[str]) -> bool:
+    """Whether one of a user's names has the project's number: 2001234, project_2001234, 46$46."""
+    digits = re.search(r"\d+", project)
+    number = digits[0] if digits else project
+    return any(re.search(rf"(?<!\d){re.escape(number)}(?!\d)", name) for name in names)
+
+
+def _mask(keys: Keys) -> None:
+    """Let Airflow hide the keys in logs, as it does those of a connection."""
+    mask_secret(keys.secret_key)
+    if keys.session_token:
+        mask_secret(keys.session_token)

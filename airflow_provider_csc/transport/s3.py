@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 import ssl
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from botocore import exceptions as boto  # noqa: TID253 - this file exists to know botocore
 
@@ -16,25 +17,38 @@ if TYPE_CHECKING:
 
 def describe_failure(error: Exception, endpoint_url: str) -> str:
     """Say in one line what failed between us and the object store, and what to do about it."""
-    host = endpoint_url.partition("://")[2]
     match error:
         case boto.ClientError():
             return f"{endpoint_url} answered {_read_answer(error)}"
         case boto.NoCredentialsError() | boto.PartialCredentialsError():
             return "No access key and secret key were found. Enter both in the connection."
-        case boto.HTTPClientError() | boto.ConnectionError():
-            return _describe_connection(error, endpoint_url, host)
         case _:
-            return f"{endpoint_url}: {error}"
+            return _find_cause(error, endpoint_url) or f"{endpoint_url}: {_own_words(error)}"
+
+
+def explain_failure(error: Exception) -> str | None:
+    """Say what is behind a request without an answer; None where its own words say it all."""
+    kwargs: dict[str, object] = getattr(error, "kwargs", {})
+    parts = urlsplit(str(kwargs.get("endpoint_url") or ""))
+    return _find_cause(error, f"{parts.scheme}://{parts.netloc}") if parts.netloc else None
 
 
 def _read_answer(error: boto.ClientError) -> str:
-    answer = error.response.get("Error", {})
+    answer: dict[str, Any] = {**error.response.get("Error", {})}
+    code = answer.get("Code", "Unknown")
+    if known := answer.get("Explanation"):  # s3_handlers.py knew more
+        return f"{code}: {known}"
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    return explain(answer.get("Code", "Unknown"), answer.get("Message", ""), status)
+    return explain(code, answer.get("Message", ""), status)
 
 
-def _describe_connection(error: Exception, endpoint_url: str, host: str) -> str:
+def _own_words(error: Exception) -> str:
+    """Return botocore's text without what s3_handlers.py added to it."""
+    return error.fmt.format(**error.kwargs) if isinstance(error, boto.BotoCoreError) else str(error)
+
+
+def _find_cause(error: Exception, endpoint_url: str) -> str | None:
+    host = endpoint_url.partition("://")[2]
     match error:
         case boto.ConnectTimeoutError():
             return f"No connection to {host} in time. A firewall may drop it; check host and port."
@@ -42,9 +56,11 @@ def _describe_connection(error: Exception, endpoint_url: str, host: str) -> str:
             return f"{endpoint_url} took the connection but gave no answer in time. Try later."
         case boto.ProxyConnectionError():
             return f"The proxy on the way to {host} refused. Check HTTPS_PROXY and NO_PROXY."
+        case boto.HTTPClientError() | boto.ConnectionError():
+            said = (_describe_cause(cause, host) for cause in _walk_causes(error))
+            return next(filter(None, said), None)
         case _:
-            said = filter(None, (_describe_cause(cause, host) for cause in _walk_causes(error)))
-            return next(said, f"{endpoint_url}: {error}")
+            return None
 
 
 def _describe_cause(cause: BaseException, host: str) -> str | None:
@@ -74,7 +90,7 @@ def _describe_tls(error: ssl.SSLError | boto.SSLError, host: str) -> str | None:
             return f"{host} does not speak TLS ({error.reason}). Should the URL begin with http://?"
         case boto.SSLError() if "doesn't match" in str(error.kwargs.get("error")):
             # urllib3 compares names itself and has no public type for the outcome.
-            return f"{error}. Correct the host name in the endpoint URL."
+            return f"{_own_words(error)}. Correct the host name in the endpoint URL."
         case _:
             return None
 

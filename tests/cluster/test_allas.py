@@ -348,7 +348,7 @@ def test_a_clock_that_is_off_is_named(hook: AllasHook, monkeypatch: pytest.Monke
     set_clock(monkeypatch, dt.timedelta(hours=-1))
     passed, message = hook.test_connection()
     assert passed is False
-    assert "RequestTimeTooSkewed: the clocks" in message
+    assert "RequestTimeTooSkewed: this machine's clock is 1:00:00 behind the object" in message
 
 
 def test_an_untrusted_certificate_is_named(connect: Any, front: TlsFront) -> None:

@@ -19,6 +19,7 @@ from airflow_provider_csc.hooks.allas import AllasHook
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 SECRET = "s3cr3t-never-shown"
 Connect = "Callable[..., str]"
@@ -198,8 +199,8 @@ def test_a_bucket_is_created_without_a_constraint_unless_one_is_asked_for(
     connect(extra={"region_name": client_region})
     hook = AllasHook()
     with Stubber(hook.get_conn()) as stub:
-        stub.add_response("create_bucket", {}, {"Bucket": "b", **sent})
-        hook.create_bucket("b", region)
+        stub.add_response("create_bucket", {}, {"Bucket": "bucket", **sent})
+        hook.create_bucket("bucket", region)
         stub.assert_no_pending_responses()
 
 
@@ -345,3 +346,73 @@ def test_hook_config_objects_are_accepted_too(connect: Connect) -> None:
     config = AllasHook(config=Config(max_pool_connections=3)).get_conn().meta.config
     assert config.max_pool_connections == 3
     assert config.s3["addressing_style"] == "path"
+
+
+def write_keys(path: Path, key: str, secret: str, host: str = "a3s.fi") -> Path:
+    path.write_text(f"[x]\naccess_key = {key}\nsecret_key = {secret}\nhost_base = {host}\n")
+    return path
+
+
+def test_keys_and_endpoint_are_taken_from_the_file_that_is_named(
+    connect: Connect, tmp_path: Path
+) -> None:
+    path = write_keys(tmp_path / ".s3cfg", "FILEKEY", SECRET, "https://lumidata.eu")
+    connect(login=None, password=None, extra={"credentials_file": str(path)})
+    hook = AllasHook()
+    assert hook.get_conn().meta.endpoint_url == "https://lumidata.eu"
+    assert hook.get_credentials().access_key == "FILEKEY"
+    assert hook.get_conn().meta.config.signature_version == "s3v4"
+
+
+def test_other_keys_in_the_file_are_in_the_next_link_and_session(
+    connect: Connect, tmp_path: Path
+) -> None:
+    path = write_keys(tmp_path / ".s3cfg", "FIRST", SECRET)
+    connect(login=None, password=None, extra={"credentials_file": str(path)})
+    hook = AllasHook()
+    assert "Credential=FIRST" in hook.generate_presigned_url("list_buckets")
+    write_keys(path, "SECOND", SECRET)
+    assert "Credential=SECOND" in hook.generate_presigned_url("list_buckets")
+    assert hook.get_credentials().access_key == "SECOND"
+    assert hook.resource.meta.client.meta.endpoint_url == "https://a3s.fi"
+
+
+def test_the_secret_of_a_file_is_hidden_in_logs(
+    connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden: list[str] = []
+    monkeypatch.setattr("airflow_provider_csc.hooks.allas.mask_secret", hidden.append)
+    path = tmp_path / "credentials"
+    path.write_text(
+        f"[default]\naws_access_key_id=A\naws_secret_access_key={SECRET}\naws_session_token=T\n"
+    )
+    connect(login=None, password=None, extra={"credentials_file": str(path)})
+    hook = AllasHook()
+    assert hook.get_credentials().token == "T"
+    assert hidden == [SECRET, "T"]
+
+
+def test_no_file_is_looked_for_that_is_not_named(
+    connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_keys(tmp_path / ".s3cfg", "FOUND", SECRET)
+    connect(login=None, password=None)
+    with pytest.raises(ConfigError, match=r"has no login .* or name a credentials_file"):
+        AllasHook().get_conn()
+
+
+@pytest.mark.parametrize("project", ["project_2001234", "2001234"])
+@pytest.mark.parametrize("name", ["project_2001234", "2001234$2001234"])
+def test_a_project_is_known_by_its_number(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch, project: str, name: str
+) -> None:
+    connect(extra={"project": project})
+    _, message = answer(AllasHook(), monkeypatch, Buckets=[], Owner={"ID": name})
+    assert message.endswith("0 buckets visible")
+
+
+def test_the_default_bucket_of_a_new_bucket_is_checked_too(connect: Connect) -> None:
+    connect(extra={"bucket_name": "Data_2001234"})
+    with pytest.raises(ConfigError, match="capital letters"):
+        AllasHook().create_bucket()

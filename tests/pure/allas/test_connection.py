@@ -5,9 +5,12 @@ import pytest
 from airflow_provider_csc.allas.connection import (
     CLIENT_CONFIG,
     Fields,
+    KeySource,
     build_aws_extra,
     build_client_config,
+    find_key_source,
 )
+from airflow_provider_csc.allas.credentials import Keys
 from airflow_provider_csc.errors import ConfigError
 
 SECRET = "s3cr3t-never-shown"
@@ -160,3 +163,61 @@ def test_a_wrong_connection_is_refused_by_name_field_and_remedy(
 
 def test_fields_do_not_show_their_secrets() -> None:
     assert SECRET not in repr(allas(private=SECRET))
+
+
+def keys(endpoint_url: str | None = None) -> Keys:
+    return Keys(profile="p", access_key="FILEKEY", secret_key=SECRET, endpoint_url=endpoint_url)
+
+
+def by_file(**extra: object) -> Fields:
+    return allas(None, None, **({"credentials_file": "~/.s3cfg"} | extra))
+
+
+def test_keys_are_in_a_file_only_where_the_connection_names_one() -> None:
+    assert find_key_source(allas()) is None
+    assert find_key_source(allas(credentials_file="", profile=None)) is None
+    assert find_key_source(by_file()) == KeySource(path="~/.s3cfg", profile=None)
+    assert find_key_source(by_file(credentials_file="/k", profile="p")) == KeySource(
+        path="/k", profile="p"
+    )
+
+
+@pytest.mark.parametrize(
+    ("extra", "found", "url"),
+    [
+        ({}, None, "https://a3s.fi"),
+        ({}, "https://lumidata.eu/", "https://lumidata.eu"),
+        ({}, "http://127.0.0.1:7480", "http://127.0.0.1:7480"),
+        ({"endpoint": "allas"}, "https://lumidata.eu", "https://a3s.fi"),
+        ({"endpoint_url": "http://h:1"}, "https://lumidata.eu", "http://h:1"),
+    ],
+)
+def test_the_endpoint_beside_the_keys_serves_where_the_connection_names_none(
+    extra: dict[str, object], found: str | None, url: str
+) -> None:
+    assert build_aws_extra(by_file(**extra), keys(found))["endpoint_url"] == url
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (allas(profile="p"), "has a profile and no credentials_file"),
+        (allas(credentials_file="/k"), "keys in login or password and names a credentials_file"),
+        (allas(None, SECRET, credentials_file="/k"), "Remove one of them"),
+        (by_file(credentials_file="keys.ini"), "'keys.ini', which is relative"),
+        (by_file(credentials_file=["/k"]), "credentials_file of type list"),
+        (aws(credentials_file="/k"), "is of type 'aws', which knows no credentials_file"),
+    ],
+)
+def test_a_connection_that_contradicts_itself_about_its_keys_is_refused(
+    fields: Fields, said: str
+) -> None:
+    with pytest.raises(ConfigError, match=r"^Connection 'store' ") as caught:
+        find_key_source(fields)
+    assert said in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_file_whose_endpoint_is_none_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"profile \[p\] of its credentials_file"):
+        build_aws_extra(by_file(), keys("https://"))

@@ -30,6 +30,7 @@ from airflow_provider_csc.notation import NotationError
         ("s3://2001234-puhti-SCRATCH/a", ObjectName("2001234-puhti-SCRATCH", "a")),
         ("s3://abc//a//../b?x=1#y%20 ü\n", ObjectName("abc", "/a//../b?x=1#y%20 ü\n")),
         ("s3a://abc/a", ObjectName("abc", "a")),
+        ("s3://465000001:data/a:b", ObjectName("465000001:data", "a:b")),
     ],
 )
 def test_a_uri_is_taken_to_the_letter(text: str, name: ObjectName) -> None:
@@ -71,6 +72,7 @@ def test_a_name_comes_back_from_its_uri(bucket: str, key: str) -> None:
         ("192.168.1.1", "IP address"),
         ("dätä", "other characters"),
         ("abc\n", "other characters"),
+        ("465000001:data", "other characters"),
     ],
 )
 def test_a_new_bucket_needs_a_host_name(name: str, why: str) -> None:
@@ -84,7 +86,13 @@ def test_other_names_are_right(name: str) -> None:
     assert check_new_bucket(name) == check_bucket(name) == name
 
 
-@pytest.mark.parametrize("name", ["ab", "a/b", "a b", "", "a\nbc", "abc\n", "..a", "a" * 256])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("ab", "a/b", "a b", "", "a\nbc", "abc\n", "..a", "a" * 256),
+        *(":abc", "465:ab", "465:a/b", "4-6:abc", "465:abc:def", "465:abc\n"),
+    ],
+)
 def test_no_bucket_has_such_a_name(name: str) -> None:
     with pytest.raises(NotationError, match="no name of a bucket"):
         check_bucket(name)
