@@ -34,6 +34,10 @@ CscError
     JobUnknownError        no source knows what became of it
   AllasError               the object store refused or failed
     SwiftSegmentsError     the object is in segments of Swift's, which S3 cannot verify
+    ObjectChangedError     the object is not, or no longer, the one that was meant
+    FileChangedError       a file was changed while it was sent
+    ChecksumError          what arrived is not what was there
+    TransferCancelledError a transfer was cancelled before its end
 
 Every error carries what a reader needs as keyword attributes, survives pickling, and says what
 happened, to what, and what to do about it. None ever carries a secret.
@@ -280,3 +284,19 @@ class SwiftSegmentsError(AllasError):
     bucket: str
     key: str
     segments: str | None
+
+
+class ObjectChangedError(AllasError):
+    """The object is not, or no longer, the one that was meant; nothing was written."""
+
+
+class FileChangedError(AllasError):
+    """A file was changed while it was sent."""
+
+
+class ChecksumError(AllasError):
+    """What arrived is not what the store says the object is."""
+
+
+class TransferCancelledError(AllasError):
+    """The transfer was cancelled before its end."""

@@ -39,7 +39,10 @@ def get_provider_info() -> dict[str, object]:
             },
         ],
         "hooks": [_modules("Slurm", "hooks.slurm"), _modules("Allas", "hooks.allas")],
-        "operators": [_modules("Slurm", "operators.slurm")],
+        "operators": [
+            _modules("Slurm", "operators.slurm"),
+            _modules("Allas", "operators.allas", "transfers.allas"),
+        ],
         "sensors": [_modules("Slurm", "sensors.slurm")],
         "triggers": [
             _modules(

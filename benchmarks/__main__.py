@@ -35,9 +35,19 @@ if TYPE_CHECKING:
 
 def load_parts() -> list[Part]:
     """Return all parts, in the order in which they are run; the quick ones first."""
-    from benchmarks import deferred, latency, mapped, overhead, parse, stream, submit, waiting
+    from benchmarks import (
+        deferred,
+        latency,
+        mapped,
+        overhead,
+        parse,
+        stream,
+        submit,
+        transfer,
+        waiting,
+    )
 
-    modules = (parse, submit, latency, stream, overhead, deferred, mapped, waiting)
+    modules = (parse, submit, latency, stream, overhead, deferred, mapped, transfer, waiting)
     return [module.PART for module in modules]
 
 

@@ -46,7 +46,11 @@ def check_not_swift_manifest(answer: Mapping[str, Any], bucket: str, key: str) -
 
     Raises SwiftSegmentsError, with the way to read it.
     """
-    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    refuse_swift_manifest(answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}), bucket, key)
+
+
+def refuse_swift_manifest(headers: Mapping[str, str], bucket: str, key: str) -> None:
+    """Refuse an object in segments, by the headers of an answer to HEAD or GET of it."""
     manifest = find_swift_manifest(headers)
     if manifest is None:
         return

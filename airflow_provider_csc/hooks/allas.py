@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from functools import cached_property
@@ -15,6 +16,7 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.sdk.log import mask_secret
 from asgiref.sync import sync_to_async
 from botocore.config import Config  # noqa: TID253 - S3Hook, the base class, has loaded it anyway
+from botocore.credentials import ReadOnlyCredentials  # noqa: TID253 - likewise
 from botocore.exceptions import BotoCoreError, ClientError  # noqa: TID253 - likewise
 
 from airflow_provider_csc.allas.connection import (
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from airflow_provider_csc.allas.credentials import Keys
+    from airflow_provider_csc.store.store import Store
 
 PROBE_CONFIG = Config(retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=15)
 """A person waits for Test Connection: one attempt, and seconds rather than minutes."""
@@ -199,6 +202,33 @@ class AllasHook(S3Hook):
         async for row in super().get_file_metadata_async(client, bucket, key):
             yield row
 
+    def get_store(self, *, max_connections: int = 8) -> Store:
+        """Return what transfers go through: this connection's client and settings."""
+        from airflow_provider_csc.store.connection import StoreSettings  # noqa: PLC0415
+        from airflow_provider_csc.store.store import Store  # noqa: PLC0415
+
+        pool = Config(max_pool_connections=max_connections)
+        client: Any = self.get_client_type(config=self.config.merge(pool))
+        config = client.meta.config
+        session = self.get_session()
+        # What boto3 takes where nothing is said of it (its `ca_bundle`), and botocore after that.
+        bundle = session._session.get_config_variable("ca_bundle")  # noqa: SLF001 - no public way
+        bundle = bundle or os.environ.get("REQUESTS_CA_BUNDLE")
+        verify = (bundle or True) if self.verify is None else self.verify
+        return Store(
+            client,
+            StoreSettings(
+                endpoint_url=client.meta.endpoint_url,
+                region_name=client.meta.region_name,
+                credentials=lambda: self._present_credentials(session),
+                verify=verify,
+                proxies=config.proxies,
+                is_virtual=(config.s3 or {}).get("addressing_style") == "virtual",
+                connect_timeout=config.connect_timeout,
+                read_timeout=config.read_timeout,
+            ),
+        )
+
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
         """Answer Airflow 3.1; later versions read provider info."""
@@ -278,6 +308,20 @@ class AllasHook(S3Hook):
             return
         if usage is not None and usage.is_nearly_full:
             self.log.warning("%s", usage.describe())
+
+    def _present_credentials(self, session: Any) -> ReadOnlyCredentials:
+        """Return the keys of this moment, by which requests beside boto3's are signed."""
+        if self._key_file:
+            keys = self._key_file.read()
+            return ReadOnlyCredentials(keys.access_key, keys.secret_key, keys.session_token)
+        found = session.get_credentials()
+        if found is None:
+            raise ConfigError(
+                "No access key and secret key were found. Enter both in the connection.",
+                field="login",
+            )
+        frozen: ReadOnlyCredentials = found.get_frozen_credentials()
+        return frozen
 
     def _describe_access(self, endpoint_url: str, answer: dict[str, Any]) -> str:
         owner = answer.get("Owner", {})

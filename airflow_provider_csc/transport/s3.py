@@ -33,6 +33,19 @@ def explain_failure(error: Exception) -> str | None:
     return _find_cause(error, f"{parts.scheme}://{parts.netloc}") if parts.netloc else None
 
 
+def describe_break(error: Exception, endpoint_url: str) -> str:
+    """Say in one line what the network did to a request of our own, and what to do about it."""
+    host = endpoint_url.partition("://")[2]
+    match error:
+        case ssl.SSLEOFError():
+            said = None
+        case TimeoutError():
+            said = f"{endpoint_url} gave no answer in time. Try later."
+        case _:
+            said = _describe_cause(error, host)
+    return said or f"{endpoint_url}: the connection broke off ({error or type(error).__name__})."
+
+
 def _read_answer(error: boto.ClientError) -> str:
     answer: dict[str, Any] = {**error.response.get("Error", {})}
     code = answer.get("Code", "Unknown")

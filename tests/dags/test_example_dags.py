@@ -78,7 +78,11 @@ class Watched:
 
 
 @pytest.fixture(scope="session")
-def runs(airflow: Airflow, watch: Callable[..., dict[str, Watched]]) -> dict[str, Watched]:
+def runs(
+    airflow: Airflow,
+    watch: Callable[..., dict[str, Watched]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Watched]:
     """All examples, run at once: one Airflow does not run one DAG at a time either."""
     return watch(
         airflow,
@@ -89,6 +93,7 @@ def runs(airflow: Airflow, watch: Callable[..., dict[str, Watched]]) -> dict[str
         slurm_mapped={},
         train_on_slurm={"rounds": ROUNDS},
         train_on_slurm_with_sensor={"rounds": ROUNDS, "minimum_accuracy": 1.0},
+        allas_transfer={"directory": str(tmp_path_factory.mktemp("transfer"))},
     )
 
 
@@ -304,3 +309,19 @@ class TestTrainingWithSensor:
 
 def metrics_key(watched: Watched) -> str:
     return f"{watched.run.run_id}/metrics.json"
+
+
+@pytest.mark.cluster
+class TestAllasTransfer:
+    def test_files_go_to_allas_and_come_back(self, runs: dict[str, Watched], store: Any) -> None:
+        watched = runs["allas_transfer"]
+        assert watched.state == "success", watched.logs()
+        for day in (1, 2, 3):
+            key = f"published/day {day}/values.csv"
+            assert (
+                read_object(store, watched.bucket, key) == f"day,value\n{day},{day**2}\n".encode()
+            )
+        listed = store.list_objects_v2(Bucket=watched.bucket)["KeyCount"]
+        assert listed == 6
+        lines = watched.log("send") + watched.log("fetch")
+        assert sum("Transferred 3 files" in line and "verified" in line for line in lines) == 2

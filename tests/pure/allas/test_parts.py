@@ -8,15 +8,21 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_provider_csc.allas.endpoints import MAX_PARTS, MIN_PART_BYTES
+from airflow_provider_csc.allas.endpoints import (
+    MAX_PARTS,
+    MAX_SINGLE_PUT_BYTES,
+    MIN_PART_BYTES,
+)
 from airflow_provider_csc.allas.parts import (
     MAX_OBJECT_BYTES,
     MIB,
+    MOST_PARTS,
     PART_BYTES,
     ETag,
     choose_part_size,
     cut,
     etag_of_parts,
+    guess_part_sizes,
     parse_etag,
 )
 from airflow_provider_csc.notation import NotationError
@@ -25,15 +31,16 @@ SIZES = st.integers(0, MAX_OBJECT_BYTES)
 
 
 @given(size=SIZES, wanted=st.integers(MIN_PART_BYTES, 5 * 1024**3))
-@example(size=PART_BYTES * MAX_PARTS, wanted=PART_BYTES)
-@example(size=PART_BYTES * MAX_PARTS + 1, wanted=PART_BYTES)
+@example(size=PART_BYTES * MOST_PARTS, wanted=PART_BYTES)
+@example(size=PART_BYTES * MOST_PARTS + 1, wanted=PART_BYTES)
 @example(size=MAX_OBJECT_BYTES, wanted=MIN_PART_BYTES)
 def test_there_are_never_more_parts_than_the_protocol_allows(size: int, wanted: int) -> None:
     part_size = choose_part_size(size, wanted=wanted)
     assert part_size % MIB == 0
     assert wanted <= part_size
     assert -(-size // part_size) <= MAX_PARTS
-    assert part_size == wanted + -wanted % MIB or size > wanted * MAX_PARTS
+    assert -(-size // part_size) <= MOST_PARTS or part_size == MAX_SINGLE_PUT_BYTES
+    assert part_size == wanted + -wanted % MIB or size > wanted * MOST_PARTS
 
 
 @given(size=st.integers(0, 5000), part_size=st.integers(1, 700))
@@ -89,3 +96,33 @@ def test_the_etag_of_parts_is_made_of_their_digests() -> None:
     whole = hashlib.md5(b"".join(digests)).hexdigest()
     assert str(etag_of_parts(digests)) == f"{whole}-2"
     assert parse_etag(str(etag_of_parts(digests))) == etag_of_parts(digests)
+
+
+# ---- parts of other programs ----
+
+
+@pytest.mark.parametrize(
+    ("size", "part_size"),
+    [
+        (40 * MIB + 3, 5 * MIB),
+        (40 * MIB + 3, 8 * MIB),
+        (40 * MIB + 3, 15 * MIB),
+        (200 * MIB, 32 * MIB),
+        (10**9, 7_000_000),
+        (20 * 1024**3, 5000 * MIB),
+    ],
+)
+def test_the_part_size_of_an_upload_is_among_the_guesses(size: int, part_size: int) -> None:
+    parts = len(list(cut(size, part_size)))
+    guesses = list(guess_part_sizes(size, parts))
+    assert part_size in guesses
+    assert len(guesses) == len(set(guesses))
+    # Each of them makes so many parts.
+    assert {len(list(cut(size, guess))) for guess in guesses} == {parts}
+
+
+def test_what_an_object_says_itself_comes_first() -> None:
+    assert next(guess_part_sizes(40 * MIB, 5, told=9 * MIB)) == 9 * MIB
+    # Unless it cannot be true.
+    assert next(guess_part_sizes(40 * MIB, 5, told=MIB)) == 8 * MIB
+    assert list(guess_part_sizes(123, 1)) == [123]
