@@ -3,7 +3,7 @@ How a shell program travels to a site and how its answer is read back without gu
 
 The program is fed to bash on standard input: nothing of it is visible in a process list and no
 length limit applies. It is one brace group, so a connection that is cut while sending leaves a
-syntax error, and nothing was executed. The empty lines before it are `INTERPRETER`'s.
+syntax error, and nothing was executed.
 
 The answer is a sequence of frames, ``<mark> <name> <status> <size>\n<size bytes>\n``. The mark is
 new for each program, so what a log-in shell prints before, or a log file holds, is never taken for
@@ -25,19 +25,10 @@ if TYPE_CHECKING:
 # `bash -s` would read its program byte by byte, and so would `read` before 5.1; since then -N takes
 # what there is, and spares a process. Where reading breaks off nothing is run: with REPLY unset
 # the rest would be. The end of the input is a failure to `read`, of which `set -e` must not hear.
-_RUN = (
-    "unset REPLY; ((BASH_VERSINFO * 10 + BASH_VERSINFO[1] > 50)) && "
-    '{ REPLY=; LC_ALL=C IFS= read -rN 1000000000; } || :; eval "${REPLY-$(cat)}"'
-)
-# A log-in shell that is bash runs the program itself: another one takes as long as a small program
-# (1 ms), and reads ~/.bashrc again where bash does so under sshd (Debian, Red Hat). Only bash has
-# `mapfile`, which takes the program's first line, an empty one (4.2: and the second), and calls
-# what it is given; elsewhere it is not found, and nothing is read. Words without expansions, and
-# `;`, mean the same to every log-in shell (tried: dash, ksh93, mksh, zsh, tcsh, fish). A bash that
-# is restricted or in POSIX mode has another one do it; `exec` the former would not.
+# A word without expansions means the same to every log-in shell (sh, zsh, csh, fish).
 INTERPRETER = (
-    f"mapfile -tn 1 -c 1 -C '[[ -o posix || $- = *r* ]] || {{ {_RUN}; exit; }}; :'; "
-    f"bash -c '{_RUN}'"
+    "bash -c 'unset REPLY; ((BASH_VERSINFO * 10 + BASH_VERSINFO[1] > 50)) && "
+    '{ REPLY=; LC_ALL=C IFS= read -rN 1000000000; } || :; eval "${REPLY-$(cat)}"\''
 )
 # What bash puts before a complaint of a program it evaluates: "environment: line 73: cd: ...".
 _WHERE = re.compile(r"^\S+: line \d+: ", re.MULTILINE)
@@ -112,7 +103,7 @@ def build_program(body: str, *, mark: str, setup: str = "", in_one_go: bool = Fa
     It answers ``in_one_go`` where the answer is small and every millisecond counts.
     """
     return (
-        "\n\n{\n"
+        "{\n"
         f"mark={quote(mark)}\n"
         # Whatever the set-up prints is noise; what it does to the shell is its purpose.
         f"{{ {setup.strip() or ':'}\n}} >&2\n"

@@ -79,8 +79,7 @@ class Call:
 class FakeSite:
     """A home directory and a PATH on which Slurm's commands are small scripts that take notes."""
 
-    def __init__(self, root: Path, *, login_shell: str = "/bin/bash") -> None:
-        self.login_shell = login_shell
+    def __init__(self, root: Path) -> None:
         self.home = root / "home"
         self.bin = root / "bin"
         self.notes = root / "notes"
@@ -111,7 +110,7 @@ class FakeSite:
     ) -> subprocess.CompletedProcess[bytes]:
         """Run a whole program as sshd does, through a log-in shell; ``before`` is its noise."""
         return subprocess.run(
-            [self.login_shell, "-c", f"{before}\n{INTERPRETER}"],
+            ["/bin/sh", "-c", f"{before}\n{INTERPRETER}"],
             input=program.encode(),
             capture_output=True,
             cwd=cwd or self.home,
