@@ -19,7 +19,7 @@ SMALL = {"time": "00:02:00", "mem": "100M"}
 )
 def slurm_chain():
     prepare = SlurmSubmitOperator(
-        task_id="prepare", command="sleep 30; date", options=SMALL, deferrable=True
+        task_id="prepare", command="sleep 60; date", options=SMALL, deferrable=True
     )
     train = SlurmSubmitOperator(
         task_id="train", command="sleep 5; date", options=SMALL, depends_on=prepare, deferrable=True

@@ -7,6 +7,8 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,26 +33,47 @@ def cluster() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflow]:
+def airflow() -> Iterator[Airflow]:
     """Airflow's API server, scheduler, DAG processor and triggerer, with the example DAGs."""
-    home = tmp_path_factory.mktemp("airflow")
-    settings = {
-        "DEMO_DIR": str(home),
-        "AIRFLOW_PORT": str(free_port()),
-        "AIRFLOW_LOG_PORT": str(free_port()),
-        "AIRFLOW_VENV": sys.prefix,
-        "AIRFLOW_POLL_FLOOR": "1",
-    }
-    try:
-        control("up", settings)
-        yield Airflow(home / "airflow.json")
-    finally:
-        control("down", settings)
+    with running_airflow() as settings:
+        yield described(settings)
 
 
-def control(command: str, settings: dict[str, str]) -> None:
+@contextmanager
+def running_airflow(**more: str) -> Iterator[dict[str, str]]:
+    """
+    Run an Airflow of its own, and yield what docker/airflow needs to know of it.
+
+    Its database is PostgreSQL. SQLite locks no rows: there the scheduler ends when a DAG run it
+    looks at is deleted meanwhile.
+    """
+    with tempfile.TemporaryDirectory(prefix="airflow-", ignore_cleanup_errors=True) as home:
+        Path(home).chmod(0o755)  # the database has a user of its own
+        settings = {
+            "DEMO_DIR": home,
+            "AIRFLOW_PORT": str(free_port()),
+            "AIRFLOW_LOG_PORT": str(free_port()),
+            "AIRFLOW_DATABASE": "postgresql",
+            "AIRFLOW_DATABASE_PORT": str(free_port()),
+            "AIRFLOW_VENV": sys.prefix,
+            "AIRFLOW_POLL_FLOOR": "1",
+            **more,
+        }
+        try:
+            control(settings, "up")
+            yield settings
+            control(settings, "status")
+        finally:
+            control(settings, "down")
+
+
+def described(settings: dict[str, str]) -> Airflow:
+    return Airflow(Path(settings["DEMO_DIR"]) / "airflow.json")
+
+
+def control(settings: dict[str, str], *command: str) -> None:
     done = subprocess.run(
-        [CHECKOUT / "docker/airflow", command],
+        [CHECKOUT / "docker/airflow", *command],
         env={**os.environ, **settings},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -58,7 +81,7 @@ def control(command: str, settings: dict[str, str]) -> None:
         check=False,
     )
     if done.returncode != 0:
-        pytest.fail(f"docker/airflow {command} failed:\n{done.stdout}")
+        pytest.fail(f"docker/airflow {' '.join(command)} failed:\n{done.stdout}")
 
 
 def free_port() -> int:

@@ -86,9 +86,9 @@ def runs(
     """All examples, run at once: one Airflow does not run one DAG at a time either."""
     return watch(
         airflow,
+        slurm_chain={},  # first: its jobs are queued while the first of them runs
         hello_slurm={},
         slurm_python={},
-        slurm_chain={},
         slurm_array={},
         slurm_mapped={},
         train_on_slurm={"rounds": ROUNDS},

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,7 +16,7 @@ from airflow.triggers.base import BaseTrigger
 
 from airflow_provider_csc.hooks.slurm import SlurmHook
 from docker.lib.airflow_rest import Airflow, DagRun, RefusedError
-from tests.dags.conftest import CHECKOUT, free_port
+from tests.dags.conftest import CHECKOUT, control, described, running_airflow
 from tests.dags.kill_dags.kill import RUN_SECONDS, TASK_SECONDS
 from tests.support.bad_input import build_connection
 
@@ -114,33 +111,23 @@ TIMEOUTS = {"run_timeout": RUN_SECONDS, "task_timeout": TASK_SECONDS}
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return {
-        "DEMO_DIR": str(tmp_path_factory.mktemp("airflow-kill")),
-        "AIRFLOW_PORT": str(free_port()),
-        "AIRFLOW_LOG_PORT": str(free_port()),
-        "AIRFLOW_VENV": sys.prefix,
-        "AIRFLOW_POLL_FLOOR": "1",
-        "AIRFLOW_DAGS": str(Path(__file__).parent / "kill_dags"),
-        "AIRFLOW_ENVIRONMENT": " ".join(f"{name}={value}" for name, value in ENVIRONMENT.items()),
-    }
+def settings(cluster: dict[str, Any]) -> Iterator[dict[str, str]]:
+    with running_airflow(
+        AIRFLOW_DAGS=str(Path(__file__).parent / "kill_dags"),
+        AIRFLOW_ENVIRONMENT=" ".join(f"{name}={value}" for name, value in ENVIRONMENT.items()),
+    ) as settings:
+        yield settings
 
 
 @pytest.fixture(scope="module")
-def airflow(settings: dict[str, str], cluster: dict[str, Any]) -> Iterator[Airflow]:
-    try:
-        control(settings, "up")
-        airflow = Airflow(Path(settings["DEMO_DIR"]) / "airflow.json")
-        slow = airflow.get("/connections/slurm_default")
-        extra = json.loads(slow["extra"]) | {"login_setup": SLOW_SBATCH}
-        # A password of a connection is not shown; there is none.
-        wanted = {key: slow[key] for key in ("conn_type", "host", "port", "login")}
-        airflow.set_connection(
-            {"connection_id": "slurm_slow", "extra": json.dumps(extra), **wanted}
-        )
-        yield airflow
-    finally:
-        control(settings, "down")
+def airflow(settings: dict[str, str]) -> Airflow:
+    airflow = described(settings)
+    slow = airflow.get("/connections/slurm_default")
+    extra = json.loads(slow["extra"]) | {"login_setup": SLOW_SBATCH}
+    # A password of a connection is not shown; there is none.
+    wanted = {key: slow[key] for key in ("conn_type", "host", "port", "login")}
+    airflow.set_connection({"connection_id": "slurm_slow", "extra": json.dumps(extra), **wanted})
+    return airflow
 
 
 @pytest.fixture(scope="module")
@@ -172,10 +159,10 @@ def story(airflow: Airflow, settings: dict[str, str], site: SlurmHook) -> Iterat
     try:
         start(story, airflow, site)
         for command in ("stop", "kill"):
-            before = triggerers(story)
+            before = triggers_seen(story)
             control(settings, command, "triggerer")
             control(settings, "start", "triggerer")
-            wait_for_takeover(story, before)
+            wait_for_triggers(story, before)
             story.lived_through[command] = live_jobs(site, story.clicked)
         start_timed(story, airflow, site)
         click(story)
@@ -197,6 +184,7 @@ def start(story: Story, airflow: Airflow, site: SlurmHook) -> None:
             victim = Victim(airflow.trigger(f"kill_{waits}"), click)
             story.victims[f"{waits}: {name}"] = victim
     wait_for_jobs(story.clicked, site)
+    wait_for_triggers(story, [0] * len(CLICKS))
 
 
 def start_timed(story: Story, airflow: Airflow, site: SlurmHook) -> None:
@@ -229,15 +217,22 @@ def look_back(story: Story) -> None:
         print(f"\n{key:32} {seconds:>8}  {victim.state}", end="")
 
 
-def triggerers(story: Story) -> set[int]:
-    """Those that run a trigger of ours; while there is none, nobody hears of a click."""
-    tasks = [task for victim in story.clicked for task in victim.run.tasks()]
-    return {task["triggerer_job"]["id"] for task in tasks if task["triggerer_job"]}
+def triggers_seen(story: Story) -> list[int]:
+    """
+    Say of each deferred task how many triggers have looked at its job.
+
+    A triggerer that has just started does nothing for seconds after it has taken its triggers; while
+    none looks, nobody hears of a click.
+    """
+    deferred = [victim for victim in story.clicked if "deferred" in victim.run.dag_id]
+    for victim in deferred:
+        victim.read_log()
+    return [sum(" is RUNNING on " in line for line in victim.log) for victim in deferred]
 
 
-def wait_for_takeover(story: Story, before: set[int]) -> None:
+def wait_for_triggers(story: Story, before: list[int]) -> None:
     end = time.monotonic() + START_SECONDS
-    while triggerers(story) & before:
+    while any(now <= then for now, then in zip(triggers_seen(story), before, strict=True)):
         assert time.monotonic() < end
         time.sleep(0.5)
 
@@ -267,12 +262,6 @@ def is_waiting(victim: Victim) -> bool:
 def live_jobs(site: SlurmHook, victims: Any) -> set[str]:
     found = site.query([victim.job_id for victim in victims])
     return {job_id for job_id, result in found.items() if not result.is_final}
-
-
-def control(settings: dict[str, str], *command: str) -> None:
-    subprocess.run(
-        [CHECKOUT / "docker/airflow", *command], env={**os.environ, **settings}, check=True
-    )
 
 
 def watch(victims: Any, site: SlurmHook) -> None:
