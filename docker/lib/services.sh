@@ -145,6 +145,8 @@ signal_service() {
   local service=$1 signal=$2 pid
   pid=$(service_pid "$service") || die "$service is not running"
   kill "-$signal" "$pid"
+  # It dies when the machine has time for it; who starts it anew at once must not find it alive.
+  [[ $signal != KILL ]] || while process_alive "$pid"; do sleep 0.05; done
   say "$service: SIG$signal to $pid"
 }
 
