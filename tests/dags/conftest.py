@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,7 +63,7 @@ def running_airflow(**more: str) -> Iterator[dict[str, str]]:
         try:
             control(settings, "up")
             yield settings
-            control(settings, "status")
+            wait_until_healthy(settings)
         finally:
             control(settings, "down")
 
@@ -71,8 +72,23 @@ def described(settings: dict[str, str]) -> Airflow:
     return Airflow(Path(settings["DEMO_DIR"]) / "airflow.json")
 
 
+def wait_until_healthy(settings: dict[str, str]) -> None:
+    """Look several times: on a busy machine a heartbeat may be late, but what is dead stays dead."""
+    for _ in range(10):
+        if ask(settings, "status").returncode == 0:
+            return
+        time.sleep(3)
+    control(settings, "status")
+
+
 def control(settings: dict[str, str], *command: str) -> None:
-    done = subprocess.run(
+    done = ask(settings, *command)
+    if done.returncode != 0:
+        pytest.fail(f"docker/airflow {' '.join(command)} failed:\n{done.stdout}")
+
+
+def ask(settings: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [CHECKOUT / "docker/airflow", *command],
         env={**os.environ, **settings},
         stdout=subprocess.PIPE,
@@ -80,8 +96,6 @@ def control(settings: dict[str, str], *command: str) -> None:
         text=True,
         check=False,
     )
-    if done.returncode != 0:
-        pytest.fail(f"docker/airflow {' '.join(command)} failed:\n{done.stdout}")
 
 
 def free_port() -> int:
