@@ -34,6 +34,14 @@ CscError
     JobUnknownError        no source knows what became of it
   AllasError               the object store refused or failed
     SwiftSegmentsError     the object is in segments of Swift's, which S3 cannot verify
+    RecordError            a record (an object that several programs change) was not read or changed
+      RecordConflictError  others changed it each time, until attempts or time ran out
+      RecordUnknownError   the answer to a write was lost; it may or may not be stored
+      RecordInvalidError   what is stored, or was to be, is not what a record can hold
+      RecordUnguardedError the object store ignores the conditions that guard a record
+    LeaseError             "only one of us does this" does not hold
+      LeaseHeldError       somebody else holds the lease
+      LeaseLostError       it was held, and no longer is
     ObjectChangedError     the object is not, or no longer, the one that was meant
     FileChangedError       a file was changed while it was sent
     ChecksumError          what arrived is not what was there
@@ -284,6 +292,67 @@ class SwiftSegmentsError(AllasError):
     bucket: str
     key: str
     segments: str | None
+
+
+class RecordError(AllasError):
+    """A record was not read or changed; unless a subclass says otherwise nothing was written."""
+
+    bucket: str
+    key: str
+    attempts: int
+
+
+class RecordConflictError(RecordError):
+    """Others changed the record each time, until attempts or time ran out; nothing was written."""
+
+
+class RecordUnknownError(RecordError):
+    """
+    The answer to a write was lost, and what is stored now does not tell whether it took place.
+
+    ``writer`` and ``write_id`` are those the write carries in its metadata, should it be found.
+    """
+
+    writer: str
+    write_id: str
+
+
+class RecordInvalidError(RecordError):
+    """What is stored, or was to be, is too large, no strict JSON, or not of the record's model."""
+
+
+class RecordUnguardedError(RecordError):
+    """
+    The object store ignores conditions, or answers them in no known way.
+
+    Writers would overwrite each other there without a word, so nothing was written.
+    """
+
+
+class LeaseError(AllasError):
+    """A lease could not be had or kept: ``bucket``, ``key``, and ``owner``, who asked for it."""
+
+    bucket: str
+    key: str
+    owner: str
+
+
+class LeaseHeldError(LeaseError):
+    """Somebody else holds the lease: ``holder``, until ``expires`` (ISO 8601, store's clock)."""
+
+    holder: str
+    expires: str
+
+
+class LeaseLostError(LeaseError):
+    """
+    The lease was held with the fencing number ``token``, and no longer is: ``reason``.
+
+    What was done since then may have met what the next holder does.
+    """
+
+    token: int
+    reason: str
 
 
 class ObjectChangedError(AllasError):

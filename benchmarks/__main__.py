@@ -41,13 +41,16 @@ def load_parts() -> list[Part]:
         mapped,
         overhead,
         parse,
+        records,
         stream,
         submit,
         transfer,
         waiting,
     )
 
-    modules = (parse, submit, latency, stream, overhead, deferred, mapped, transfer, waiting)
+    modules = (
+        parse, submit, records, latency, stream, overhead, deferred, mapped, transfer, waiting,
+    )  # fmt: skip
     return [module.PART for module in modules]
 
 

@@ -29,6 +29,7 @@ SLOW = (
     "cluster/test_slurm",
     "cluster/test_outages",
     "cluster/test_policy",
+    "cluster/test_allas_leases",
     # These need a processor rather than time.
     "clients/test_gatherer",
     "cluster/test_coalescing",

@@ -27,20 +27,27 @@ from airflow_provider_csc.allas.connection import (
 )
 from airflow_provider_csc.allas.endpoints import ALLAS
 from airflow_provider_csc.allas.limits import BucketUsage, find_size_warning, read_usage
-from airflow_provider_csc.allas.names import check_new_bucket
+from airflow_provider_csc.allas.names import check_new_bucket, parse_uri
 from airflow_provider_csc.allas.swift import check_not_swift_manifest
 from airflow_provider_csc.errors import ConfigError, CscError
 from airflow_provider_csc.hooks._forms import build_field_behaviour, build_form_widgets
+from airflow_provider_csc.hooks._writer import name_writer
 from airflow_provider_csc.notation import NotationError
+from airflow_provider_csc.store.change import change
+from airflow_provider_csc.store.target import Options, Target
 from airflow_provider_csc.transport.key_file import KeyFile
 from airflow_provider_csc.transport.s3 import describe_failure
 from airflow_provider_csc.transport.s3_handlers import attach_handlers, attach_keys, attach_watch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from airflow_provider_csc.allas.credentials import Keys
     from airflow_provider_csc.store.store import Store
+    from airflow_provider_csc.store.target import Snapshot
+
+RECORD_CONFIG = Config(retries={"total_max_attempts": 1}, read_timeout=20)
+"""Records are tried again by rules of their own: botocore would repeat a write without looking."""
 
 PROBE_CONFIG = Config(retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=15)
 """A person waits for Test Connection: one attempt, and seconds rather than minutes."""
@@ -185,6 +192,64 @@ class AllasHook(S3Hook):
         headers = answer["ResponseMetadata"].get("HTTPHeaders", {})
         return read_usage(headers, bucket, client.meta.endpoint_url)
 
+    def update_object(
+        self,
+        key: str,
+        fn: Callable[[Any], Any],
+        bucket_name: str | None = None,
+        *,
+        writer: str | None = None,
+        **options: Any,
+    ) -> Snapshot:
+        """
+        Change an object that holds JSON, together with others who change it; none is overwritten.
+
+        The present value is read, ``fn`` computes the new one, and that is stored under the
+        condition that nobody else has written meanwhile; else all this is done again. So ``fn`` may
+        be called several times, and should do nothing but compute. What it raises passes; nothing
+        was written then.
+
+        Other programs read the object as plain JSON. Its metadata holds ``csc-version``,
+        ``csc-writer``, and what finds out whether a write took place whose answer was lost.
+
+        :param key: key of the object, or its ``s3://`` URL.
+        :param fn: takes the present value, None where there is none, and returns the new one. None
+            or an equal value writes nothing; ``DELETE`` of
+            :mod:`airflow_provider_csc.hooks.allas_record` deletes the value.
+        :param bucket_name: the bucket; by default that of the URL or of the connection.
+        :param writer: a name for people; by default the task instance, or user, host and process.
+        :param options: see :class:`airflow_provider_csc.store.target.Options`: ``attempts``,
+            ``timeout_seconds``, ``max_bytes``, ``history_prefix``, ``history_keep``,
+            ``allow_unguarded``.
+        :return: what is stored then: ``value``, ``version``, ``writer``, ``modified``, and
+            ``is_changed``.
+
+        Raises RecordConflictError when others were faster each time, RecordUnknownError when the
+        answer to a write was lost and its fate cannot be told, RecordInvalidError for what is no
+        JSON or too large, RecordUnguardedError when the store ignores conditions, and RecordError
+        for the rest; all carry ``bucket``, ``key`` and ``attempts``.
+        """
+        target = self.get_record(key, bucket_name, writer=writer, options=Options(**options))
+        return change(target, lambda present: fn(present.snapshot.value))
+
+    def get_record(
+        self,
+        key: str,
+        bucket_name: str | None = None,
+        *,
+        writer: str | None = None,
+        options: Options | None = None,
+    ) -> Target:
+        """Return what names an object that several programs change, with a client for it."""
+        bucket_name, key = self._locate(key, bucket_name)
+        return Target(
+            client=self._record_client,
+            bucket=bucket_name,
+            key=key,
+            writer=writer or name_writer(),
+            options=options or Options(),
+        )
+
     async def get_head_object_async(
         self, client: Any, key: str, bucket_name: str | None = None
     ) -> dict[str, Any] | None:
@@ -247,6 +312,23 @@ class AllasHook(S3Hook):
     def _key_file(self) -> KeyFile | None:
         source = find_key_source(self._fields) if self._fields else None
         return KeyFile(source, _mask) if source else None
+
+    @cached_property
+    def _record_client(self) -> Any:
+        return self.get_client_type(config=self.config.merge(RECORD_CONFIG))
+
+    def _locate(self, key: str, bucket_name: str | None) -> tuple[str, str]:
+        if bucket_name is None and "://" in key:
+            name = parse_uri(key)
+            return name.bucket, name.key
+        bucket: str | None = bucket_name or self.service_config.get("bucket_name")
+        if bucket is None:
+            raise ConfigError(
+                f"No bucket is named for {key!r}. Pass bucket_name or an s3:// URL, or enter a "
+                "default bucket in the connection.",
+                conn_id=self.aws_conn_id,
+            )
+        return bucket, key
 
     def _wrap_connection(self, fields: Fields) -> AwsConnectionWrapper:
         keys = self._keys = self._key_file.read() if self._key_file else None

@@ -2,17 +2,104 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import socket
 import ssl
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from botocore import exceptions as boto  # noqa: TID253 - this file exists to know botocore
 
 from airflow_provider_csc.allas.faults import explain
+from airflow_provider_csc.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
+
+Answered = TypeVar("Answered")
+
+
+class S3Client(Protocol):
+    """What is used of a boto3 client."""
+
+    meta: Any
+
+    def put_object(self, **parameters: object) -> dict[str, Any]:
+        """Store an object."""
+        ...
+
+    def get_object(self, **parameters: object) -> dict[str, Any]:
+        """Read an object; ``Body`` is a stream."""
+        ...
+
+    def delete_object(self, **parameters: object) -> dict[str, Any]:
+        """Delete an object."""
+        ...
+
+    def list_objects_v2(self, **parameters: object) -> dict[str, Any]:
+        """List objects, a thousand at a time."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refusal:
+    """
+    An answer that is an error: its S3 code, its HTTP status, and what both mean.
+
+    With ``was_repeated`` botocore had sent the request before, without an answer that it kept.
+    ``date`` is the server's time.
+    """
+
+    code: str
+    status: int
+    was_repeated: bool
+    said: str
+    date: dt.datetime | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Silence:
+    """No complete answer came; the request may have been carried out."""
+
+    said: str
+
+
+def ask(client: S3Client, call: Callable[[], Answered]) -> Answered | Refusal | Silence:
+    """
+    Make a request, and return what came of it.
+
+    Raises ConfigError where nothing can be sent at all.
+    """
+    try:
+        return call()
+    except boto.ClientError as error:
+        answer = error.response
+        about = answer.get("ResponseMetadata", {})
+        return Refusal(
+            code=answer.get("Error", {}).get("Code", "Unknown"),
+            status=about.get("HTTPStatusCode", 0),
+            was_repeated=about.get("RetryAttempts", 0) > 0,
+            said=describe_failure(error, client.meta.endpoint_url),
+            date=read_date(answer),
+        )
+    except (boto.NoCredentialsError, boto.PartialCredentialsError) as error:
+        raise ConfigError(describe_failure(error, client.meta.endpoint_url)) from error
+    except boto.ParamValidationError as error:
+        raise ConfigError(str(error)) from error
+    except boto.BotoCoreError as error:
+        return Silence(said=describe_failure(error, client.meta.endpoint_url))
+
+
+def read_date(answer: Mapping[str, Any]) -> dt.datetime | None:
+    """Return the server's time when it answered, to the second; None where it did not say."""
+    headers: Mapping[str, str] = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    try:
+        said = parsedate_to_datetime(headers["date"])
+    except (KeyError, ValueError):
+        return None
+    return said.replace(tzinfo=said.tzinfo or dt.UTC)
 
 
 def describe_failure(error: Exception, endpoint_url: str) -> str:

@@ -75,3 +75,15 @@ check_cluster_dir_open() {
   setpriv --reuid nobody --clear-groups test -x "$CLUSTER_DIR" ||
     die "CLUSTER_DIR is '$CLUSTER_DIR': the services' users cannot enter it; choose another or open its parents (chmod o+x)"
 }
+
+# without_daemons COMMAND: Debian asks policy-rc.d before it starts a daemon; answer no.
+without_daemons() {
+  local policy=/usr/sbin/policy-rc.d
+  [[ ! -e $policy ]] || mv -n "$policy" "$policy.kept"
+  (
+    trap 'rm -f "$policy"; [[ ! -e $policy.kept ]] || mv "$policy.kept" "$policy"' EXIT
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 0755 "$policy"
+    "$@"
+  )
+}

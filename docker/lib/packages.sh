@@ -28,15 +28,3 @@ apt_install() {
   apt-get install -y --no-install-recommends -o Dpkg::Options::=--force-confold \
     -o Dpkg::Options::=--force-unsafe-io $PACKAGES </dev/null
 }
-
-# without_daemons COMMAND: Debian asks policy-rc.d before it starts a daemon; answer no.
-without_daemons() {
-  local policy=/usr/sbin/policy-rc.d
-  [[ ! -e $policy ]] || mv -n "$policy" "$policy.kept"
-  (
-    trap 'rm -f "$policy"; [[ ! -e $policy.kept ]] || mv "$policy.kept" "$policy"' EXIT
-    printf '#!/bin/sh\nexit 101\n' >"$policy"
-    chmod 0755 "$policy"
-    "$@"
-  )
-}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
 
+from airflow_provider_csc.hooks.allas import AllasHook
 from tests.support.bad_input import build_connection
 
 if TYPE_CHECKING:
@@ -27,6 +29,24 @@ def cluster() -> dict[str, Any]:
     except FileNotFoundError:
         pytest.fail(f"No cluster is described in {path}. Start it with: make cluster-up")
     return description
+
+
+@pytest.fixture(scope="module")
+def allas_hook(cluster: dict[str, Any]) -> Iterator[AllasHook]:
+    """``allas_default``, whose default bucket is of this module's own, and gone afterwards."""
+    bucket = f"test-{uuid.uuid4().hex[:12]}"
+    described = {
+        "conn_type": "allas",
+        "login": cluster["s3_access_key"],
+        "password": cluster["s3_secret_key"],
+        "extra": {"endpoint_url": cluster["s3_endpoint_url"], "bucket_name": bucket},
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIRFLOW_CONN_ALLAS_DEFAULT", json.dumps(described))
+        hook = AllasHook()
+        hook.create_bucket(bucket)
+        yield hook
+        hook.delete_bucket(bucket, force_delete=True)
 
 
 @pytest.fixture
