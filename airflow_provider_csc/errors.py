@@ -42,10 +42,13 @@ CscError
     LeaseError             "only one of us does this" does not hold
       LeaseHeldError       somebody else holds the lease
       LeaseLostError       it was held, and no longer is
+    StoreAwayError         it was not reached, or said to come later; nothing is known
+    StoreRefusedError      it answered, and asking again cannot help (key, rights, bucket)
     ObjectChangedError     the object is not, or no longer, the one that was meant
     FileChangedError       a file was changed while it was sent
     ChecksumError          what arrived is not what was there
     TransferCancelledError a transfer was cancelled before its end
+    CursorTakenError       somebody else goes on with a watcher's cursor
 
 Every error carries what a reader needs as keyword attributes, survives pickling, and says what
 happened, to what, and what to do about it. None ever carries a secret.
@@ -355,6 +358,14 @@ class LeaseLostError(LeaseError):
     reason: str
 
 
+class StoreAwayError(AllasError):
+    """The object store was not reached, or said to come later; nothing is known."""
+
+
+class StoreRefusedError(AllasError):
+    """The object store answered, and asking again cannot help: key, rights, bucket."""
+
+
 class ObjectChangedError(AllasError):
     """The object is not, or no longer, the one that was meant; nothing was written."""
 
@@ -369,3 +380,7 @@ class ChecksumError(AllasError):
 
 class TransferCancelledError(AllasError):
     """The transfer was cancelled before its end."""
+
+
+class CursorTakenError(AllasError):
+    """Somebody else goes on with a watcher's cursor; who finds this has to stop."""

@@ -43,7 +43,7 @@ def get_provider_info() -> dict[str, object]:
             _modules("Slurm", "operators.slurm"),
             _modules("Allas", "operators.allas", "transfers.allas"),
         ],
-        "sensors": [_modules("Slurm", "sensors.slurm")],
+        "sensors": [_modules("Slurm", "sensors.slurm"), _modules("Allas", "sensors.allas")],
         "triggers": [
             _modules(
                 "Slurm",
@@ -51,7 +51,8 @@ def get_provider_info() -> dict[str, object]:
                 "triggers.slurm_dependency",
                 "triggers.slurm_queue",
                 "triggers.slurm_submit",
-            )
+            ),
+            _modules("Allas", "triggers.allas"),
         ],
         "connection-types": [SLURM_CONNECTION, ALLAS_CONNECTION],
         "task-decorators": [

@@ -30,6 +30,7 @@ SLOW = (
     "cluster/test_outages",
     "cluster/test_policy",
     "cluster/test_allas_leases",
+    "cluster/test_allas_sensor",
     # These need a processor rather than time.
     "clients/test_gatherer",
     "cluster/test_coalescing",

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from airflow_provider_csc.client.meter import NoMeter
+from airflow_provider_csc.client.pauses import backoff_seconds
 from airflow_provider_csc.client.slurm import SlurmClient
 from airflow_provider_csc.client.turns import Turns
 from airflow_provider_csc.errors import (
@@ -63,7 +64,6 @@ _log = logging.getLogger(__name__)
 # A tracker keeps its name when it goes on with another poller.
 _names = (f"w{number}" for number in itertools.count())
 
-_MAX_BACKOFF_SECONDS = 300.0
 _MAX_FOLLOW_UPS = 200
 _MAX_FOLLOW_UPS_RUNNING = 16
 # While nothing changes for anybody, the pauses grow to a twentieth of how long that is so, and to
@@ -534,12 +534,6 @@ def _create_task(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[Non
     # A context of its own: Airflow routes log records by context variables, and this task belongs
     # to no one trigger.
     return asyncio.get_running_loop().create_task(work, context=contextvars.Context(), name=name)
-
-
-def backoff_seconds(failures: int, shortest: float) -> float:
-    """Return the wait after some failures in a row: doubling, capped, with a quarter of jitter."""
-    grown = min(shortest * 2.0 ** min(failures - 1, 16), _MAX_BACKOFF_SECONDS)
-    return max(grown * random.uniform(0.75, 1.0), shortest)  # noqa: S311 - no secret hangs on it
 
 
 def quiet_seconds(quiet: float, interval: float) -> float:

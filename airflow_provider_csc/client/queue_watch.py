@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from airflow_provider_csc.client.pauses import backoff_seconds
 from airflow_provider_csc.errors import CscError
 from airflow_provider_csc.slurm.queue_limits import (
     build_queue_probe,
@@ -125,8 +126,6 @@ class QueueWatch:
         return [one for one in self._waiters if not one.answer.done()]
 
     async def _run(self) -> None:
-        from airflow_provider_csc.client.poller import backoff_seconds
-
         still = 0
         try:
             while waiters := self._waiting():

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from airflow_provider_csc.client.pauses import backoff_seconds
 from airflow_provider_csc.errors import CscError
 from airflow_provider_csc.slurm.site_commands import build_site_probe, read_site_probe
 
@@ -77,8 +78,6 @@ class SiteWatch:
                     self._task = None
 
     async def _run(self) -> None:
-        from airflow_provider_csc.client.poller import backoff_seconds
-
         away = full = 0
         try:
             while waiters := self._waiting():

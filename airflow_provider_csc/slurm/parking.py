@@ -58,6 +58,8 @@ def accounting_outage(reason: str, since: Moment) -> Outage:
 class Parking:
     """Whether a wait is parked; each reason of one outage is said once."""
 
+    source: str = "site"
+    effect: str = _WAITS
     _since: Moment | None = None
     _said: tuple[str, ...] = ()
 
@@ -73,13 +75,16 @@ class Parking:
         kind = re.sub(r"\d+", "", reason)
         if self._since is None:
             self._since = outage.since
-            text = f"No answer from the site since {_clock_time(outage.since)}: {reason}. {_WAITS}"
+            text = (
+                f"No answer from the {self.source} since {_clock_time(outage.since)}: {reason}. "
+                f"{self.effect}"
+            )
         elif kind in self._said or outage.is_passing:
             return []
         else:
             text = (
-                f"Still no answer from the site (since {_clock_time(self._since)}), now for "
-                f"another reason: {reason}."
+                f"Still no answer from the {self.source} (since {_clock_time(self._since)}), now "
+                f"for another reason: {reason}."
             )
         self._said = (*self._said, kind)
         return [Note(text, logging.WARNING)]
@@ -91,7 +96,7 @@ class Parking:
         away = describe_seconds(now.steady - self._since.steady)
         self._since = None
         self._said = ()
-        return [Note(f"The site answers again after {away}.")]
+        return [Note(f"The {self.source} answers again after {away}.")]
 
 
 def _clock_time(moment: Moment) -> str:

@@ -5,15 +5,23 @@ from __future__ import annotations
 import datetime as dt
 import socket
 import ssl
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from botocore import exceptions as boto  # noqa: TID253 - this file exists to know botocore
+from botocore.parsers import ResponseParserError  # noqa: TID253 - likewise
 
 from airflow_provider_csc.allas.faults import explain
-from airflow_provider_csc.errors import ConfigError
+from airflow_provider_csc.errors import (
+    AllasError,
+    ConfigError,
+    ObjectChangedError,
+    StoreAwayError,
+    StoreRefusedError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -100,6 +108,46 @@ def read_date(answer: Mapping[str, Any]) -> dt.datetime | None:
     except (KeyError, ValueError):
         return None
     return said.replace(tzinfo=said.tzinfo or dt.UTC)
+
+
+_COME_LATER: Final = ("SlowDown", "RequestTimeout", "ServiceUnavailable", "InternalError")
+_IS_ANOTHER: Final = ("PreconditionFailed", "ConditionalRequestConflict")
+_SERVER_ERRORS: Final = 500
+_TOO_MANY_REQUESTS: Final = 429
+
+
+@contextmanager
+def told(endpoint_url: str) -> Iterator[None]:
+    """Raise what botocore raises as an error of ours, which says whether to come again."""
+    try:
+        yield
+    except (boto.BotoCoreError, boto.ClientError, ResponseParserError) as error:
+        kind = _classify(error)
+        raise kind(describe_failure(error, endpoint_url), code=code_of(error)) from error
+
+
+def code_of(error: Exception) -> str | None:
+    """Return the code of an S3 error answer; None for what is none."""
+    if not isinstance(error, boto.ClientError):
+        return None
+    return str(error.response.get("Error", {}).get("Code", "Unknown"))
+
+
+def _classify(error: Exception) -> type[AllasError]:
+    match error:
+        case boto.ClientError():
+            code = code_of(error)
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            if code in _IS_ANOTHER or status in (409, 412):
+                return ObjectChangedError
+            is_late = code in _COME_LATER or status >= _SERVER_ERRORS
+            return StoreAwayError if is_late or status == _TOO_MANY_REQUESTS else StoreRefusedError
+        case boto.HTTPClientError() | boto.ConnectionError() | boto.ResponseStreamingError():
+            return StoreAwayError
+        case boto.IncompleteReadError() | ResponseParserError():
+            return StoreAwayError
+        case _:
+            return StoreRefusedError
 
 
 def describe_failure(error: Exception, endpoint_url: str) -> str:

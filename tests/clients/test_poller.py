@@ -18,13 +18,8 @@ import asyncssh
 import pytest
 import pytest_asyncio
 
-from airflow_provider_csc.client.poller import (
-    Moved,
-    SitePoller,
-    Source,
-    backoff_seconds,
-    poller_for,
-)
+from airflow_provider_csc.client.pauses import backoff_seconds
+from airflow_provider_csc.client.poller import Moved, SitePoller, Source, poller_for
 from airflow_provider_csc.client.slurm import SlurmClient
 from airflow_provider_csc.client.submitter import Submitter
 from airflow_provider_csc.errors import ConfigError, ConnectFailedError

@@ -1,0 +1,141 @@
+"""Objects start DAG runs, each version in one of them, also when the triggerer is stopped or killed."""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import boto3
+import pytest
+from airflow.triggers.base import BaseTrigger
+from botocore.config import Config
+
+from tests.dags.arrivals import Arrivals, copy_dags, eventually, objects_of, runs_of
+from tests.dags.conftest import CHECKOUT, control, described, running_airflow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from docker.lib.airflow_rest import DagRun
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif(
+        not hasattr(BaseTrigger, "on_kill"), reason="the classes are tested on the oldest Airflow"
+    ),
+]
+
+ENVIRONMENT = {
+    # For how long Airflow leaves a dead triggerer its triggers.
+    "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
+    # This checkout, not an installed package.
+    "PYTHONPATH": str(CHECKOUT),
+}
+
+
+@pytest.fixture(scope="module")
+def store(cluster: dict[str, Any]) -> Any:
+    """The object store, asked without the provider."""
+    return boto3.client(
+        "s3",
+        endpoint_url=cluster["s3_endpoint_url"],
+        region_name=cluster["s3_region"],
+        aws_access_key_id=cluster["s3_access_key"],
+        aws_secret_access_key=cluster["s3_secret_key"],
+        config=Config(s3={"addressing_style": "path"}),
+    )
+
+
+@pytest.fixture(scope="module")
+def bucket(store: Any) -> Iterator[str]:
+    name = f"test-events-{uuid.uuid4().hex[:8]}"
+    store.create_bucket(Bucket=name)
+    yield name
+    for row in store.list_objects_v2(Bucket=name).get("Contents", ()):
+        store.delete_object(Bucket=name, Key=row["Key"])
+    store.delete_bucket(Bucket=name)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory, bucket: str) -> Iterator[dict[str, str]]:
+    dags = tmp_path_factory.mktemp("event-dags")
+    copy_dags(dags, bucket)
+    with running_airflow(
+        AIRFLOW_DAGS=str(dags),
+        AIRFLOW_ENVIRONMENT=" ".join(f"{name}={value}" for name, value in ENVIRONMENT.items()),
+    ) as settings:
+        yield settings
+
+
+@pytest.fixture(scope="module")
+def told(settings: dict[str, str], store: Any, bucket: str) -> Arrivals:
+    """All objects have arrived, after the triggerer was stopped and killed as events were stored."""
+    arrivals = Arrivals(described(settings), store, bucket)
+    arrivals.begin()
+    for command in ("stop", "kill"):
+        arrivals.wait_for_event()
+        arrivals.write(f"{len(arrivals.versions)}-before-{command}")
+        control(settings, command, "triggerer")
+        arrivals.write(f"{len(arrivals.versions)}-after-{command}")
+        control(settings, "start", "triggerer")
+    arrivals.write("old", "last")
+    arrivals.wait()
+    return arrivals
+
+
+def test_every_object_arrives_in_one_run_whatever_becomes_of_the_triggerer(told: Arrivals) -> None:
+    arrived = Counter((each["key"], each["etag"]) for each in told.arrived)
+    assert arrived == Counter(told.versions)
+
+
+def test_an_event_that_is_stored_twice_is_marked_and_names_the_same_objects(
+    told: Arrivals,
+) -> None:
+    first: dict[str, dict[str, Any]] = {}
+    for event in told.events:
+        if event["id"] in first:
+            assert event == {**first[event["id"]], "is_repeat": True}
+        first.setdefault(event["id"], event)
+    numbers = [int(event_id.rpartition("-")[2]) for event_id in first]
+    assert sorted(numbers) == list(range(1, len(first) + 1)), "an event is missing"
+
+
+def test_an_event_is_bounded_and_carries_what_was_asked_for(told: Arrivals) -> None:
+    assert all(1 <= len(event["objects"]) <= 2 for event in told.events)
+    changes: dict[str, list[str]] = {}
+    for each in told.arrived:
+        assert each["metadata"] == {"writer": each["key"].removeprefix("watched/")}
+        assert each["size"] == 8
+        changes.setdefault(each["key"], []).append(each["change"])
+    assert sorted(changes.pop("watched/old")) == ["changed", "new"]
+    assert set(map(tuple, changes.values())) == {("new",)}
+
+
+def test_the_example_handles_each_object_in_a_task_of_its_own(told: Arrivals, bucket: str) -> None:
+    wanted = {
+        f"s3://{bucket}/measurements/a.csv": 3,
+        f"s3://{bucket}/measurements/deep/er/b.csv": 3,
+    }
+
+    def ended() -> list[DagRun]:
+        runs = runs_of(told.airflow, "allas_events")
+        is_over = all(run.state() in ("success", "failed") for run in runs)
+        return runs if is_over and len(objects_of_all(runs)) == len(wanted) else []
+
+    runs = eventually(ended)
+    assert [run.state() for run in runs] == ["success"] * len(runs)
+    assert {each["uri"]: each["size"] for each in objects_of_all(runs)} == wanted
+    handled = [task for run in runs for task in run.tasks() if task["task_id"] == "handle"]
+    assert [task["state"] for task in handled] == ["success"] * 2
+
+
+def objects_of_all(runs: list[DagRun]) -> list[dict[str, Any]]:
+    return [each for run in runs for each in objects_of(run)]
+
+
+def test_the_asset_is_known_by_its_uri(told: Arrivals, bucket: str) -> None:
+    uri = quote(f"s3://{bucket}/watched", safe="")
+    (asset,) = told.airflow.get(f"/assets?uri_pattern={uri}")["assets"]
+    assert asset["uri"] == f"s3://{bucket}/watched"
