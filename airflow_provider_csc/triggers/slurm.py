@@ -76,6 +76,16 @@ class KillableTrigger(BaseTrigger):
     _waiting: asyncio.Task[Any] | None = None
     _killing: asyncio.Task[None] | None = None
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Or it would log by its parent's name.
+        cls._log = None
+
+    @property
+    def log(self) -> Any:
+        """The logger of the class; one for each trigger takes 2 kB."""
+        return self.logger()
+
     async def _wait_for(self, follow: Callable[[], Awaitable[Value]]) -> Value:
         waiting = self._waiting = asyncio.create_task(settled(follow))
         try:
