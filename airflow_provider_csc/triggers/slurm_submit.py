@@ -16,6 +16,7 @@ from airflow_provider_csc.errors import (
 )
 from airflow_provider_csc.slurm.attempt import Attempt
 from airflow_provider_csc.task_state import WANTED_BEFORE_JOB, WANTED_OF_TRIGGER, TaskName
+from airflow_provider_csc.triggers._following import Following
 from airflow_provider_csc.triggers.slurm import KillableTrigger, SlurmJobTrigger, SlurmSiteTrigger
 
 if TYPE_CHECKING:
@@ -93,6 +94,18 @@ class SlurmSubmitTrigger(KillableTrigger):
         yield TriggerEvent({**event, "attempt": self.attempt})
 
     async def _follow(self) -> dict[str, Any]:
+        begun = await self._wait_apart(self._begin)
+        if isinstance(begun, dict):
+            return begun
+        submission, following = begun
+        results = await following.ended
+        return {
+            "results": [result.to_payload() for result in results],
+            "submission": {"job_id": submission.job_id, "run_dir": submission.run_dir},
+        }
+
+    async def _begin(self) -> dict[str, Any] | tuple[Submission, Following]:
+        """Submit, and begin to follow the job; or return the event of there being none."""
         member = self._member
         attempt = Attempt.from_payload(self.attempt)
         while True:
@@ -106,22 +119,20 @@ class SlurmSubmitTrigger(KillableTrigger):
             except CscError as error:
                 return _describe_failure(error)
             else:
-                return await self._wait_for_job(settings, submission)
+                return submission, self._begin_to_follow(settings, submission)
             attempt = attempt.resumed()
             if event["status"] != "up":
                 return event
             # What a person mended may be the connection itself.
             self._settings = None
 
-    async def _wait_for_job(self, settings: SiteSettings, submission: Submission) -> dict[str, Any]:
+    def _begin_to_follow(self, settings: SiteSettings, submission: Submission) -> Following:
         self._wanted = WANTED_OF_TRIGGER
         self.log.info("Job %s; its files: %s", submission.job_id, submission.run_dir)
-        job = self._job = self._build_job_trigger(submission)
-        results = await job.wait(settings, self.log)
-        return {
-            "results": [result.to_payload() for result in results],
-            "submission": {"job_id": submission.job_id, "run_dir": submission.run_dir},
-        }
+        self._job = self._build_job_trigger(submission)
+        self._following = Following(self._job, settings, self.log)
+        self._settings = self._following.settings
+        return self._following
 
     @property
     def _member(self) -> Member:
