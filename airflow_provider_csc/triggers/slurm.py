@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import logging
 import time
 from contextlib import aclosing, asynccontextmanager
@@ -26,13 +27,15 @@ from airflow_provider_csc.task_state import (
     Standing,
     TaskName,
     ask_standing,
+    shared_name,
+    shared_text,
 )
 from airflow_provider_csc.triggers._following import Following
 from airflow_provider_csc.triggers._loops import read_site, until_loop_ends
 from airflow_provider_csc.triggers._settling import settle
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
 
     from airflow_provider_csc.client.poller import Moved, Source
     from airflow_provider_csc.client.slurm import SlurmClient
@@ -74,13 +77,23 @@ class KillableTrigger(BaseTrigger):
     loop.
     """
 
-    _wanted = WANTED_OF_TRIGGER
-    slurm_conn_id: str
-    task_key: TaskName | None = None
-    _settings: SiteSettings | None = None
-    _waiting: asyncio.Task[Any] | None = None
-    _following: Following | None = None
-    _killing: asyncio.Task[None] | None = None
+    # Triggers share the names of what is in their dicts, unless these are many, or come late: then
+    # each takes 0.5 to 1.6 kB more. So only what Airflow sets is there.
+    __slots__ = ("_following", "_killing", "_settings", "_waiting", "slurm_conn_id", "task_key")
+
+    def __init__(self, slurm_conn_id: str, task_key: TaskName | None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # untyped in Airflow
+        self.slurm_conn_id = shared_text(slurm_conn_id)
+        self.task_key = shared_name(task_key)
+        self._settings: SiteSettings | None = None
+        self._waiting: asyncio.Task[Any] | None = None
+        self._following: Following | None = None
+        self._killing: asyncio.Task[None] | None = None
+
+    @property
+    def _wanted(self) -> Collection[str | None]:
+        """The states of its task in which nobody has ended it."""
+        return WANTED_OF_TRIGGER
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -280,6 +293,27 @@ class SlurmJobTrigger(KillableTrigger):
     :param array_token: what the job's name ends with where it is one of an array of several tasks'.
     """
 
+    __slots__ = (
+        "_attempt",
+        "array",
+        "array_logs",
+        "array_token",
+        "cancel_held",
+        "deadline",
+        "job_ids",
+        "kill_grace",
+        "kill_signal",
+        "log_limit_bytes",
+        "missing_seconds",
+        "poll_interval",
+        "queue_timeout",
+        "run_dir",
+        "run_timeout",
+        "stderr_path",
+        "stdout_path",
+        "stream_logs",
+    )
+
     def __init__(  # noqa: PLR0913 - one argument for each thing that is stored
         self,
         *,
@@ -304,13 +338,13 @@ class SlurmJobTrigger(KillableTrigger):
         array_logs: str = "failed",
         array_token: str | None = None,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call] # untyped in Airflow
-        self.slurm_conn_id = slurm_conn_id
+        super().__init__(slurm_conn_id, task_key)
         self.array_token = array_token
         self.job_ids = list(job_ids)
         self.run_dir = run_dir
         self.stdout_path = stdout_path
-        self.stderr_path = stderr_path
+        # As a rule they are one file.
+        self.stderr_path = stdout_path if stderr_path == stdout_path else stderr_path
         self.stream_logs = stream_logs
         self.poll_interval = poll_interval
         self.log_limit_bytes = log_limit_bytes
@@ -321,10 +355,16 @@ class SlurmJobTrigger(KillableTrigger):
         self.kill_grace = kill_grace
         self.kill_signal = kill_signal
         self.cancel_held = cancel_held
-        self.attempt = attempt
-        self.task_key = task_key
+        # As objects it takes 2 kB, and is wanted only at the end.
+        self._attempt = json.dumps(attempt, separators=(",", ":"))
         self.array = array
-        self.array_logs = array_logs
+        self.array_logs = shared_text(array_logs)
+
+    @property
+    def attempt(self) -> dict[str, Any] | None:
+        """What the operator wants back with the event."""
+        attempt: dict[str, Any] | None = json.loads(self._attempt)
+        return attempt
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and plain JSON arguments."""
@@ -467,7 +507,16 @@ class SlurmSiteTrigger(KillableTrigger):
     :param not_before: do not fire earlier than this (seconds since 1970, Airflow's clock).
     """
 
-    _wanted = WANTED_BEFORE_JOB
+    __slots__ = (
+        "base_dir",
+        "deadline",
+        "identity",
+        "not_before",
+        "poll_interval",
+        "reason",
+        "since",
+        "token",
+    )
 
     def __init__(  # noqa: PLR0913 - one argument for each thing that is stored
         self,
@@ -483,8 +532,7 @@ class SlurmSiteTrigger(KillableTrigger):
         not_before: float | None = None,
         identity: str | None = None,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call] # untyped in Airflow
-        self.slurm_conn_id = slurm_conn_id
+        super().__init__(slurm_conn_id, task_key)
         self.not_before = not_before
         self.identity = identity
         self.deadline = deadline
@@ -493,7 +541,6 @@ class SlurmSiteTrigger(KillableTrigger):
         self.base_dir = base_dir
         self.token = token
         self.since = time.time() if since is None else since
-        self.task_key = task_key
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and plain JSON arguments."""
@@ -555,6 +602,10 @@ class SlurmSiteTrigger(KillableTrigger):
             return {"status": "deadline"}
         log.info("The site can take jobs again, after %s.", _span(time.time() - self.since))
         return {"status": "up"}
+
+    @property
+    def _wanted(self) -> Collection[str | None]:
+        return WANTED_BEFORE_JOB
 
     def _describe_wait(self, settings: SiteSettings) -> str:
         target, base_dir = settings.ssh.target, self.base_dir or settings.work_dir

@@ -20,7 +20,7 @@ from airflow_provider_csc.triggers._following import Following
 from airflow_provider_csc.triggers.slurm import KillableTrigger, SlurmJobTrigger, SlurmSiteTrigger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Collection
 
     from airflow_provider_csc.slurm.coalescing import Member
     from airflow_provider_csc.slurm.submission import Submission
@@ -50,7 +50,7 @@ class SlurmSubmitTrigger(KillableTrigger):
     :param task_key: dag_id, run_id, task_id and map_index of the task that waits.
     """
 
-    _wanted = WANTED_BEFORE_JOB
+    __slots__ = ("_job", "attempt", "coalesce_seconds", "plan", "watch")
 
     def __init__(
         self,
@@ -62,13 +62,11 @@ class SlurmSubmitTrigger(KillableTrigger):
         coalesce_seconds: float = 5.0,
         task_key: TaskName | None = None,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call] # untyped in Airflow
-        self.slurm_conn_id = slurm_conn_id
+        super().__init__(slurm_conn_id, task_key)
         self.plan = plan
         self.watch = watch
         self.attempt = attempt
         self.coalesce_seconds = coalesce_seconds
-        self.task_key = task_key
         self._job: SlurmJobTrigger | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -127,7 +125,6 @@ class SlurmSubmitTrigger(KillableTrigger):
             self._settings = None
 
     def _begin_to_follow(self, settings: SiteSettings, submission: Submission) -> Following:
-        self._wanted = WANTED_OF_TRIGGER
         self.log.info("Job %s; its files: %s", submission.job_id, submission.run_dir)
         self._job = self._build_job_trigger(submission)
         self._following = Following(self._job, settings, self.log)
@@ -174,6 +171,10 @@ class SlurmSubmitTrigger(KillableTrigger):
             task_key=self.task_key,
             **self.watch,
         )
+
+    @property
+    def _wanted(self) -> Collection[str | None]:
+        return WANTED_BEFORE_JOB if self._job is None else WANTED_OF_TRIGGER
 
     def _has_to_kill(self) -> bool:
         return True
