@@ -9,6 +9,7 @@ the task instance's state tells which it was: a user's click has changed it by t
 from __future__ import annotations
 
 from enum import Enum
+from sys import intern
 from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
@@ -22,6 +23,23 @@ class TaskName(TypedDict):
     run_id: str
     task_id: str
     map_index: int
+
+
+def shared_text(text: str) -> str:
+    """Return a text that is one object for all who have it; thousands may wait in a process."""
+    return intern(text) if type(text) is str else text
+
+
+def shared_name(task: TaskName | None) -> TaskName | None:
+    """Return a name that shares its parts with equal ones."""
+    if task is None:
+        return None
+    return TaskName(
+        dag_id=shared_text(task["dag_id"]),
+        run_id=shared_text(task["run_id"]),
+        task_id=shared_text(task["task_id"]),
+        map_index=task["map_index"],
+    )
 
 
 class Standing(Enum):

@@ -108,12 +108,18 @@ class _Batch:
 
 
 @dataclass(slots=True, eq=False)
-class _Watcher:
-    """One who waits; its box is a list, because a queue of asyncio takes 3 kB for each."""
+class Watcher:
+    """
+    One who waits; its box is a list, because a queue of asyncio takes 3 kB for each.
 
+    ``wake`` is called whenever something is left in the box; who has none awaits `arrival`.
+    """
+
+    name: str
     tracker: JobTracker
     interval: float
     source: Source | None = None
+    wake: Callable[[], None] | None = None
     ended: Ended | None = None
     # When it was first heard of its jobs, by the cluster's clock.
     seen_since: int = 0
@@ -128,7 +134,9 @@ class _Watcher:
     def put(self, batch: _Batch | BaseException) -> None:
         """Leave something for the watcher, which takes it in its own task and log context."""
         self.box.append(batch)
-        if self._arrival is not None and not self._arrival.done():
+        if self.wake is not None:
+            self.wake()
+        elif self._arrival is not None and not self._arrival.done():
             self._arrival.set_result(None)
         self._arrival = None
 
@@ -196,10 +204,10 @@ class SitePoller:
         self._client = client
         self.meter = meter or NoMeter()
         self._tags = {"site": settings.ssh.target.host if settings else "unknown"}
-        self._settings = settings
+        self.settings = settings
         self._floor = floor
         self._on_idle = on_idle
-        self._watchers: dict[str, _Watcher] = {}
+        self._watchers: dict[str, Watcher] = {}
         # Those who use the connection without watching; nobody may close it on them.
         self._holders = 0
         self._task: asyncio.Task[None] | None = None
@@ -236,15 +244,7 @@ class SitePoller:
         of all watchers decide. ``source`` is read anew in an outage, for the connection may be what
         a person mends then. Leaving the iterator early affects nothing but this watcher.
         """
-        name = next(_names)
-        tracker = make_tracker(name, watched) if isinstance(watched, WatchSpec) else watched
-        watcher = _Watcher(tracker, interval, source)
-        self._watchers[name] = watcher
-        self._changed = time.monotonic()
-        if self._outage is not None:
-            # The next attempt may be minutes away.
-            watcher.deliver(watcher.tracker.park(self._outage, _now()))
-        self._start()
+        watcher = self.attach(watched, interval=interval, source=source)
         event: Event | Moved | None
         try:
             while watcher.ended is None:
@@ -255,7 +255,39 @@ class SitePoller:
                 # Or the last one would be held as long as nothing else happens.
                 event = None
         finally:
-            await self._detach(name, watcher)
+            await self.detach(watcher)
+
+    def attach(
+        self,
+        watched: WatchSpec | JobTracker,
+        *,
+        interval: float,
+        source: Source | None = None,
+        wake: Callable[[], None] | None = None,
+    ) -> Watcher:
+        """
+        Begin to watch as `watch` does, for whoever has no task that waits.
+
+        ``wake`` is called when there is something to take. Who attached it detaches the watcher.
+        """
+        name = next(_names)
+        tracker = make_tracker(name, watched) if isinstance(watched, WatchSpec) else watched
+        watcher = self._watchers[name] = Watcher(name, tracker, interval, source, wake)
+        self._changed = time.monotonic()
+        if self._outage is not None:
+            # The next attempt may be minutes away.
+            watcher.deliver(watcher.tracker.park(self._outage, _now()))
+        self._start()
+        return watcher
+
+    async def detach(self, watcher: Watcher) -> None:
+        """Forget a watcher; the last one out closes the connection."""
+        is_moved = self._watchers.pop(watcher.name, None) is None
+        self._changed = time.monotonic()
+        async with self.hold():
+            # The poller that goes on with a tracker also writes down what it has to say.
+            if not is_moved:
+                await self._take_leave(watcher)
 
     @contextlib.asynccontextmanager
     async def hold(self) -> AsyncIterator[None]:
@@ -273,16 +305,7 @@ class SitePoller:
         if self._task is None or self._task.done():
             self._task = _create_task(self._run(), "slurm-site-poller")
 
-    async def _detach(self, name: str, watcher: _Watcher) -> None:
-        """Forget a watcher; the last one out closes the connection."""
-        is_moved = self._watchers.pop(name, None) is None
-        self._changed = time.monotonic()
-        async with self.hold():
-            # The poller that goes on with a tracker also writes down what it has to say.
-            if not is_moved:
-                await self._take_leave(watcher)
-
-    async def _take_leave(self, watcher: _Watcher) -> None:
+    async def _take_leave(self, watcher: Watcher) -> None:
         logs = watcher.tracker.logs
         last = PollRequest(
             acknowledged=logs.acknowledge() or logs.acknowledge_memo(), verdicts=watcher.verdict
@@ -422,7 +445,7 @@ class SitePoller:
     async def _reload(self) -> None:
         """Send the watchers of a connection that was changed meanwhile to the poller of that."""
         for source in {one.source for one in self._watchers.values() if one.source}:
-            settings = await read_if_changed(source, self._settings)
+            settings = await read_if_changed(source, self.settings)
             for name, watcher in list(self._watchers.items()):
                 if settings is not None and watcher.source == source:
                     tracker = self._watchers.pop(name).tracker
@@ -435,7 +458,7 @@ class SitePoller:
 
     async def _ask(
         self,
-        watchers: list[_Watcher],
+        watchers: list[Watcher],
         question: Callable[[JobTracker], PollRequest],
         memo: RowMemo,
     ) -> None:
@@ -480,7 +503,7 @@ class SitePoller:
         if last > began:
             self.meter.timing("slurm.poller.detection_latency", max(clock - last, 0.0), self._tags)
 
-    async def _follow_up(self, watchers: list[_Watcher], started: float) -> None:
+    async def _follow_up(self, watchers: list[Watcher], started: float) -> None:
         """Read the first lines of what started, and long logs; hear all about what is over."""
         now = asyncio.get_running_loop().time
         shortest = min((watcher.interval for watcher in watchers), default=0.0)
@@ -500,7 +523,7 @@ class SitePoller:
                 and (one.tracker.is_settling or not is_last)
             ]
 
-    async def _cancel(self, watchers: list[_Watcher]) -> None:
+    async def _cancel(self, watchers: list[Watcher]) -> None:
         now = _now()
         for watcher in watchers:
             tracker = watcher.tracker

@@ -23,7 +23,12 @@ SETTLE_SECONDS = 30.0 if airflow_version.startswith(("3.1.", "3.2.")) else 10.0
 
 async def settled(follow: Callable[[], Awaitable[Value]]) -> Value:
     """Return what a trigger waits for, and not within the trigger's first seconds."""
-    settles = time.monotonic() + SETTLE_SECONDS
+    began = time.monotonic()
     value = await follow()
-    await asyncio.sleep(settles - time.monotonic())
+    await settle(began)
     return value
+
+
+async def settle(began: float) -> None:
+    """Wait for the rest of the first seconds of a trigger that began then."""
+    await asyncio.sleep(began + SETTLE_SECONDS - time.monotonic())

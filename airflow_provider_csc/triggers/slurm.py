@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import logging
 import time
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from airflow.configuration import conf
@@ -25,14 +27,19 @@ from airflow_provider_csc.task_state import (
     Standing,
     TaskName,
     ask_standing,
+    shared_name,
+    shared_text,
 )
-from airflow_provider_csc.triggers._settling import settled
+from airflow_provider_csc.triggers._following import Following
+from airflow_provider_csc.triggers._loops import read_site, until_loop_ends
+from airflow_provider_csc.triggers._settling import settle
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
 
     from airflow_provider_csc.client.poller import Moved, Source
     from airflow_provider_csc.client.slurm import SlurmClient
+    from airflow_provider_csc.slurm.events import LogLines, Note
     from airflow_provider_csc.slurm.result import JobResult
     from airflow_provider_csc.slurm.tracking import JobTracker, WatchSpec
     from airflow_provider_csc.transport.base import SiteSettings
@@ -64,26 +71,57 @@ class KillableTrigger(BaseTrigger):
     """
     A trigger that kills when a user ended its task, and never because it is itself stopped.
 
-    It waits in a task of its own, which outlives the cancellation until `cleanup`: the poller's
-    connection is still open for the kill. And it tells a user's kill, which cancels one trigger,
-    from the end of the triggerer, which cancels every task of the event loop.
+    What it waits for goes on after the cancellation, until `cleanup`: the poller's connection is
+    still open for the kill, and what the job says meanwhile is shown. And it tells a user's kill,
+    which cancels one trigger, from the end of the triggerer, which cancels every task of the event
+    loop.
     """
 
-    _wanted = WANTED_OF_TRIGGER
-    slurm_conn_id: str
-    task_key: TaskName | None = None
-    _settings: asyncio.Future[SiteSettings] | None = None
-    _waiting: asyncio.Task[Any] | None = None
-    _killing: asyncio.Task[None] | None = None
+    # Triggers share the names of what is in their dicts, unless these are many, or come late: then
+    # each takes 0.5 to 1.6 kB more. So only what Airflow sets is there.
+    __slots__ = ("_following", "_killing", "_settings", "_waiting", "slurm_conn_id", "task_key")
+
+    def __init__(self, slurm_conn_id: str, task_key: TaskName | None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # untyped in Airflow
+        self.slurm_conn_id = shared_text(slurm_conn_id)
+        self.task_key = shared_name(task_key)
+        self._settings: SiteSettings | None = None
+        self._waiting: asyncio.Task[Any] | None = None
+        self._following: Following | None = None
+        self._killing: asyncio.Task[None] | None = None
+
+    @property
+    def _wanted(self) -> Collection[str | None]:
+        """The states of its task in which nobody has ended it."""
+        return WANTED_OF_TRIGGER
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Or it would log by its parent's name.
+        cls._log = None
+
+    @property
+    def log(self) -> Any:
+        """The logger of the class; one for each trigger takes 2 kB."""
+        return self.logger()
 
     async def _wait_for(self, follow: Callable[[], Awaitable[Value]]) -> Value:
-        waiting = self._waiting = asyncio.create_task(settled(follow))
+        began, loop_end = time.monotonic(), until_loop_ends()
         try:
-            return await asyncio.shield(waiting)
+            value = await follow()
+            await settle(began)
         except asyncio.CancelledError:
-            if not _HAS_ON_KILL and not waiting.cancelling():
+            if not _HAS_ON_KILL and not loop_end.cancelling():
                 await self.on_kill()
             raise
+        return value
+
+    async def _wait_apart(self, work: Callable[[], Coroutine[Any, Any, Value]]) -> Value:
+        """Do something in a task of its own, so that it goes on until `cleanup`."""
+        self._waiting = asyncio.create_task(work())
+        value: Value = await asyncio.shield(self._waiting)
+        self._waiting = None
+        return value
 
     async def on_kill(self) -> None:
         """Kill, when a user ended the task; Airflow 3.3 and later call it."""
@@ -111,17 +149,14 @@ class KillableTrigger(BaseTrigger):
         if self._waiting is not None:
             self._waiting.cancel()
             await asyncio.gather(self._waiting, return_exceptions=True)
+        if self._following is not None:
+            await self._following.leave()
 
     async def _get_settings(self) -> SiteSettings:
-        """
-        Return the site, asked for once and never given up.
-
-        Airflow 3.1 ends the triggerer with "Response read out of order" when a trigger is cancelled
-        while it asks for its connection.
-        """
+        """Return the site, asked for once."""
         if self._settings is None:
-            self._settings = asyncio.create_task(SlurmHook(self.slurm_conn_id).aget_settings())
-        return await asyncio.shield(self._settings)
+            self._settings = await read_site(self.slurm_conn_id)
+        return self._settings
 
     async def _read_settings(self) -> SiteSettings:
         """Read the connection; one that cannot be read just now must not lose a job of ours."""
@@ -133,7 +168,6 @@ class KillableTrigger(BaseTrigger):
             except Exception as error:
                 if not self._has_to_kill():
                     raise
-                self._settings = None
                 if said != str(error):
                     said = str(error)
                     self.log.warning(
@@ -142,17 +176,15 @@ class KillableTrigger(BaseTrigger):
                     )  # fmt: skip
             await asyncio.sleep(next(pauses))
 
-    def _source(self) -> Source:
-        """Return the connection as what may be changed in an outage."""
-        from airflow_provider_csc.client.poller import Source
+    @property
+    def source(self) -> Source:
+        """The connection as what may be changed in an outage."""
+        return _source_of(self.slurm_conn_id)
 
-        return Source(self.slurm_conn_id, SlurmHook(self.slurm_conn_id).aget_settings)
-
-    def _take_up(self, settings: SiteSettings, log: TaskLog) -> SiteSettings:
+    def take_up(self, settings: SiteSettings, log: TaskLog) -> SiteSettings:
         """Go on with a connection that was changed, also with a kill."""
         log.info("Connection %s was changed; going on with it.", self.slurm_conn_id)
-        self._settings = asyncio.get_running_loop().create_future()
-        self._settings.set_result(settings)
+        self._settings = settings
         return settings
 
     async def _ask_standing(self) -> Standing:
@@ -178,13 +210,10 @@ class KillableTrigger(BaseTrigger):
         return standing
 
     @asynccontextmanager
-    async def _open_client(self, settings: SiteSettings) -> AsyncIterator[SlurmClient | None]:
-        """Yield the client with the open connection while there is one; it stays open so long."""
+    async def _open_client(self, settings: SiteSettings) -> AsyncIterator[SlurmClient]:
+        """Yield the client of the site's poller; its connection stays open so long."""
         from airflow_provider_csc.client.poller import poller_for
 
-        if self._waiting is None or self._waiting.done():
-            yield None
-            return
         poller = poller_for(settings)
         async with poller.hold():
             yield poller.client
@@ -194,6 +223,13 @@ class KillableTrigger(BaseTrigger):
 
     async def _kill(self, settings: SiteSettings, patience: float) -> None:
         raise NotImplementedError
+
+
+@cache
+def _source_of(conn_id: str) -> Source:
+    from airflow_provider_csc.client.poller import Source
+
+    return Source(conn_id, lambda: SlurmHook(conn_id).aget_settings())
 
 
 async def _outlast(killing: asyncio.Task[None]) -> None:
@@ -257,6 +293,27 @@ class SlurmJobTrigger(KillableTrigger):
     :param array_token: what the job's name ends with where it is one of an array of several tasks'.
     """
 
+    __slots__ = (
+        "_attempt",
+        "array",
+        "array_logs",
+        "array_token",
+        "cancel_held",
+        "deadline",
+        "job_ids",
+        "kill_grace",
+        "kill_signal",
+        "log_limit_bytes",
+        "missing_seconds",
+        "poll_interval",
+        "queue_timeout",
+        "run_dir",
+        "run_timeout",
+        "stderr_path",
+        "stdout_path",
+        "stream_logs",
+    )
+
     def __init__(  # noqa: PLR0913 - one argument for each thing that is stored
         self,
         *,
@@ -281,13 +338,13 @@ class SlurmJobTrigger(KillableTrigger):
         array_logs: str = "failed",
         array_token: str | None = None,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call] # untyped in Airflow
-        self.slurm_conn_id = slurm_conn_id
+        super().__init__(slurm_conn_id, task_key)
         self.array_token = array_token
         self.job_ids = list(job_ids)
         self.run_dir = run_dir
         self.stdout_path = stdout_path
-        self.stderr_path = stderr_path
+        # As a rule they are one file.
+        self.stderr_path = stdout_path if stderr_path == stdout_path else stderr_path
         self.stream_logs = stream_logs
         self.poll_interval = poll_interval
         self.log_limit_bytes = log_limit_bytes
@@ -298,10 +355,16 @@ class SlurmJobTrigger(KillableTrigger):
         self.kill_grace = kill_grace
         self.kill_signal = kill_signal
         self.cancel_held = cancel_held
-        self.attempt = attempt
-        self.task_key = task_key
+        # As objects it takes 2 kB, and is wanted only at the end.
+        self._attempt = json.dumps(attempt, separators=(",", ":"))
         self.array = array
-        self.array_logs = array_logs
+        self.array_logs = shared_text(array_logs)
+
+    @property
+    def attempt(self) -> dict[str, Any] | None:
+        """What the operator wants back with the event."""
+        attempt: dict[str, Any] | None = json.loads(self._attempt)
+        return attempt
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and plain JSON arguments."""
@@ -335,27 +398,30 @@ class SlurmJobTrigger(KillableTrigger):
         yield TriggerEvent({"results": payloads, "attempt": self.attempt})
 
     async def _follow(self) -> list[JobResult]:
-        return await self.wait(await self._read_settings(), self.log)
+        self._following = Following(self, await self._read_settings(), self.log)
+        # One object for all who wait.
+        self._settings = self._following.settings
+        return await self._following.ended
 
     async def wait(self, settings: SiteSettings, log: TaskLog) -> list[JobResult]:
-        """Follow the jobs to their end; also what the operator does when it is not deferred."""
+        """Follow the jobs to their end; what the operator does when it is not deferred."""
         from airflow_provider_csc.client.poller import Moved
 
-        watched: WatchSpec | JobTracker = self._watch_spec()
+        watched: WatchSpec | JobTracker = self.watch_spec()
         while True:
             outcome = await self._watch(watched, settings, log)
             if not isinstance(outcome, Moved):
                 return outcome
-            settings, watched = self._take_up(outcome.settings, log), outcome.tracker
+            settings, watched = self.take_up(outcome.settings, log), outcome.tracker
 
     async def _watch(
         self, watched: WatchSpec | JobTracker, settings: SiteSettings, log: TaskLog
     ) -> list[JobResult] | Moved:
         from airflow_provider_csc.client.poller import Moved, poller_for
-        from airflow_provider_csc.slurm.events import Ended, LogLines  # noqa: PLC0415
+        from airflow_provider_csc.slurm.events import Ended  # noqa: PLC0415
 
         events = poller_for(settings, AirflowMeter()).watch(
-            watched, interval=self.poll_interval, source=self._source()
+            watched, interval=self.poll_interval, source=self.source
         )
         async with aclosing(events):
             async for event in events:
@@ -364,15 +430,23 @@ class SlurmJobTrigger(KillableTrigger):
                         return event.results
                     case Moved():
                         return event
-                    case LogLines():
-                        await _show(event.lines, log)
                     case _:
-                        log.log(event.level, "%s", event.text)
+                        await self.tell(event, log)
                 # Lines are not held until something else happens.
                 del event
         raise RuntimeError("the poller stopped before the jobs had ended")
 
-    def _watch_spec(self) -> WatchSpec:
+    async def tell(self, event: LogLines | Note, log: TaskLog) -> None:
+        """Log what happens to the jobs."""
+        from airflow_provider_csc.slurm.events import LogLines  # noqa: PLC0415
+
+        if isinstance(event, LogLines):
+            await _show(event.lines, log)
+        else:
+            log.log(event.level, "%s", event.text)
+
+    def watch_spec(self) -> WatchSpec:
+        """Return what to follow."""
         from airflow_provider_csc.slurm.tracking import WatchSpec  # noqa: PLC0415
 
         return WatchSpec(
@@ -433,7 +507,16 @@ class SlurmSiteTrigger(KillableTrigger):
     :param not_before: do not fire earlier than this (seconds since 1970, Airflow's clock).
     """
 
-    _wanted = WANTED_BEFORE_JOB
+    __slots__ = (
+        "base_dir",
+        "deadline",
+        "identity",
+        "not_before",
+        "poll_interval",
+        "reason",
+        "since",
+        "token",
+    )
 
     def __init__(  # noqa: PLR0913 - one argument for each thing that is stored
         self,
@@ -449,8 +532,7 @@ class SlurmSiteTrigger(KillableTrigger):
         not_before: float | None = None,
         identity: str | None = None,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call] # untyped in Airflow
-        self.slurm_conn_id = slurm_conn_id
+        super().__init__(slurm_conn_id, task_key)
         self.not_before = not_before
         self.identity = identity
         self.deadline = deadline
@@ -459,7 +541,6 @@ class SlurmSiteTrigger(KillableTrigger):
         self.base_dir = base_dir
         self.token = token
         self.since = time.time() if since is None else since
-        self.task_key = task_key
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and plain JSON arguments."""
@@ -478,7 +559,7 @@ class SlurmSiteTrigger(KillableTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield ``{"status": "up"}`` or ``{"status": "deadline"}``."""
-        yield TriggerEvent(await self._wait_for(self._follow))
+        yield TriggerEvent(await self._wait_for(lambda: self._wait_apart(self._follow)))
 
     async def _follow(self) -> dict[str, str]:
         limit = asyncio.timeout(self._seconds_left())
@@ -498,7 +579,7 @@ class SlurmSiteTrigger(KillableTrigger):
         """Wait for the site; also what the operator does when it is not deferred."""
         log.log(logging.WARNING, "%s", self._describe_wait(settings))
         watch = watch_for(settings)
-        source = self._source()
+        source = self.source
         limit = asyncio.timeout(self._seconds_left())
         try:
             async with limit:
@@ -508,7 +589,7 @@ class SlurmSiteTrigger(KillableTrigger):
                     interval=max(self.poll_interval, settings.poll_interval_floor),
                     source=source,
                 ):
-                    settings = self._take_up(changed, log)
+                    settings = self.take_up(changed, log)
                     watch = watch_for(settings)
         except TimeoutError:
             if not limit.expired():
@@ -521,6 +602,10 @@ class SlurmSiteTrigger(KillableTrigger):
             return {"status": "deadline"}
         log.info("The site can take jobs again, after %s.", _span(time.time() - self.since))
         return {"status": "up"}
+
+    @property
+    def _wanted(self) -> Collection[str | None]:
+        return WANTED_BEFORE_JOB
 
     def _describe_wait(self, settings: SiteSettings) -> str:
         target, base_dir = settings.ssh.target, self.base_dir or settings.work_dir

@@ -59,7 +59,7 @@ class SlurmQueueTrigger(SlurmSiteTrigger):
             async with limit:
                 await asyncio.sleep(max((self.not_before or 0) - time.time(), 0))
                 while changed := await self._wait_in_line(settings, log):
-                    settings = self._take_up(changed, log)
+                    settings = self.take_up(changed, log)
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -79,7 +79,7 @@ class SlurmQueueTrigger(SlurmSiteTrigger):
                 needed=scope.needed,
                 token=token,
                 interval=max(self.poll_interval, settings.poll_interval_floor, _LEAST_SECONDS),
-                source=self._source(),
+                source=self.source,
             )
 
 

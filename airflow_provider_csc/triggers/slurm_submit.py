@@ -16,10 +16,11 @@ from airflow_provider_csc.errors import (
 )
 from airflow_provider_csc.slurm.attempt import Attempt
 from airflow_provider_csc.task_state import WANTED_BEFORE_JOB, WANTED_OF_TRIGGER, TaskName
+from airflow_provider_csc.triggers._following import Following
 from airflow_provider_csc.triggers.slurm import KillableTrigger, SlurmJobTrigger, SlurmSiteTrigger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Collection
 
     from airflow_provider_csc.slurm.coalescing import Member
     from airflow_provider_csc.slurm.submission import Submission
@@ -49,7 +50,7 @@ class SlurmSubmitTrigger(KillableTrigger):
     :param task_key: dag_id, run_id, task_id and map_index of the task that waits.
     """
 
-    _wanted = WANTED_BEFORE_JOB
+    __slots__ = ("_job", "attempt", "coalesce_seconds", "plan", "watch")
 
     def __init__(
         self,
@@ -61,13 +62,11 @@ class SlurmSubmitTrigger(KillableTrigger):
         coalesce_seconds: float = 5.0,
         task_key: TaskName | None = None,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call] # untyped in Airflow
-        self.slurm_conn_id = slurm_conn_id
+        super().__init__(slurm_conn_id, task_key)
         self.plan = plan
         self.watch = watch
         self.attempt = attempt
         self.coalesce_seconds = coalesce_seconds
-        self.task_key = task_key
         self._job: SlurmJobTrigger | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -93,6 +92,18 @@ class SlurmSubmitTrigger(KillableTrigger):
         yield TriggerEvent({**event, "attempt": self.attempt})
 
     async def _follow(self) -> dict[str, Any]:
+        begun = await self._wait_apart(self._begin)
+        if isinstance(begun, dict):
+            return begun
+        submission, following = begun
+        results = await following.ended
+        return {
+            "results": [result.to_payload() for result in results],
+            "submission": {"job_id": submission.job_id, "run_dir": submission.run_dir},
+        }
+
+    async def _begin(self) -> dict[str, Any] | tuple[Submission, Following]:
+        """Submit, and begin to follow the job; or return the event of there being none."""
         member = self._member
         attempt = Attempt.from_payload(self.attempt)
         while True:
@@ -106,22 +117,19 @@ class SlurmSubmitTrigger(KillableTrigger):
             except CscError as error:
                 return _describe_failure(error)
             else:
-                return await self._wait_for_job(settings, submission)
+                return submission, self._begin_to_follow(settings, submission)
             attempt = attempt.resumed()
             if event["status"] != "up":
                 return event
             # What a person mended may be the connection itself.
             self._settings = None
 
-    async def _wait_for_job(self, settings: SiteSettings, submission: Submission) -> dict[str, Any]:
-        self._wanted = WANTED_OF_TRIGGER
+    def _begin_to_follow(self, settings: SiteSettings, submission: Submission) -> Following:
         self.log.info("Job %s; its files: %s", submission.job_id, submission.run_dir)
-        job = self._job = self._build_job_trigger(submission)
-        results = await job.wait(settings, self.log)
-        return {
-            "results": [result.to_payload() for result in results],
-            "submission": {"job_id": submission.job_id, "run_dir": submission.run_dir},
-        }
+        self._job = self._build_job_trigger(submission)
+        self._following = Following(self._job, settings, self.log)
+        self._settings = self._following.settings
+        return self._following
 
     @property
     def _member(self) -> Member:
@@ -163,6 +171,10 @@ class SlurmSubmitTrigger(KillableTrigger):
             task_key=self.task_key,
             **self.watch,
         )
+
+    @property
+    def _wanted(self) -> Collection[str | None]:
+        return WANTED_BEFORE_JOB if self._job is None else WANTED_OF_TRIGGER
 
     def _has_to_kill(self) -> bool:
         return True

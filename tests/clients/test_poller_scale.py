@@ -376,13 +376,13 @@ async def test_others_have_their_turn_between_those_who_wait(
         for _ in range(30):
             bench.watch(bench.make_job())
         observed: list[str] = []
-        observe = poller_module._Watcher.observe
+        observe = poller_module.Watcher.observe
 
         def note(watcher: Any, *arguments: Any) -> Any:
             observed.append("watcher")
             return observe(watcher, *arguments)
 
-        monkeypatch.setattr(poller_module._Watcher, "observe", note)
+        monkeypatch.setattr(poller_module.Watcher, "observe", note)
 
         async def other() -> None:
             while observed.count("watcher") < 30:
@@ -407,7 +407,7 @@ async def test_what_is_held_for_a_watcher_is_let_go_when_it_was_taken(site: Fake
         holders = [getattr(each, "__qualname__", "") for each in gc.get_referrers(lines)]
         # The one who took them may hold them, the poller not.
         assert any("follow" in name for name in holders)
-        assert not [name for name in holders if "SitePoller" in name or "_Watcher" in name]
+        assert not [name for name in holders if "SitePoller" in name or "Watcher" in name]
 
 
 # ---- figures ----
