@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_csc.client.poller import Moved, Source
     from airflow_provider_csc.client.slurm import SlurmClient
+    from airflow_provider_csc.hooks._staging import Stager
     from airflow_provider_csc.slurm.result import JobResult
     from airflow_provider_csc.slurm.tracking import JobTracker, WatchSpec
     from airflow_provider_csc.transport.base import SiteSettings
@@ -255,7 +256,12 @@ class SlurmJobTrigger(KillableTrigger):
     :param array: of an array that is followed task by task, which tasks the one job runs.
     :param array_logs: which of its tasks' logs are shown: ``failed``, ``all`` or ``none``.
     :param array_token: what the job's name ends with where it is one of an array of several tasks'.
+    :param staging: which files the one job fetches and delivers (`staging.plan.Staging`).
     """
+
+    # What became of these files.
+    staged: dict[str, Any] | None = None
+    _stager: Stager | None = None
 
     def __init__(  # noqa: PLR0913 - one argument for each thing that is stored
         self,
@@ -280,10 +286,12 @@ class SlurmJobTrigger(KillableTrigger):
         array: str | None = None,
         array_logs: str = "failed",
         array_token: str | None = None,
+        staging: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # untyped in Airflow
         self.slurm_conn_id = slurm_conn_id
         self.array_token = array_token
+        self.staging = staging
         self.job_ids = list(job_ids)
         self.run_dir = run_dir
         self.stdout_path = stdout_path
@@ -326,13 +334,19 @@ class SlurmJobTrigger(KillableTrigger):
             "array": self.array,
             "array_logs": self.array_logs,
             "array_token": self.array_token,
+            "staging": self.staging,
         }
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Yield ``{"results": [...], "attempt": ...}``; results in the order of ``job_ids``."""
+        """
+        Yield ``{"results": [...], "attempt": ...}``; results in the order of ``job_ids``.
+
+        Of a job that staged files, ``staged`` says what became of them.
+        """
         results = await self._wait_for(self._follow)
         payloads = [result.to_payload() for result in results]
-        yield TriggerEvent({"results": payloads, "attempt": self.attempt})
+        event = {"results": payloads, "attempt": self.attempt}
+        yield TriggerEvent(event if self.staging is None else {**event, "staged": self.staged})
 
     async def _follow(self) -> list[JobResult]:
         return await self.wait(await self._read_settings(), self.log)
@@ -352,20 +366,25 @@ class SlurmJobTrigger(KillableTrigger):
         self, watched: WatchSpec | JobTracker, settings: SiteSettings, log: TaskLog
     ) -> list[JobResult] | Moved:
         from airflow_provider_csc.client.poller import Moved, poller_for
-        from airflow_provider_csc.slurm.events import Ended, LogLines  # noqa: PLC0415
+        from airflow_provider_csc.slurm.events import Ended, LogLines, Started  # noqa: PLC0415
 
-        events = poller_for(settings, AirflowMeter()).watch(
-            watched, interval=self.poll_interval, source=self._source()
-        )
-        async with aclosing(events):
+        poller = poller_for(settings, AirflowMeter())
+        events = poller.watch(watched, interval=self.poll_interval, source=self._source())
+        stager = self._get_stager(log)
+        async with aclosing(events), _running(stager, poller.client):
             async for event in events:
                 match event:
                     case Ended():
+                        if stager is not None:
+                            self.staged = await stager.finish(event.results[0], poller.client)
                         return event.results
                     case Moved():
                         return event
                     case LogLines():
                         await _show(event.lines, log)
+                    case Started():
+                        if stager is not None:
+                            stager.begin(event.job_id, poller.client)
                     case _:
                         log.log(event.level, "%s", event.text)
                 # Lines are not held until something else happens.
@@ -392,7 +411,17 @@ class SlurmJobTrigger(KillableTrigger):
             array=self.array,
             array_logs=self.array_logs,
             array_token=self.array_token,
+            tells_start=self.staging is not None,
         )
+
+    def _get_stager(self, log: TaskLog) -> Stager | None:
+        if self.staging is None or self.run_dir is None:
+            return None
+        if self._stager is None:
+            from airflow_provider_csc.hooks._staging import Stager  # noqa: PLC0415 - few stage
+
+            self._stager = Stager(self.staging, self.run_dir, log)
+        return self._stager
 
     def _has_to_kill(self) -> bool:
         # Who only watches other people's jobs has none to cancel.
@@ -410,6 +439,13 @@ class SlurmJobTrigger(KillableTrigger):
                 client=client,
                 patience=patience,
             )
+            if self.staging is not None and self.run_dir is not None:
+                from airflow_provider_csc.hooks._staging import withdraw_staged  # noqa: PLC0415
+
+                (job_id,) = self.job_ids
+                await withdraw_staged(
+                    self.staging, settings, job_id, self.run_dir, self.log, client=client
+                )
 
 
 class SlurmSiteTrigger(KillableTrigger):
@@ -552,6 +588,19 @@ class SlurmSiteTrigger(KillableTrigger):
                 client=client,
                 patience=patience,
             )
+
+
+@asynccontextmanager
+async def _running(stager: Stager | None, client: SlurmClient) -> AsyncIterator[None]:
+    """Let files be staged over a connection while there is one."""
+    if stager is None:
+        yield
+        return
+    stager.go_on(client)
+    try:
+        yield
+    finally:
+        await stager.stop()
 
 
 async def _show(lines: Sequence[str], log: TaskLog) -> None:

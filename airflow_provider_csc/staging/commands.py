@@ -1,0 +1,107 @@
+"""The shell programs by which a site is asked about, and given, what a job stages."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_csc.notation import NotationError
+from airflow_provider_csc.slurm.framing import assignments, quote
+from airflow_provider_csc.slurm.run_dir import fill_names
+from airflow_provider_csc.slurm.shell import SLURM
+from airflow_provider_csc.slurm.values import parse_elapsed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airflow_provider_csc.slurm.framing import Frame
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """
+    How far the staging of a job is.
+
+    ``wanted`` is what its present start calls itself, empty as long as it has not begun to wait;
+    ``issued`` is what was begun for some start; ``left`` how many seconds it may still run, None
+    where there is no limit, or where that is not known.
+    """
+
+    wanted: str
+    issued: Mapping[str, Any] | None
+    left: int | None
+
+    @property
+    def is_served(self) -> bool:
+        """Whether this start has its URLs already."""
+        return self.issued is not None and self.issued.get("epoch") == self.wanted
+
+
+def build_look(run_dir: str, job_id: str) -> str:
+    """Ask how far the staging of a job is, and how long the job may still run."""
+    return f"""{SLURM}
+run_dir={quote(run_dir)}
+{fill_names('ask wanted cat -- "$run_dir/@STAGE_WANTED"')}
+{fill_names('ask issued cat -- "$run_dir/@STAGE_ISSUED"')}
+ask left slurm squeue --noheader --format=%L --jobs={quote(job_id)}
+"""
+
+
+def read_look(frames: Mapping[str, Frame]) -> Look:
+    """Read what `build_look` asked."""
+    wanted, issued, left = (frames[name] for name in ("wanted", "issued", "left"))
+    return Look(
+        wanted=wanted.text if wanted.status == 0 else "",
+        issued=_read_record(issued.data) if issued.status == 0 else None,
+        left=_read_left(left.text) if left.status == 0 else None,
+    )
+
+
+def _read_record(data: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(data)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _read_left(text: str) -> int | None:
+    """Read squeue's %L: ``[D-]HH:MM:SS``, UNLIMITED, NOT_SET or INVALID."""
+    try:
+        seconds = parse_elapsed(text)
+    except NotationError:
+        return None
+    return None if seconds is None else int(seconds)
+
+
+# Each appears as a whole; first what was begun, so that it can be undone if that is all.
+_WRITE = r"""
+put() {
+  local own=$1.$HOSTNAME.$BASHPID
+  (umask 077 && printf '%s' "$2" >"$own") && mv -f -T -- "$own" "$1" && return
+  rm -f -- "$own"
+  return 1
+}
+write() {
+  put "$run_dir/@STAGE_ISSUED" "$issued" && put "$run_dir/@STAGE_URLS" "$urls"
+}
+ask write write
+"""
+
+
+def build_issue(run_dir: str, record: Mapping[str, Any], manifest: str) -> str:
+    """Give a job its URLs, and note what was begun for it."""
+    values = {"run_dir": run_dir, "issued": json.dumps(record), "urls": manifest}
+    return f"{assignments(values)}\n{fill_names(_WRITE)}"
+
+
+_CLEAN = r"""
+ask clean rm -f -- "$run_dir/@STAGE_WANTED" "$run_dir/@STAGE_URLS" "$run_dir/@STAGE_URLS.new" \
+  "$run_dir/@STAGE_ISSUED"
+"""
+
+
+def build_clean(run_dir: str) -> str:
+    """Remove URLs, and what has no use once a job's outputs are settled."""
+    return f"run_dir={quote(run_dir)}\n{fill_names(_CLEAN)}"
