@@ -6,6 +6,7 @@ import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from asgiref.sync import sync_to_async
@@ -23,6 +24,7 @@ from airflow_provider_csc.hooks.slurm import open_client
 from airflow_provider_csc.notation import NotationError
 from airflow_provider_csc.staging.manifest import render_refusal
 from airflow_provider_csc.staging.plan import Staging
+from airflow_provider_csc.staging.verdict import EXIT_CODES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -168,7 +170,9 @@ class Stager:
         look = await directory.look(result.job_id)
         receipts = await self._read_receipts(directory, is_success=result.is_success)
         staging = self._staging
-        is_wanted = result.is_success or (staging.on_failure and receipts.phase != "in")
+        # Of a script that succeeded all that it wrote is delivered, should something be missing.
+        is_own_end = staging.on_failure or result.exit_code in EXIT_CODES
+        is_wanted = result.is_success or (is_own_end and receipts.phase != "in")
         outcome: dict[str, Any] = {
             "fetched": _moved(receipts.fetched),
             "delivered": _moved(receipts.delivered) if is_wanted else None,
@@ -202,12 +206,12 @@ class Stager:
         return receipts
 
     async def _with_store(self, work: Callable[[Store], Value]) -> Value:
-        store = self._store
-        if store is None:
+        if self._store is None:
             # Airflow 3.1 reads its next answer wrongly when one is given up.
             opening = asyncio.ensure_future(sync_to_async(_open_store)(self._staging.conn_id))
-            store = self._store = await asyncio.shield(opening)
-        return await asyncio.get_running_loop().run_in_executor(_threads, work, store)
+            self._store = await asyncio.shield(opening)
+        do = partial(work, self._store)
+        return await asyncio.get_running_loop().run_in_executor(_threads, do)
 
     def _tell(self, what: str, error: Exception) -> None:
         """Say each reason once, however long it lasts."""

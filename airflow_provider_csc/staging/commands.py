@@ -44,18 +44,25 @@ def build_look(run_dir: str, job_id: str) -> str:
 run_dir={quote(run_dir)}
 {fill_names('ask wanted cat -- "$run_dir/@STAGE_WANTED"')}
 {fill_names('ask issued cat -- "$run_dir/@STAGE_ISSUED"')}
-ask left slurm squeue --noheader --format=%L --jobs={quote(job_id)}
+ask job slurm squeue --noheader --Format=TimeLeft:32,RestartCnt:16 --jobs={quote(job_id)}
 """
 
 
 def read_look(frames: Mapping[str, Frame]) -> Look:
     """Read what `build_look` asked."""
-    wanted, issued, left = (frames[name] for name in ("wanted", "issued", "left"))
+    wanted, issued, job = (frames[name] for name in ("wanted", "issued", "job"))
+    left, restarts, *_ = (*(job.text.split() if job.status == 0 else ()), "", "")
     return Look(
-        wanted=wanted.text if wanted.status == 0 else "",
+        wanted=wanted.text if wanted.status == 0 and _is_of(wanted.text, restarts) else "",
         issued=_read_record(issued.data) if issued.status == 0 else None,
-        left=_read_left(left.text) if left.status == 0 else None,
+        left=_read_left(left),
     )
+
+
+def _is_of(epoch: str, restarts: str) -> bool:
+    """Whether it is the present start of a job that says so, not one before Slurm requeued it."""
+    own = epoch.rpartition(".")[2]
+    return not (own.isdecimal() and restarts.isdecimal() and int(own) < int(restarts))
 
 
 def _read_record(data: bytes) -> dict[str, Any] | None:
@@ -67,7 +74,7 @@ def _read_record(data: bytes) -> dict[str, Any] | None:
 
 
 def _read_left(text: str) -> int | None:
-    """Read squeue's %L: ``[D-]HH:MM:SS``, UNLIMITED, NOT_SET or INVALID."""
+    """Read squeue's TimeLeft: ``[D-]HH:MM:SS``, UNLIMITED, NOT_SET or INVALID."""
     try:
         seconds = parse_elapsed(text)
     except NotationError:
