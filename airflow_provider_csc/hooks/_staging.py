@@ -206,12 +206,17 @@ class Stager:
         return receipts
 
     async def _with_store(self, work: Callable[[Store], Value]) -> Value:
+        do = partial(work, await self._get_store())
+        return await asyncio.get_running_loop().run_in_executor(_threads, do)
+
+    async def _get_store(self) -> Store:
         if self._store is None:
             # Airflow 3.1 reads its next answer wrongly when one is given up.
             opening = asyncio.ensure_future(sync_to_async(_open_store)(self._staging.conn_id))
-            self._store = await asyncio.shield(opening)
-        do = partial(work, self._store)
-        return await asyncio.get_running_loop().run_in_executor(_threads, do)
+            opened = await asyncio.shield(opening)
+            self._store = opened
+            return opened
+        return self._store
 
     def _tell(self, what: str, error: Exception) -> None:
         """Say each reason once, however long it lasts."""

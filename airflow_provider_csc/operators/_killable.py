@@ -10,7 +10,6 @@ from airflow_provider_csc.errors import SubmitKilledError
 from airflow_provider_csc.operators._checks import seconds_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from datetime import timedelta
 
     from airflow.sdk import Context
@@ -35,7 +34,7 @@ class KillableOperator(BaseOperator):
     _identity: TaskIdentity | None = None
     _task: TaskName | None = None
     _signal: str | None = None
-    _staged_files: Mapping[str, Any] | None = None
+    _staged_files: dict[str, Any] | None = None
     _is_told = False
     _is_ended = False
 

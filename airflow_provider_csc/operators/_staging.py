@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from airflow_provider_csc.errors import ConfigError, JobStagingError
+from airflow_provider_csc.errors import AllasError, ConfigError, JobStagingError
+from airflow_provider_csc.notation import NotationError
 from airflow_provider_csc.operators._checks import check_seconds, seconds_of
 from airflow_provider_csc.operators._killable import KillableOperator
 
@@ -19,12 +21,17 @@ if TYPE_CHECKING:
         OperatorLineage,
     )
 
-    from airflow_provider_csc.slurm.plan import Stage
+    from airflow_provider_csc.slurm.plan import JobSpec
     from airflow_provider_csc.slurm.result import JobResult
     from airflow_provider_csc.staging.declarations import Entry
     from airflow_provider_csc.staging.plan import Staging
+    from airflow_provider_csc.staging.receipts import Moved
+    from airflow_provider_csc.store.store import Store
+    from airflow_provider_csc.transport.base import SiteSettings
 
 _LEAST_TIMEOUT = 10
+# Where the log-in node stages: beside the run directory.
+_FILES = ".files"
 
 
 class StagingOperator(KillableOperator):
@@ -35,6 +42,7 @@ class StagingOperator(KillableOperator):
     filled in, and hands what became of it to `_find_staging_problem`.
     """
 
+    work_dir: str | None
     inputs: Sequence[Entry] | None = None
     outputs: Sequence[Entry] | None = None
     allas_conn_id: str = "allas_default"
@@ -99,24 +107,97 @@ class StagingOperator(KillableOperator):
             is_patient=is_patient,
         )
 
-    def _stage_of(self, staging: Staging | None) -> Stage | None:
-        """Return what the job itself needs for that."""
-        if staging is None:
-            return None
-        from airflow_provider_csc.slurm.plan import Stage  # noqa: PLC0415
-        from airflow_provider_csc.staging.helper import helper_text  # noqa: PLC0415
+    def _stage_before(
+        self,
+        spec: JobSpec,
+        staging: Staging,
+        settings: SiteSettings,
+        token: str,
+        *,
+        is_fresh: bool,
+    ) -> JobSpec:
+        """
+        See that the files of a job can be staged, or fetch them by the log-in node; return the job.
 
-        return Stage(helper_text(), staging.timeout)
-
-    def _look_at_store(self, staging: Staging) -> None:
-        """See, before a job is queued, that its files can be staged."""
+        :raises AllasError: for an input that is not there, or a bucket that cannot be used.
+        """
         from airflow_provider_csc.hooks.allas import AllasHook  # noqa: PLC0415
         from airflow_provider_csc.store.staging import check_staging  # noqa: PLC0415
 
+        is_by_login = settings.staging == "login"
         try:
-            check_staging(AllasHook(staging.conn_id).get_store(), staging)
-        except ConfigError as error:
-            raise AirflowFailException(error.message) from error
+            store = AllasHook(staging.conn_id).get_store()
+            # A later try may find a job that has fetched what is gone by now.
+            if is_fresh or is_by_login:
+                check_staging(store, staging)
+            if is_by_login:
+                return self._fetch_by_login(spec, staging, store, settings, token)
+        except (ConfigError, NotationError) as error:
+            raise AirflowFailException(str(error)) from error
+        from airflow_provider_csc.slurm.plan import Stage  # noqa: PLC0415
+        from airflow_provider_csc.staging.helper import helper_text  # noqa: PLC0415
+
+        self._staged_files = staging.to_payload()
+        return replace(spec, stage=Stage(helper_text(), staging.timeout))
+
+    def _fetch_by_login(
+        self, spec: JobSpec, staging: Staging, store: Store, settings: SiteSettings, token: str
+    ) -> JobSpec:
+        from airflow_provider_csc.hooks._login_staging import LoginStaging  # noqa: PLC0415
+        from airflow_provider_csc.hooks.slurm import open_client  # noqa: PLC0415
+        from airflow_provider_csc.store.staging import plan_inputs  # noqa: PLC0415
+        from airflow_provider_csc.sync import run_sync  # noqa: PLC0415
+
+        if not staging.in_run_dir and spec.work_dir is None:
+            raise ConfigError(
+                "work_dir: where the log-in node of this site is to stage files cannot be told "
+                "from the script or its options. Name the directory in work_dir.",
+                field="work_dir",
+            )
+        # The run directory is made by the submission, and by nobody else.
+        work = spec.work_dir or f"{settings.work_dir.rstrip('/')}/{token}{_FILES}"
+
+        async def fetch() -> Moved:
+            async with open_client(settings) as client:
+                login = LoginStaging(client, store, settings.work_dir, self.log)
+                return await login.fetch(plan_inputs(store, staging.inputs), work)
+
+        moved = run_sync(fetch())
+        self.log.info("The log-in node fetched %d files into %s.", moved.count, work)
+        return replace(spec, work_dir=work)
+
+    def _stage_after(self, result: JobResult, staging: Staging | None) -> JobStagingError | None:
+        """Deliver by the log-in node what a job wrote, where that is its way; tell what came."""
+        if staging is None:
+            return None
+        from airflow_provider_csc.hooks.slurm import SlurmHook  # noqa: PLC0415
+
+        settings = SlurmHook(self.slurm_conn_id).get_settings()
+        is_wanted = result.is_success or staging.on_failure
+        if settings.staging == "login" and staging.outputs and is_wanted and not self._staged:
+            self._staged = self._deliver_by_login(result, staging, settings)
+        return self._find_staging_problem(result)
+
+    def _deliver_by_login(
+        self, result: JobResult, staging: Staging, settings: SiteSettings
+    ) -> dict[str, Any]:
+        from airflow_provider_csc.hooks._login_staging import LoginStaging  # noqa: PLC0415
+        from airflow_provider_csc.hooks.allas import AllasHook  # noqa: PLC0415
+        from airflow_provider_csc.hooks.slurm import open_client  # noqa: PLC0415
+        from airflow_provider_csc.sync import run_sync  # noqa: PLC0415
+
+        store = AllasHook(staging.conn_id).get_store()
+        work = self.work_dir or f"{result.run_dir}{_FILES}"
+
+        async def deliver() -> dict[str, Any]:
+            async with open_client(settings) as client:
+                login = LoginStaging(client, store, settings.work_dir, self.log)
+                return await login.deliver_outputs(staging.outputs, work)
+
+        try:
+            return run_sync(deliver())
+        except AllasError as error:
+            return {"problem": error.message, "phase": "out"}
 
     def _find_staging_problem(self, result: JobResult) -> JobStagingError | None:
         """Tell what was staged; return the error where that is why the task fails."""

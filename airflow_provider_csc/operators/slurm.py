@@ -493,10 +493,6 @@ class SlurmSubmitOperator(StagingOperator):
 
         spec = self._build_spec(attempt)
         check_spec(spec)
-        if (staging := self._staging) is not None:
-            self._staged_files = staging.to_payload()
-            if self._is_fresh(context, attempt):
-                self._look_at_store(staging)
         hook = SlurmHook(self.slurm_conn_id)
         settings = hook.get_settings()
         identity = self._identify(context, attempt)
@@ -504,6 +500,9 @@ class SlurmSubmitOperator(StagingOperator):
         # Of a job that a policy replaces nothing is to be killed any more, of the new one all.
         self._job_id = self._run_dir = self._signal = None
         self._end_if_killed()
+        if (staging := self._staging) is not None:
+            is_fresh = self._is_fresh(context, attempt)
+            spec = self._stage_before(spec, staging, settings, identity.token, is_fresh=is_fresh)
         submission = hook.submit(
             spec,
             identity,
@@ -693,7 +692,7 @@ class SlurmSubmitOperator(StagingOperator):
             self.log.info("Accounting of job %s:\n%s", result.job_id, result.accounting)
         if result.array is not None:
             return self._conclude_array(context, result, attempt)
-        problem = self._find_staging_problem(result)
+        problem = self._stage_after(result, self._staging)
         if problem is not None:
             if result.is_success:
                 raise problem
@@ -821,7 +820,6 @@ class SlurmSubmitOperator(StagingOperator):
             work_dir=self.work_dir,
             job_name=self.job_name,
             array_logs=self.array_logs,
-            stage=self._stage_of(self._staging),
         )
 
     @property
@@ -873,7 +871,7 @@ class SlurmSubmitOperator(StagingOperator):
             task_key=name_task(context),
             array=_part_of(submission),
             array_logs=self.array_logs,
-            staging=staging.to_payload() if (staging := self._staging) else None,
+            staging=self._staged_files,
             **self._watch_arguments(attempt),
         )
 

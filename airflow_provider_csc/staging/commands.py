@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_provider_csc.notation import NotationError
 from airflow_provider_csc.slurm.framing import assignments, quote
 from airflow_provider_csc.slurm.run_dir import fill_names
-from airflow_provider_csc.slurm.shell import SLURM
+from airflow_provider_csc.slurm.shell import PLACE, SLURM
 from airflow_provider_csc.slurm.values import parse_elapsed
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ ask job slurm squeue --noheader --Format=TimeLeft:32,RestartCnt:16 --jobs={quote
 def read_look(frames: Mapping[str, Frame]) -> Look:
     """Read what `build_look` asked."""
     wanted, issued, job = (frames[name] for name in ("wanted", "issued", "job"))
-    left, restarts, *_ = (*(job.text.split() if job.status == 0 else ()), "", "")
+    words = job.text.split() if job.status == 0 else []
+    left, restarts = words if len(words) == 2 else ("", "")  # noqa: PLR2004
     return Look(
         wanted=wanted.text if wanted.status == 0 and _is_of(wanted.text, restarts) else "",
         issued=_read_record(issued.data) if issued.status == 0 else None,
@@ -112,3 +113,74 @@ ask clean rm -f -- "$run_dir/@STAGE_WANTED" "$run_dir/@STAGE_URLS" "$run_dir/@ST
 def build_clean(run_dir: str) -> str:
     """Remove URLs, and what has no use once a job's outputs are settled."""
     return f"run_dir={quote(run_dir)}\n{fill_names(_CLEAN)}"
+
+
+# On a log-in node the helper has a directory of its own, which goes with it. What a shell there is
+# given to say of every command (an exported xtrace) must not make it tell its URLs.
+_BY_LOGIN = r"""
+prepare() {
+  umask 077
+  mkdir -p -- "$base" && control=$(mktemp -d "$base/staging.XXXXXXXX") &&
+    printf '%s' "$helper" >"$control/stage.sh" && printf '%s' "$urls" >"$control/staging.urls" &&
+    printf 'epoch\t%s\n' "$epoch" >"$control/staging.receipts" && printf '%s' "$control"
+}
+stage() {
+  mkdir -p -- "$work" && cd -- "$work" &&
+    exec env -u BASH_ENV -u SHELLOPTS -u BASHOPTS bash --noprofile --norc \
+      "$control/stage.sh" "$phase" "$control" "$epoch" "$limit" "$RANDOM$$"
+}
+place base "$base"
+place work "$work"
+control=
+if ask prepare prepare; then
+  control=$answer
+  ask stage stage
+  ask receipts cat -- "$control/staging.receipts"
+  rm -rf -- "$control"
+fi
+"""
+
+
+def build_login_run(
+    phase: Literal["in", "out"], *, base: str, work: str, helper: str, manifest: str, epoch: str
+) -> str:
+    """Run the helper on the log-in node, in the directory ``work``, which is made."""
+    values = {
+        "base": base,
+        "work": work,
+        "helper": helper,
+        "urls": manifest,
+        "epoch": epoch,
+        "phase": phase,
+        # Its URLs are there; and there is no job that could have failed.
+        "limit": "10" if phase == "in" else "0",
+    }
+    return f"{PLACE}{assignments(values)}\n{_BY_LOGIN}"
+
+
+_LIST = r"""
+list() {
+  local LC_ALL=C
+  if [ -d "$path" ]; then
+    [ -z "$(find -L "$path" -name $'*[\x01-\x1f]*' -print -quit)" ] ||
+      { printf 'the name of a file below it has a control character'; return 1; }
+    find -L "$path" -type f -printf '%s\t%P\n'
+  else
+    stat -L --format=$'%s\t' -- "$path"
+  fi
+}
+place path "$path"
+ask list list
+"""
+
+
+def build_list(path: str) -> str:
+    """List the files below a directory on the cluster, or a file alone."""
+    return f"{PLACE}path={quote(path)}\n{_LIST}"
+
+
+def read_list(frame: Frame) -> dict[str, int]:
+    """Return sizes by relative path; of a file alone the path is empty."""
+    lines = frame.data.decode("utf-8", "surrogateescape").split("\n")
+    pairs = [line.split("\t", 1) for line in lines if "\t" in line]
+    return {name: int(size) for size, name in pairs if size.isdecimal()}

@@ -6,14 +6,11 @@ import difflib
 import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 from airflow_provider_csc.allas.names import MAX_NAME_BYTES, ObjectName, parse_uri
 from airflow_provider_csc.errors import ConfigError
 from airflow_provider_csc.notation import NotationError, shown
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 Field = Literal["inputs", "outputs"]
 
@@ -220,41 +217,32 @@ def _check_reserved(place: str, path: str, *, is_output: bool) -> None:
 
 
 def _refuse_conflicts(field: Field, found: Sequence[Declared]) -> None:
-    """Refuse two that would be one file, or one object, and a file that were a directory too."""
-    if field == "inputs":
-        _refuse_pairs(field, [(each.path, each) for each in found], "path", "file")
-        return
-    keys = [(f"{each.name.bucket}/{each.name.key}", each) for each in found]
-    _refuse_pairs(field, keys, "url", "object")
-
-
-def _refuse_pairs(field: Field, pairs: Iterable[tuple[str, Declared]], key: str, kind: str) -> None:
-    known: dict[str, int] = {}
-    for number, (text, each) in enumerate(pairs):
-        for other, earlier in known.items():
-            is_one = text == other or (not each.is_tree and f"{text}/" == other)
-            is_below = _is_below(text, other) or _is_below(other, text)
-            # Trees may share a directory: what they hold is compared when it is known.
-            is_shared = field == "inputs" and (text.endswith("/") or other.endswith("/"))
-            if is_one or (is_below and not (is_shared and not _is_file_above(text, other))):
-                raise _error(
-                    f"{field}[{number}].{key}",
-                    text,
-                    f"and {field}[{earlier}].{key}, {shown(other)}, would write one {kind}, or one "
-                    "within the other",
-                    "Choose different ones.",
+    """Refuse two that would be one file or object, and a file that were a directory as well."""
+    is_conflict = _is_one_file if field == "inputs" else _is_one_object
+    for number, each in enumerate(found):
+        for earlier, other in enumerate(found[:number]):
+            if is_conflict(each, other) or is_conflict(other, each):
+                raise ConfigError(
+                    f"{field}[{number}] ({each.name}, {each.place!r}) and {field}[{earlier}] "
+                    f"({other.name}, {other.place!r}) would write one "
+                    f"{'file' if field == 'inputs' else 'object'}, or one within the other. Choose "
+                    "different ones.",
+                    field=f"{field}[{number}]",
+                    value=each.to_payload(),
                 )
-        known[text] = number
 
 
-def _is_below(text: str, other: str) -> bool:
-    return text != other and text.startswith(other if other.endswith("/") else f"{other}/")
+def _is_one_file(each: Declared, other: Declared) -> bool:
+    # Trees may share a directory: what they hold is compared when it is known.
+    is_same = each.path == other.path and not each.is_tree
+    return is_same or (not each.is_tree and other.path.startswith(f"{each.path}/"))
 
 
-def _is_file_above(text: str, other: str) -> bool:
-    """Whether one is a file, and the beginning of the other."""
-    shorter, longer = sorted((text, other), key=len)
-    return not shorter.endswith("/") and longer.startswith(f"{shorter}/")
+def _is_one_object(each: Declared, other: Declared) -> bool:
+    if each.name.bucket != other.name.bucket:
+        return False
+    is_within = each.is_tree and other.name.key.startswith(each.name.key)
+    return is_within or each.name.key == other.name.key
 
 
 def _error(place: str, value: object, problem: str, remedy: str) -> ConfigError:

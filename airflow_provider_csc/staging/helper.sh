@@ -4,6 +4,7 @@
 #
 #   helper.sh in  CONTROL EPOCH TIMEOUT   fetch into the working directory
 #   helper.sh out CONTROL EPOCH STATUS    deliver from it; STATUS is the job's exit code
+#   A fifth argument tells two that write into one directory apart.
 #
 # CONTROL is a directory of files: the URLs come by `staging.urls`, and what was done is told in
 # `staging.receipts`. A URL is as good as a key while it is valid: none is ever an argument, in the
@@ -17,7 +18,7 @@ unset -f awk base64 cat curl dd find md5sum mkdir mktemp mv rm sed sleep stat ta
 export LC_ALL=C
 IFS=$' \t\n'
 
-phase=$1 control=$2 epoch=$3 limit=${4:-0}
+phase=$1 control=$2 epoch=$3 limit=${4:-0} own_mark=${5:+-$5}
 urls=$control/staging.urls
 receipts=$control/staging.receipts
 readonly MIB=1048576 TAB=$'\t'
@@ -151,7 +152,7 @@ progress() {
 
 # The part of a file's name before it is whole.
 partial() {
-  part=${get_path[$1]%/*}/.airflow-$1.part
+  part=${get_path[$1]%/*}/.airflow-$1$own_mark.part
 }
 # span I OFFSET SIZE: a piece of an object, written in place. Of whole parts the MD5 is noted.
 span() {

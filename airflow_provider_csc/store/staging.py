@@ -21,7 +21,7 @@ from airflow_provider_csc.store.connection import RequestError
 from airflow_provider_csc.store.upload import PART_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from airflow_provider_csc.staging.declarations import Declared
     from airflow_provider_csc.staging.plan import Staging
@@ -99,7 +99,9 @@ def issue(store: Store, staging: Staging, epoch: str, left: int | None) -> Issue
         _abort(store, staging.outputs, uploads)
         raise
     return Issued(
-        manifest=render_manifest(epoch, gets, puts, _manner(store, staging)),
+        manifest=render_manifest(
+            epoch, gets, puts, manner_of(store, on_failure=staging.on_failure)
+        ),
         record={"version": 1, "epoch": epoch, "uploads": uploads},
         count=len(fetches),
         size=sum(each.size for each in fetches),
@@ -107,7 +109,7 @@ def issue(store: Store, staging: Staging, epoch: str, left: int | None) -> Issue
     )
 
 
-def _look(store: Store, declared: Declared, told: dict[str, int]) -> Iterator[Item]:
+def _look(store: Store, declared: Declared, told: dict[str, int]) -> Iterable[Item]:
     bucket, key = declared.name.bucket, declared.name.key
     if declared.is_tree:
         items = list(store.list_objects(bucket, key))
@@ -158,14 +160,77 @@ def _make_put(
     return Put(
         declared=declared,
         url=store.presign("put_object", bucket, key, seconds),
-        part_urls=[
-            store.presign("upload_part", bucket, key, seconds, UploadId=upload_id, PartNumber=n)
-            for n in range(1, PART_URLS + 1)
-        ],
+        part_urls=_presign_parts(store, declared, seconds, upload_id, PART_URLS),
     )
 
 
-def _manner(store: Store, staging: Staging) -> Manner:
+def issue_gets(
+    store: Store, fetches: Sequence[Fetch], epoch: str, seconds: int, manner: Manner
+) -> str:
+    """Return a file of URLs that read some objects."""
+    gets = [Get(fetch=each, url=_presign_get(store, each, seconds)) for each in fetches]
+    return render_manifest(epoch, gets, manner=manner)
+
+
+def issue_puts(
+    store: Store, files: Sequence[tuple[Declared, int]], epoch: str, seconds: int, manner: Manner
+) -> Issued:
+    """Issue URLs that write files of which the sizes are known."""
+    uploads: dict[str, str] = {}
+    puts = []
+    try:
+        for number, (declared, size) in enumerate(files):
+            at = declared.name.bucket, declared.name.key
+            parts: list[str] = []
+            if size > manner.single:
+                upload_id = uploads[str(number)] = store.begin_upload(*at, {})
+                count = min(-(-size // manner.single), PART_URLS)
+                parts = _presign_parts(store, declared, seconds, upload_id, count)
+            url = store.presign("put_object", *at, seconds)
+            puts.append(Put(declared=declared, url=url, part_urls=parts))
+    except BaseException:
+        _abort(store, [declared for declared, _ in files], uploads)
+        raise
+    return Issued(
+        manifest=render_manifest(epoch, puts=puts, manner=manner),
+        record={"epoch": epoch, "uploads": uploads},
+        count=len(files),
+        size=sum(size for _, size in files),
+        seconds=seconds,
+    )
+
+
+def _presign_parts(
+    store: Store, declared: Declared, seconds: int, upload_id: str, count: int
+) -> list[str]:
+    at = declared.name.bucket, declared.name.key
+    return [
+        store.presign("upload_part", *at, seconds, UploadId=upload_id, PartNumber=number)
+        for number in range(1, count + 1)
+    ]
+
+
+def plan_inputs(
+    store: Store, inputs: Sequence[Declared], is_selected: Callable[[str], bool] = lambda _: True
+) -> list[Fetch]:
+    """
+    Return what is fetched of some inputs; of a tree, what is selected by its path below it.
+
+    :raises MissingInputError: for an input that is not there.
+    """
+    told: dict[str, int] = {}
+    found = []
+    for each in inputs:
+        items = _look(store, each, told)
+        if each.is_tree:
+            top = each.name.key
+            items = (item for item in items if is_selected(item.path.removeprefix(top)))
+        found.append((each, list(items)))
+    return plan_fetches(found, in_run_dir=False, told_sizes=told)
+
+
+def manner_of(store: Store, *, on_failure: bool = False) -> Manner:
+    """Return how a helper reaches the store."""
     verify = store.settings.verify
     bundle = ""
     if isinstance(verify, str):
@@ -174,7 +239,7 @@ def _manner(store: Store, staging: Staging) -> Manner:
     return Manner(
         piece=PIECE_BYTES,
         single=SINGLE_BYTES,
-        on_failure=staging.on_failure,
+        on_failure=on_failure,
         is_insecure=verify is False,
         ca_bundle=bundle,
     )

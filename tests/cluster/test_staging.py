@@ -12,7 +12,7 @@ import threading
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 import pytest
@@ -28,6 +28,7 @@ from airflow_provider_csc.hooks.allas import AllasHook
 from airflow_provider_csc.hooks.slurm import SlurmHook
 from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
 from airflow_provider_csc.store import staging
+from airflow_provider_csc.transfers.allas_slurm import AllasToSlurmOperator, SlurmToAllasOperator
 from airflow_provider_csc.triggers.slurm import SlurmJobTrigger
 from tests.support.byte_proxy import ByteProxy
 from tests.support.task import build_context, first_event, run_task, stored
@@ -166,7 +167,7 @@ class Spy(threading.Thread):
         self.curls = 0
         self._ended = threading.Event()
 
-    def __enter__(self) -> Spy:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -188,11 +189,8 @@ class Spy(threading.Thread):
 
 
 def grep(run_dir: str, marks: tuple[bytes, ...]) -> list[str]:
-    found = []
-    for path in Path(run_dir).rglob("*"):
-        if path.is_file() and any(mark in path.read_bytes() for mark in marks):
-            found.append(path.name)
-    return found
+    paths = [path for path in Path(run_dir).rglob("*") if path.is_file()]
+    return [path.name for path in paths if any(mark in path.read_bytes() for mark in marks)]
 
 
 @pytest.mark.parametrize("deferrable", [True, False], ids=["deferred", "waiting"])
@@ -303,7 +301,7 @@ def test_an_input_that_is_gone_when_the_job_starts_ends_it_with_the_reason(
 
     event = asyncio.run(first_event(trigger))
 
-    with pytest.raises(JobStagingError, match="short-lived.*no such object") as caught:
+    with pytest.raises(JobStagingError, match=r"short-lived.*no such object") as caught:
         task.execute_complete(context, json.loads(json.dumps(event)))  # type: ignore[arg-type]
     assert caught.value.exit_code == 74
     assert not (Path(trigger.run_dir or "") / "ran").exists()
@@ -385,7 +383,7 @@ def test_a_job_that_somebody_cancels_is_no_success_and_leaves_no_upload(
     trigger = submitted(task, context)
 
     async def cancel() -> None:
-        while not any("was given URLs" in line for line in task_log):  # noqa: ASYNC110
+        while not any("was given URLs" in line for line in task_log):
             await asyncio.sleep(0.1)
         await asyncio.to_thread(subprocess.run, ["scancel", *trigger.job_ids], check=True)
 
@@ -411,12 +409,12 @@ def test_a_requeued_job_gets_urls_again(bucket: Bucket, top: str, task_log: list
     trigger = submitted(task, context)
 
     async def requeue() -> None:
-        while not any("was given URLs" in line for line in task_log):  # noqa: ASYNC110
+        while not any("was given URLs" in line for line in task_log):
             await asyncio.sleep(0.1)
         await asyncio.to_thread(
             subprocess.run, ["scontrol", "requeue", *trigger.job_ids], check=True
         )
-        while not any("has requeued" in line for line in task_log):  # noqa: ASYNC110
+        while not any("has requeued" in line for line in task_log):
             await asyncio.sleep(0.1)
         # Slurm lets it wait for two minutes otherwise.
         for _ in range(20):
@@ -475,7 +473,7 @@ def test_an_expired_url_is_named_as_such_and_not_shown(
     monkeypatch.setattr(staging, "url_seconds", lambda _left: 1)
     task = operator(command="sleep 3; echo 1 >y", outputs=[bucket.url(f"{top}/y")])
 
-    with pytest.raises(JobStagingError, match="y: the store answered 403.*URL has expired"):
+    with pytest.raises(JobStagingError, match=r"y: the store answered 403.*URL has expired"):
         run_task(task)
 
     assert not [line for line in task_log if re.search("X-Amz|https?://", line)]
@@ -490,6 +488,75 @@ def test_a_bucket_of_nobody_is_an_error_before_anything_is_queued() -> None:
     with pytest.raises(AllasError, match="NoSuchBucket"):
         run_task(task)
     assert task._job_id is None
+
+
+@pytest.mark.parametrize("deferrable", [True, False], ids=["deferred", "waiting"])
+def test_where_nodes_have_no_way_out_the_login_node_stages(
+    bucket: Bucket, top: str, slurm_connection: SlurmConnection, deferrable: bool
+) -> None:
+    slurm_connection.set(staging="login")
+    large = content(LARGE)
+    bucket.put(f"{top}/tree/a b/ü", b"x")
+    task = operator(
+        deferrable=deferrable,
+        command="set -e; mkdir -p res/deep; cp large res/big; cp 'tree/a b/ü' 'res/deep/it''s'",
+        inputs=[bucket.put_parts(f"{top}/large", large), bucket.url(f"{top}/tree/")],
+        outputs=[
+            bucket.url(f"{top}/out/res/"),
+            {"url": bucket.url(f"{top}/out/no"), "optional": True},
+        ],
+    )
+
+    with Spy(bucket.secret) as spy:
+        result = run_task(task)
+
+    assert bucket.keys(f"{top}/out/") == [f"{top}/out/res/big", f"{top}/out/res/deep/its"]
+    assert bucket.read(f"{top}/out/res/big") == large
+    assert result["staged"]["delivered"]["files"] == 2
+    assert result["staged"]["absent"] == ["no"]
+    assert spy.curls
+    assert spy.found == []
+    assert bucket.unfinished() == []
+
+
+def test_the_login_node_names_the_output_that_is_missing(
+    bucket: Bucket, top: str, slurm_connection: SlurmConnection
+) -> None:
+    slurm_connection.set(staging="login")
+    task = operator(
+        command="echo 1 >one", outputs=[bucket.url(f"{top}/one"), bucket.url(f"{top}/two")]
+    )
+
+    with pytest.raises(JobStagingError, match="did not write two"):
+        run_task(task)
+    assert bucket.keys(f"{top}/") == [f"{top}/one"]
+
+
+def test_trees_and_files_travel_between_the_store_and_the_cluster(bucket: Bucket, top: str) -> None:
+    large = content(LARGE)
+    bucket.put_parts(f"{top}/in/large", large)
+    bucket.put(f"{top}/in/a b/ü", b"x")
+    bucket.put(f"{top}/in/a b/no.log", b"x")
+    place = f"~/staging-{top}"
+
+    there = AllasToSlurmOperator(
+        task_id="to", source=bucket.url(f"{top}/in/"), destination=place, exclude=["*.log"]
+    ).execute({})  # type: ignore[typeddict-item]
+    again = AllasToSlurmOperator(
+        task_id="to", source=bucket.url(f"{top}/in/large"), destination=f"{place}/other"
+    ).execute({})  # type: ignore[typeddict-item]
+    back = SlurmToAllasOperator(
+        task_id="back", source=place, destination=bucket.url(f"{top}/out"), exclude=["other"]
+    ).execute({})  # type: ignore[typeddict-item]
+    one = SlurmToAllasOperator(
+        task_id="one", source=f"{place}/other", destination=bucket.url(f"{top}/one/")
+    ).execute({})  # type: ignore[typeddict-item]
+
+    assert [each["transferred"] for each in (there, again, back, one)] == [2, 1, 2, 1]
+    assert bucket.keys(f"{top}/out/") == [f"{top}/out/a b/ü", f"{top}/out/large"]
+    assert bucket.read(f"{top}/one/other") == bucket.read(f"{top}/out/large") == large
+    assert bucket.unfinished() == []
+    SlurmHook().run(f"rm -r {place}")
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
