@@ -46,6 +46,7 @@ _FINISH_SECONDS = 20.0
 # A shared file system may show the last lines of a job that ended late.
 _RECEIPT_PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0)
 _SERVER_FAULT = 500
+_STRANGE_ATTEMPTS = 10
 
 
 class Stager:
@@ -84,12 +85,19 @@ class Stager:
         """Settle and verify the outputs; return what became of it all, as plain JSON."""
         await self.stop()
         pause = _FIRST_PAUSE
+        strange = 0
         while True:
             try:
                 return await self._settle(result, client)
             except (TransportError, SlurmError, AllasError) as error:
                 if isinstance(error, AllasError) and not _is_passing(error):
                     return {"problem": error.message, "phase": "out"}
+                self._tell(f"The outputs of job {result.job_id} cannot be settled yet", error)
+            except Exception as error:
+                # The store's connection may not be readable just now.
+                strange += 1
+                if strange >= _STRANGE_ATTEMPTS:
+                    raise
                 self._tell(f"The outputs of job {result.job_id} cannot be settled yet", error)
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_STORE_PAUSE)

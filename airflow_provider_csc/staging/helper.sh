@@ -42,8 +42,13 @@ tmp=
 clean() {
   trap '' TERM INT HUP
   local pid
+  local part
   for pid in $(jobs -p); do kill -- "-$pid" 2>/dev/null; done
   [ "$phase" != out ] || rm -f -- "$urls"
+  for pid in "${!get_path[@]}"; do
+    partial "$pid"
+    [ ! -e "$part" ] || rm -f -- "$part"
+  done
   [ -z "$tmp" ] || rm -rf -- "$tmp"
 }
 trap clean EXIT
@@ -139,6 +144,8 @@ run_all() {
       progress
     fi
   done
+  # Should one have been counted twice, it is waited for all the same.
+  wait
   tasks=()
 }
 passed() { printf '%s\n' "$1" >>"$tmp/done"; }
@@ -183,7 +190,7 @@ span() {
 }
 sum_span() {
   local i=$1 at=$2 end=$(($2 + $3)) step=${get_step[$1]%%,*} each left
-  [ "$step" != 0 ] || return 0
+  [ "${step:-0}" != 0 ] || return 0
   while [ "$at" -lt "$end" ]; do
     left=$((end - at < step ? end - at : step))
     each=$(sum_part "$part" "$at" "$left") || return
@@ -327,7 +334,7 @@ is_there() {
 compare() { if is_there "$1"; then printf '%s\n' "$1" >>"$tmp/there"; fi; }
 
 fetch() {
-  local i dir todo=() started=$SECONDS bytes=0 dirs=()
+  local i dir todo=() started=$SECONDS bytes=0 dirs=() by_size=0
   declare -A there=() seen=()
   rm -f -- "$tmp/there"
   for i in "${!get_path[@]}"; do
@@ -338,6 +345,7 @@ fetch() {
   for i in "${!get_path[@]}"; do
     [ -z "${there[$i]-}" ] || continue
     todo+=("$i") bytes=$((bytes + get_size[i]))
+    [ -n "${get_step[i]}" ] || by_size=$((by_size + 1))
     dir=${get_path[i]%/*}
     if [ "$dir" != "${get_path[i]}" ] && [ -z "${seen[$dir]-}" ]; then
       seen[$dir]=1 dirs+=("$dir")
@@ -349,7 +357,8 @@ fetch() {
   done
   fetch_all "${todo[@]}"
   note "fetched$TAB${#todo[@]}$TAB$bytes$TAB$((SECONDS - started))$TAB${#there[@]}"
-  say "fetched ${#todo[@]} objects, $(human "$bytes"), in $((SECONDS - started)) s, all verified$(
+  say "fetched ${#todo[@]} objects, $(human "$bytes"), in $((SECONDS - started)) s, $(
+    [ "$by_size" = 0 ] && printf 'all verified' || printf '%d by their size only' "$by_size")$(
     [ "${#there[@]}" = 0 ] || printf '; %d were there' "${#there[@]}")"
 }
 

@@ -532,6 +532,27 @@ def test_the_login_node_names_the_output_that_is_missing(
     assert bucket.keys(f"{top}/") == [f"{top}/one"]
 
 
+def test_a_python_function_finds_its_inputs(bucket: Bucket, top: str) -> None:
+    from airflow_provider_csc.decorators.slurm import slurm_task
+
+    bucket.put(f"{top}/x", b"41")
+
+    @slurm_task(
+        poll_interval=0.5,
+        inputs=[bucket.url(f"{top}/x")],
+        outputs=[{"url": bucket.url(f"{top}/y")}],
+    )
+    def add() -> int:
+        from pathlib import Path
+
+        value = int(Path("x").read_text()) + 1
+        Path("y").write_text(str(value))
+        return value
+
+    assert run_task(add().operator) == 42
+    assert bucket.read(f"{top}/y") == b"42"
+
+
 def test_trees_and_files_travel_between_the_store_and_the_cluster(bucket: Bucket, top: str) -> None:
     large = content(LARGE)
     bucket.put_parts(f"{top}/in/large", large)
