@@ -31,7 +31,7 @@ from airflow_provider_csc.triggers._settling import settled
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-    from airflow_provider_csc.client.poller import Moved, Source
+    from airflow_provider_csc.client.poller import Moved, SitePoller, Source
     from airflow_provider_csc.client.slurm import SlurmClient
     from airflow_provider_csc.hooks._staging import Stager
     from airflow_provider_csc.slurm.result import JobResult
@@ -371,7 +371,7 @@ class SlurmJobTrigger(KillableTrigger):
         poller = poller_for(settings, AirflowMeter())
         events = poller.watch(watched, interval=self.poll_interval, source=self._source())
         stager = self._get_stager(log)
-        async with aclosing(events), _running(stager, poller.client):
+        async with aclosing(events), _running(stager, poller):
             async for event in events:
                 match event:
                     case Ended():
@@ -591,16 +591,21 @@ class SlurmSiteTrigger(KillableTrigger):
 
 
 @asynccontextmanager
-async def _running(stager: Stager | None, client: SlurmClient) -> AsyncIterator[None]:
-    """Let files be staged over a connection while there is one."""
+async def _running(stager: Stager | None, poller: SitePoller) -> AsyncIterator[None]:
+    """
+    Let files be staged over the poller's connection, and keep it until that has stopped.
+
+    When the wait is cancelled the poller lets go of it first, in the middle of its events.
+    """
     if stager is None:
         yield
         return
-    stager.go_on(client)
-    try:
-        yield
-    finally:
-        await stager.stop()
+    async with poller.hold():
+        stager.go_on(poller.client)
+        try:
+            yield
+        finally:
+            await stager.stop()
 
 
 async def _show(lines: Sequence[str], log: TaskLog) -> None:
