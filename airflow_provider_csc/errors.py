@@ -17,6 +17,7 @@ CscError
   JobFailedError           the job ended, and not with success; in which way, its subclasses tell
     JobExitCodeError       its script ended with an exit code other than 0
       JobFunctionError     the Python function it ran raised, or gave no result
+      JobStagingError      its inputs could not be fetched, or its outputs not delivered
     JobSignalError         a signal killed its script
     JobOutOfMemoryError    it used more memory than it asked for
     JobTimeLimitError      it reached its time limit
@@ -33,6 +34,7 @@ CscError
       JobNoResultError     it completed, but its Python function left no result
     JobUnknownError        no source knows what became of it
   AllasError               the object store refused or failed
+    MissingInputError      what a job is to read is not there
     SwiftSegmentsError     the object is in segments of Swift's, which S3 cannot verify
     RecordError            a record (an object that several programs change) was not read or changed
       RecordConflictError  others changed it each time, until attempts or time ran out
@@ -211,6 +213,18 @@ class JobFunctionError(JobExitCodeError):
     is_lasting: bool
 
 
+class JobStagingError(JobExitCodeError):
+    """
+    The job's inputs could not be fetched, or its outputs not be delivered or verified.
+
+    ``problem`` says why, ``phase`` is ``in`` or ``out``. A job whose outputs only Airflow found
+    wanting may have ended COMPLETED.
+    """
+
+    problem: str
+    phase: str
+
+
 class JobSignalError(JobFailedError):
     """A signal killed the script: ``signal``, its number."""
 
@@ -287,6 +301,12 @@ class JobUnknownError(JobFailedError):
 
 class AllasError(CscError):
     """The object store refused or failed."""
+
+
+class MissingInputError(AllasError):
+    """There is no object, or nothing below a prefix, that a job is to read: ``uri``."""
+
+    uri: str
 
 
 class SwiftSegmentsError(AllasError):

@@ -41,7 +41,7 @@ def get_provider_info() -> dict[str, object]:
         "hooks": [_modules("Slurm", "hooks.slurm"), _modules("Allas", "hooks.allas")],
         "operators": [
             _modules("Slurm", "operators.slurm"),
-            _modules("Allas", "operators.allas", "transfers.allas"),
+            _modules("Allas", "operators.allas", "transfers.allas", "transfers.allas_slurm"),
         ],
         "sensors": [_modules("Slurm", "sensors.slurm"), _modules("Allas", "sensors.allas")],
         "triggers": [
@@ -192,6 +192,13 @@ SLURM_CONNECTION: dict[str, object] = {
             "Shortest poll interval",
             "Seconds. This site is never asked more often than that, whatever tasks wish. "
             "Default: 5.",
+        ),
+        "staging": _choice(
+            "Staging",
+            "Who fetches and delivers a job's inputs and outputs: node, the job itself (default), "
+            "or login, the log-in node, where compute nodes reach no object store.",
+            "node",
+            "login",
         ),
         "web_interface": _text(
             "Web interface",

@@ -16,13 +16,15 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
 from airflow_provider_csc.task_state import WANTED_OF_WORKER, Standing, TaskName, ask_standing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from airflow_provider_csc.client.kill import KillLog
     from airflow_provider_csc.transport.base import SiteSettings
 
@@ -43,7 +45,8 @@ class KillOrder:
     What is to be killed: a job, or the submission named by a token; nothing where both are None.
 
     ``task`` is whose it is; without it nobody is asked whether it was ended.
-    ``grace`` is in seconds, ``signal`` the user's ``--signal`` option.
+    ``grace`` is in seconds, ``signal`` the user's ``--signal`` option. ``staging`` is what the job
+    stages (`staging.plan.Staging`).
     """
 
     conn_id: str
@@ -54,6 +57,7 @@ class KillOrder:
     run_dir: str | None = None
     grace: float = 0.0
     signal: str | None = None
+    staging: Mapping[str, Any] | None = None
 
 
 def kill_from_worker(order: KillOrder, log: KillLog, *, is_interrupted: bool = True) -> Standing:
@@ -181,6 +185,12 @@ class _WorkerKill(threading.Thread):
                 grace=order.grace,
                 signal=order.signal,
             )
+            if order.staging is not None and order.run_dir is not None:
+                from airflow_provider_csc.hooks._staging import withdraw_staged  # noqa: PLC0415
+
+                await withdraw_staged(
+                    order.staging, settings, order.job_id, order.run_dir, self.log
+                )
         elif order.token is not None:
             await kill_submission(
                 settings,

@@ -34,6 +34,7 @@ class KillableOperator(BaseOperator):
     _identity: TaskIdentity | None = None
     _task: TaskName | None = None
     _signal: str | None = None
+    _staged_files: dict[str, Any] | None = None
     _is_told = False
     _is_ended = False
 
@@ -63,6 +64,7 @@ class KillableOperator(BaseOperator):
             run_dir=self._run_dir,
             grace=seconds_of(self.kill_grace) or 0.0,
             signal=self._signal,
+            staging=self._staged_files,
         )
         standing = kill_from_worker(order, self.log, is_interrupted=is_interrupted)
         self._is_told, self._is_ended = standing is not Standing.LIVE, standing is Standing.ENDED

@@ -32,7 +32,8 @@ from airflow_provider_csc.operators._checks import (
     check_seconds,
     seconds_of,
 )
-from airflow_provider_csc.operators._killable import KillableOperator, name_task
+from airflow_provider_csc.operators._killable import name_task
+from airflow_provider_csc.operators._staging import StagingOperator
 from airflow_provider_csc.slurm.sources import (
     TEMPLATE_EXTENSIONS,
     check_source,
@@ -56,10 +57,12 @@ if TYPE_CHECKING:
     from airflow_provider_csc.slurm.policy import Action, PartitionLimits, SlurmRetryPolicy
     from airflow_provider_csc.slurm.result import JobResult
     from airflow_provider_csc.slurm.submission import Submission
+    from airflow_provider_csc.staging.declarations import Entry
+    from airflow_provider_csc.staging.plan import Staging
     from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
 
 
-class SlurmSubmitOperator(KillableOperator):
+class SlurmSubmitOperator(StagingOperator):
     """
     Submit one job to a Slurm cluster, wait for it in the triggerer, and return what became of it.
 
@@ -81,6 +84,10 @@ class SlurmSubmitOperator(KillableOperator):
     tasks; see docs/arrays.md. The result then also has ``array``: spec, counts by state, and what
     became of each task. A retry submits only what did not complete. ``timeout`` and
     ``queue_timeout`` hold for each task of it.
+
+    With ``inputs`` and ``outputs`` the job fetches and delivers files of Allas itself, without any
+    key; see docs/staging.md. The result then also has ``staged``: files, bytes and seconds of what
+    was ``fetched`` and ``delivered``, and the paths of optional outputs that were ``absent``.
 
     Give exactly one of ``command``, ``script`` and ``remote_script``.
 
@@ -128,6 +135,14 @@ class SlurmSubmitOperator(KillableOperator):
         array, from the triggerer. See docs/mapped-tasks.md.
     :param coalesce_seconds: how long an instance waits for others; again for each that comes, but
         six times at the most.
+    :param inputs: what the job fetches from Allas before it runs: ``"s3://bucket/key"``, all below
+        ``"s3://bucket/prefix/"``, or ``{"url": ..., "path": "data/file.csv", "optional": True}``
+        with where it goes in the job's working directory; default: its own last name. (templated)
+    :param outputs: what it delivers afterwards, in the same form. (templated)
+    :param allas_conn_id: connection to the store. (templated)
+    :param outputs_on_failure: deliver what is there of the outputs also when the job fails.
+    :param staging_timeout: how long a job that has started waits for the URLs that it fetches and
+        delivers by; it ends when none come.
     """
 
     template_fields: Collection[str] = (
@@ -142,6 +157,9 @@ class SlurmSubmitOperator(KillableOperator):
         "job_name",
         "depends_on",
         "slurm_conn_id",
+        "inputs",
+        "outputs",
+        "allas_conn_id",
     )
     template_ext: Sequence[str] = TEMPLATE_EXTENSIONS
     template_fields_renderers = {  # noqa: RUF012 - as in every operator of Airflow
@@ -149,6 +167,8 @@ class SlurmSubmitOperator(KillableOperator):
         "script": "bash",
         "options": "json",
         "env": "json",
+        "inputs": "json",
+        "outputs": "json",
     }
     ui_color = "#e8f1fa"
 
@@ -208,6 +228,11 @@ class SlurmSubmitOperator(KillableOperator):
         max_failed_tasks: float | None = 0,
         coalesce: bool = False,
         coalesce_seconds: float = 5.0,
+        inputs: Sequence[Entry] | None = None,
+        outputs: Sequence[Entry] | None = None,
+        allas_conn_id: str = "allas_default",
+        outputs_on_failure: bool = False,
+        staging_timeout: float | timedelta = 1800,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -238,6 +263,11 @@ class SlurmSubmitOperator(KillableOperator):
             max_failed_tasks=max_failed_tasks,
             coalesce=coalesce,
             coalesce_seconds=coalesce_seconds,
+            inputs=inputs,
+            outputs=outputs,
+            allas_conn_id=allas_conn_id,
+            outputs_on_failure=outputs_on_failure,
+            staging_timeout=staging_timeout,
         )
         # What no template can change is checked while the DAG is parsed.
         check_source(command=command, script=script, remote_script=remote_script)
@@ -259,6 +289,8 @@ class SlurmSubmitOperator(KillableOperator):
             )
 
             check_depends_on(named, options, self.task_id, self.get_dag())
+        if inputs is not None or outputs is not None:
+            self._check_staging(wait_for_completion=wait_for_completion, coalesce=coalesce)
         if coalesce:
             check_coalesce(
                 deferrable=deferrable,
@@ -350,6 +382,7 @@ class SlurmSubmitOperator(KillableOperator):
             following = self._after_refusal(context, attempt, from_payload(event["error"]))
             return self._run(context, following)
         (payload,) = event["results"]
+        self._staged = event.get("staged")
         from airflow_provider_csc.slurm.result import JobResult  # noqa: PLC0415
 
         result = JobResult.from_payload(payload)
@@ -375,6 +408,7 @@ class SlurmSubmitOperator(KillableOperator):
 
         settings = SlurmHook(self.slurm_conn_id).get_settings()
         (result,) = run_sync(trigger.wait(settings, self.log))
+        self._staged = trigger.staged
         self._forget_job()
         return self._conclude(context, result, present)
 
@@ -466,6 +500,9 @@ class SlurmSubmitOperator(KillableOperator):
         # Of a job that a policy replaces nothing is to be killed any more, of the new one all.
         self._job_id = self._run_dir = self._signal = None
         self._end_if_killed()
+        if (staging := self._staging) is not None:
+            is_fresh = self._is_fresh(context, attempt)
+            spec = self._stage_before(spec, staging, settings, identity.token, is_fresh=is_fresh)
         submission = hook.submit(
             spec,
             identity,
@@ -655,6 +692,11 @@ class SlurmSubmitOperator(KillableOperator):
             self.log.info("Accounting of job %s:\n%s", result.job_id, result.accounting)
         if result.array is not None:
             return self._conclude_array(context, result, attempt)
+        problem = self._stage_after(result, self._staging)
+        if problem is not None:
+            if result.is_success:
+                raise problem
+            return self._follow_failure(context, result, attempt, problem)
         if result.is_success:
             from airflow_provider_csc.slurm.result import describe_result  # noqa: PLC0415
 
@@ -721,7 +763,7 @@ class SlurmSubmitOperator(KillableOperator):
 
     def _take_result(self, context: Context, result: JobResult, attempt: Attempt) -> Any:  # noqa: ARG002
         """Return what the task returns for a job that completed."""
-        return _to_value(result, attempt)
+        return self._add_staged(_to_value(result, attempt))
 
     def _explain(self, result: JobResult) -> CscError:
         """Return the error that stands for a failed job."""
@@ -780,6 +822,16 @@ class SlurmSubmitOperator(KillableOperator):
             array_logs=self.array_logs,
         )
 
+    @property
+    def _staging(self) -> Staging | None:
+        """What the job stages, templates filled in."""
+        chosen = "chdir" in (self.options or {})
+        return self._plan_staging(
+            in_run_dir=self.work_dir is None and self.remote_script is None and not chosen,
+            # What the jobs write that this one depends on is there when they have ended.
+            is_patient=self.depends_on is not None,
+        )
+
     def _identify(self, context: Context, attempt: Attempt) -> TaskIdentity:
         from airflow_provider_csc.deployment import deployment_name  # noqa: PLC0415
         from airflow_provider_csc.slurm.identity import (  # noqa: PLC0415
@@ -819,6 +871,7 @@ class SlurmSubmitOperator(KillableOperator):
             task_key=name_task(context),
             array=_part_of(submission),
             array_logs=self.array_logs,
+            staging=self._staged_files,
             **self._watch_arguments(attempt),
         )
 

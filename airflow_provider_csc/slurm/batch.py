@@ -197,6 +197,43 @@ done
 finish "$csc_status"
 """
 
+# Before modules are loaded, whose libraries may not be those of the system's curl. What a login
+# shell says of every shell (BASH_ENV, an exported xtrace) must not make the helper tell its URLs.
+_FETCH = """
+csc_epoch=$csc_self.${{SLURM_RESTART_COUNT:-0}}
+csc_system=("PATH=$PATH" "LD_LIBRARY_PATH=${{LD_LIBRARY_PATH-}}")
+stage() {{
+  trap - INT QUIT
+  exec env -u BASH_ENV -u SHELLOPTS -u BASHOPTS "${{csc_system[@]}}" \\
+    bash --noprofile --norc "$csc_run_dir"/@STAGE "$1" "$csc_run_dir" "$csc_epoch" "$2"
+}}
+conduct() {{
+  csc_child=
+  csc_starting=1
+  "$@" <&0 &
+  csc_child=$!
+  [ -z "$csc_late" ] || hand_on "$csc_late"
+  csc_late=
+  csc_interrupted=1
+  while [ -n "$csc_interrupted" ]; do
+    csc_interrupted=
+    wait "$csc_child" 2>/dev/null
+    csc_status=$?
+  done
+  csc_child= csc_starting=
+}}
+conduct stage in {timeout}
+[ "$csc_status" = 0 ] || finish "$csc_status"
+"""
+# Whether a failed job delivers anything is the helper's to know. Its own failure is the job's.
+_DELIVER = """
+conduct start "$csc_script"
+csc_own=$csc_status
+conduct stage out "$csc_own"
+[ "$csc_own" != 0 ] || csc_own=$csc_status
+finish "$csc_own"
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
@@ -213,6 +250,7 @@ def render_batch_script(
     environment: Environment,
     promised: Mapping[str, str] | None = None,
     is_shared: bool = False,
+    staging_timeout: int | None = None,
 ) -> str:
     """
     Return the text of the batch script, which gets its run directory as only argument.
@@ -222,13 +260,19 @@ def render_batch_script(
 
     One that ``is_shared`` by the jobs of several tasks finds the variables of each in its run
     directory (`render_exports`). As an array it gets the array's directory, and a second argument.
+
+    With ``staging_timeout`` (seconds) it fetches inputs before, and delivers outputs after the
+    user's script, by the helper in its run directory.
     """
     element = fill_names(_ELEMENT) if is_shared else ""
     log = fill_names(_LINK_LOG) if is_shared else ""
     head = fill_names(_HEAD).format(directives="\n".join(directives), element=element, log=log)
     exports = fill_names(_SOURCE_EXPORTS) if is_shared else _render_exports(environment.env)
     body = _render_environment(environment, promised or {}, exports)
-    return head + body + fill_names(_TAIL).format()
+    if staging_timeout is None:
+        return head + body + fill_names(_TAIL).format()
+    fetch = fill_names(_FETCH).format(timeout=staging_timeout)
+    return head + fetch + body + _DELIVER
 
 
 def render_exports(env: Mapping[str, str]) -> str:

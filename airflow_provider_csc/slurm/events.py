@@ -26,13 +26,20 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
+class Started:
+    """A job has started, or started again; only told who asked for it."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """Every job has ended, with evidence."""
 
     results: list[JobResult]
 
 
-Event = LogLines | Note | Ended
+Event = LogLines | Note | Started | Ended
 
 
 @dataclass(frozen=True, slots=True)

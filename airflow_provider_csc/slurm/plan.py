@@ -43,6 +43,14 @@ _OUTPUT = ("output", "error")
 _DEFAULTS = ("account", "partition", "time")
 
 
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The program by which a job stages files, and how long (seconds) it waits for their URLs."""
+
+    helper: str
+    timeout: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec:
     """What a DAG author asked for; exactly one of the first three is given."""
@@ -57,6 +65,7 @@ class JobSpec:
     work_dir: str | None = None
     job_name: str | None = None
     array_logs: str = "failed"
+    stage: Stage | None = None
 
 
 def check_spec(spec: JobSpec) -> None:
@@ -108,7 +117,7 @@ def _check_types(spec: JobSpec) -> None:
 
 def _check_characters(spec: JobSpec) -> None:
     for each in fields(spec):
-        value = getattr(spec, each.name)
+        value = getattr(spec, each.name) if each.name != "stage" else None
         try:
             json.dumps(value, ensure_ascii=False, default=str).encode()
         except UnicodeEncodeError as error:
@@ -184,6 +193,8 @@ def build_request(
         _refuse_array_of_arrays(chosen)
     whole = _read_array(chosen)
     part = part or (ArrayPart(spec=whole) if whole else None)
+    if spec.stage and (whole or is_shared):
+        _refuse_staging(chosen)
     if whole:
         _check_array_output(chosen, spec.array_logs, base_dir)
     if own.is_heterogeneous:
@@ -217,7 +228,9 @@ def build_request(
             environment=environment,
             promised=promise(whole, part) if whole and part else None,
             is_shared=is_shared,
+            staging_timeout=spec.stage.timeout if spec.stage else None,
         ),
+        helper=spec.stage.helper if spec.stage else "",
         exports=render_exports(environment.env) if is_shared else "",
         options=tuple(option_arguments(options)),
         own_output="output" not in chosen,
@@ -275,6 +288,17 @@ def _refuse_array_of_arrays(options: Mapping[str, object]) -> None:
             field="coalesce",
             value=options["array"],
         )
+
+
+def _refuse_staging(options: Mapping[str, object]) -> None:
+    what = f"the array {options['array']}" if "array" in options else "coalesce=True"
+    raise ConfigError(
+        f"inputs, outputs: {what} makes one job of several, which would all fetch and deliver the "
+        "same files. Leave it out and use .expand(), or have the jobs share files that another "
+        "task has staged.",
+        field="inputs",
+        value=options.get("array"),
+    )
 
 
 def _choose_work_dir(spec: JobSpec, own_choice: str | None) -> str | None:

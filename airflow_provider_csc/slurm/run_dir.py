@@ -35,6 +35,13 @@ RESULT_FILE = "result.json"
 # In place of the last and of the log, for each task of a job array; the number is Slurm's own.
 ARRAY_LOG_FILE = "stdout.%a.log"
 ARRAY_EXIT_FILE = "exit.%a.json"
+# What a job that stages does it with; how it calls its present start; the URLs for that (none stays
+# longer than it is needed); what was begun in the store for it; and what it has done.
+STAGE_FILE = "stage.sh"
+STAGE_WANTED_FILE = "staging.wanted"
+STAGE_URLS_FILE = "staging.urls"
+STAGE_ISSUED_FILE = "staging.issued"
+STAGE_RECEIPTS_FILE = "staging.receipts"
 # The end its task took note of; of an array, in a second line, which of its tasks completed.
 VERDICT_FILE = "verdict"
 
@@ -56,6 +63,11 @@ _NAMES = {
     "ARRAY_EXIT": ARRAY_EXIT_FILE.replace("%a", "$SLURM_ARRAY_TASK_ID"),
     "ARRAY_EXITS": ARRAY_EXIT_FILE.replace("%a", "*"),
     "VERDICT": VERDICT_FILE,
+    "STAGE": STAGE_FILE,
+    "STAGE_WANTED": STAGE_WANTED_FILE,
+    "STAGE_URLS": STAGE_URLS_FILE,
+    "STAGE_ISSUED": STAGE_ISSUED_FILE,
+    "STAGE_RECEIPTS": STAGE_RECEIPTS_FILE,
 }
 
 

@@ -239,6 +239,7 @@ write_files() {
   printf '%s' "$identity" >"$run_dir/@IDENTITY" &&
     printf '%s' "$script" >"$run_dir/@SCRIPT" &&
     { [ -z "$exports" ] || printf '%s' "$exports" >"$run_dir/@EXPORTS"; } &&
+    { [ -z "$helper" ] || printf '%s' "$helper" >"$run_dir/@STAGE"; } &&
     exec chmod 700 -- "$run_dir/@SCRIPT"
 }
 write_batch() {
@@ -253,6 +254,7 @@ replace_files() {
   ask files put 600 "$run_dir/@IDENTITY" "$identity" &&
     ask files put 700 "$run_dir/@SCRIPT" "$script" &&
     { [ -z "$exports" ] || ask files put 600 "$run_dir/@EXPORTS" "$exports"; } &&
+    { [ -z "$helper" ] || ask files put 600 "$run_dir/@STAGE" "$helper"; } &&
     ask files put 600 "$run_dir/@BATCH" "$batch"
 }
 show_existing() {
@@ -279,6 +281,7 @@ class SubmitRequest:
     ``array`` is which tasks of an array are submitted, as `array_parts.format_part` writes it;
     empty for a single job.
     ``exports`` is the file of variables that a batch script which several tasks share reads.
+    ``helper`` is the program by which a job fetches and delivers files.
     """
 
     token: str
@@ -294,6 +297,7 @@ class SubmitRequest:
     run_started: str = ""
     array: str = ""
     exports: str = ""
+    helper: str = ""
 
 
 def build_submit(
@@ -320,6 +324,7 @@ def build_submit(
             "script": request.script,
             "batch": request.batch,
             "exports": request.exports,
+            "helper": request.helper,
         }
     )
     functions = fill_names(f"{PLACE}{SLURM}{PRUNE}{HELPERS}{_SUBMIT}")

@@ -17,7 +17,7 @@ from airflow_provider_csc.slurm.batch import parse_exit_record
 from airflow_provider_csc.slurm.cancel_commands import Notice, read_notice
 from airflow_provider_csc.slurm.commands import PollRequest
 from airflow_provider_csc.slurm.endings import complete_result, describe_forgotten
-from airflow_provider_csc.slurm.events import Ended, Event, LogLines, Moment, Note
+from airflow_provider_csc.slurm.events import Ended, Event, LogLines, Moment, Note, Started
 from airflow_provider_csc.slurm.limits import Limits, QueuedRow
 from airflow_provider_csc.slurm.logfollow import LogFollower
 from airflow_provider_csc.slurm.output import (
@@ -76,6 +76,7 @@ class WatchSpec:
     ``array`` says of the one job that it is an array, and which tasks it runs (see
     `array_parts.format_part`); its log paths are then patterns, and ``array_logs`` says which of
     them are shown: ``failed``, ``all`` or ``none``. `make_tracker` makes the tracker of either.
+    With ``tells_start`` there is an event whenever the job starts.
     """
 
     job_ids: tuple[str, ...]
@@ -94,6 +95,7 @@ class WatchSpec:
     array: str | None = None
     array_logs: str = "failed"
     array_token: str | None = None
+    tells_start: bool = False
 
     @property
     def log_paths(self) -> tuple[str, ...]:
@@ -127,6 +129,8 @@ class _Job:
     result: JobResult | None = None
     # What squeue said of it last, before it was weighed.
     rows: tuple[QueueRow, ...] = ()
+    # When it was last told to have started.
+    told_start: tuple[int | None, int | None] | None = None
     # Squeue is asked for it by its id, since it was not among the jobs of the user we log in as.
     is_by_id: bool = False
     # An element that was cancelled in the queue with its array: sacct tells of the array alone.
@@ -461,7 +465,15 @@ class JobTracker:
             self.logs.expect_anew()
             text = f"Slurm has requeued job {job.job_id}; it is followed to its real end."
             events.append(Note(text))
+        if self.spec.tells_start and row.state.phase is Phase.RUNNING:
+            events += self._tell_start(job, row)
         return [*events, *_describe_change(job, row), *self._explain_pending(job)]
+
+    def _tell_start(self, job: _Job, row: QueueRow) -> list[Event]:
+        if job.told_start == (row.submitted, row.started):
+            return []
+        job.told_start = row.submitted, row.started
+        return [Started(job.job_id)]
 
     def _explain_pending(self, job: _Job) -> list[Event]:
         """Say what keeps a job in the queue, and cancel one of ours that can never start."""

@@ -146,6 +146,26 @@ class Store:
                 keys=[each.get("Key") for each in errors][:20],
             )
 
+    def presign(self, operation: str, bucket: str, key: str, seconds: int, **arguments: Any) -> str:
+        """Return a URL by which anybody may do one thing for some time; nothing is asked."""
+        named = {"Bucket": bucket, "Key": key, **arguments}
+        url: str = self._client.generate_presigned_url(operation, Params=named, ExpiresIn=seconds)
+        return url
+
+    def presign_form(self, bucket: str, prefix: str, seconds: int) -> tuple[str, dict[str, str]]:
+        """Return address and fields of a form that stores any objects below a prefix for a time."""
+        status = {"success_action_status": "201"}
+        made = self._client.generate_presigned_post(
+            bucket,
+            # botocore makes `starts-with` of it.
+            f"{prefix}${{filename}}",
+            Fields=dict(status),
+            Conditions=[status],
+            ExpiresIn=seconds,
+        )
+        fields = {name: value for name, value in made["fields"].items() if name != "key"}
+        return made["url"], fields
+
     def call(self, operation: str, bucket: str, key: str, **arguments: Any) -> Any:
         """Call an operation of boto3's client, with its errors made ours."""
         named = {"Bucket": bucket, **({"Key": key} if key else {}), **arguments}

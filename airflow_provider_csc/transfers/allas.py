@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
 from airflow_provider_csc.errors import ConfigError
+from airflow_provider_csc.hooks._lineage import assets_of
 from airflow_provider_csc.notation import NotationError, is_whole_number
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import (  # pyright: ignore[reportMissingImports]
         OperatorLineage,
     )
-    from airflow.sdk import Asset, Context
+    from airflow.sdk import Context
 
     from airflow_provider_csc.allas.names import ObjectName
     from airflow_provider_csc.allas.plan import Compare
@@ -67,8 +68,8 @@ class _AllasTransfer(BaseOperator):
         self.bytes_per_second = bytes_per_second
         self._transfer: Transfer | None = None
         self._is_killed = False
-        self.inlets += _assets(self.reads())
-        self.outlets += _assets(self.writes())
+        self.inlets += assets_of(self.reads())
+        self.outlets += assets_of(self.writes())
 
     def reads(self) -> list[object]:
         """Return the URIs of what is read from a store."""
@@ -106,23 +107,9 @@ class _AllasTransfer(BaseOperator):
 
     def get_openlineage_facets_on_complete(self, _task_instance: object) -> OperatorLineage:
         """Tell OpenLineage what was read and written, templates filled in."""
-        # Airflow asks only where its OpenLineage provider is installed.
-        from airflow.providers.common.compat.openlineage.facet import (  # noqa: PLC0415
-            Dataset,  # pyright: ignore[reportAttributeAccessIssue]
-        )
-        from airflow.providers.openlineage.extractors import (  # noqa: PLC0415 # pyright: ignore[reportMissingImports]
-            OperatorLineage,
-        )
+        from airflow_provider_csc.hooks._lineage import lineage_of  # noqa: PLC0415
 
-        from airflow_provider_csc.allas.names import parse_uri  # noqa: PLC0415
-
-        def dataset(place: str) -> Dataset:
-            if "://" not in place:
-                return Dataset(namespace="file", name=place)
-            name = parse_uri(place)
-            return Dataset(namespace=f"s3://{name.bucket}", name=name.key or "/")
-
-        return OperatorLineage(inputs=[dataset(self.source)], outputs=[dataset(self.destination)])
+        return lineage_of([self.source], [self.destination])
 
     def _run(self) -> Outcome:
         raise NotImplementedError
@@ -310,16 +297,6 @@ class AllasCopyOperator(_AllasTransfer):
             return transfer.copy(source, transfer.store, target)
         store = AllasHook(other).get_store(max_connections=self.max_workers)
         return transfer.copy(source, store, target)
-
-
-def _assets(uris: Sequence[object]) -> list[Asset]:
-    """Return assets of URIs that are known while the DAG is parsed; templates are not."""
-    known = [uri for uri in uris if isinstance(uri, str) and "{{" not in uri and "{%" not in uri]
-    if not known:
-        return []
-    from airflow.sdk import Asset  # noqa: PLC0415 - where there is one
-
-    return [Asset(uri) for uri in known if uri.startswith("s3://")]
 
 
 def describe_progress(progress: Progress) -> str:

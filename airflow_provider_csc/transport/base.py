@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +80,12 @@ class SshSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteSettings:
-    """A Slurm site as its connection describes it. Times in seconds."""
+    """
+    A Slurm site as its connection describes it. Times in seconds.
+
+    ``staging`` says who fetches and delivers a job's files: the job itself, on its compute node, or
+    the log-in node, where compute nodes have no way out.
+    """
 
     ssh: SshSettings
     account: str | None = None
@@ -90,3 +95,4 @@ class SiteSettings:
     login_setup: str = ""
     poll_interval_floor: float = 5.0
     web_interface: str | None = None
+    staging: Literal["node", "login"] = "node"

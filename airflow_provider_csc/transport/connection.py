@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_provider_csc.errors import ConfigError
 from airflow_provider_csc.transport.base import Hop, Secret, SiteSettings, SshSettings
@@ -52,7 +52,18 @@ def parse_connection(fields: ConnectionFields) -> SiteSettings:
         login_setup=extra.text("login_setup") or "",
         poll_interval_floor=extra.seconds("poll_interval_floor", 5.0),
         web_interface=extra.text("web_interface"),
+        staging=_parse_staging(extra),
     )
+
+
+def _parse_staging(extra: _Extra) -> Literal["node", "login"]:
+    match extra.text("staging"):
+        case None | "node":
+            return "node"
+        case "login":
+            return "login"
+        case _:
+            raise extra.error("staging", "is no choice. Write 'node' or 'login'.")
 
 
 def _check_type(fields: ConnectionFields) -> None:

@@ -37,9 +37,10 @@ from airflow_provider_csc.triggers._settling import settle
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
 
-    from airflow_provider_csc.client.poller import Moved, Source
+    from airflow_provider_csc.client.poller import Moved, SitePoller, Source
     from airflow_provider_csc.client.slurm import SlurmClient
-    from airflow_provider_csc.slurm.events import LogLines, Note
+    from airflow_provider_csc.hooks._staging import Stager
+    from airflow_provider_csc.slurm.events import LogLines, Note, Started
     from airflow_provider_csc.slurm.result import JobResult
     from airflow_provider_csc.slurm.tracking import JobTracker, WatchSpec
     from airflow_provider_csc.transport.base import SiteSettings
@@ -291,10 +292,12 @@ class SlurmJobTrigger(KillableTrigger):
     :param array: of an array that is followed task by task, which tasks the one job runs.
     :param array_logs: which of its tasks' logs are shown: ``failed``, ``all`` or ``none``.
     :param array_token: what the job's name ends with where it is one of an array of several tasks'.
+    :param staging: which files the one job fetches and delivers (`staging.plan.Staging`).
     """
 
     __slots__ = (
         "_attempt",
+        "_stager",
         "array",
         "array_logs",
         "array_token",
@@ -309,6 +312,8 @@ class SlurmJobTrigger(KillableTrigger):
         "queue_timeout",
         "run_dir",
         "run_timeout",
+        "staged",
+        "staging",
         "stderr_path",
         "stdout_path",
         "stream_logs",
@@ -337,9 +342,14 @@ class SlurmJobTrigger(KillableTrigger):
         array: str | None = None,
         array_logs: str = "failed",
         array_token: str | None = None,
+        staging: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(slurm_conn_id, task_key)
         self.array_token = array_token
+        self.staging = staging
+        # What became of these files.
+        self.staged: dict[str, Any] | None = None
+        self._stager: Stager | None = None
         self.job_ids = list(job_ids)
         self.run_dir = run_dir
         self.stdout_path = stdout_path
@@ -389,19 +399,30 @@ class SlurmJobTrigger(KillableTrigger):
             "array": self.array,
             "array_logs": self.array_logs,
             "array_token": self.array_token,
+            "staging": self.staging,
         }
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Yield ``{"results": [...], "attempt": ...}``; results in the order of ``job_ids``."""
+        """
+        Yield ``{"results": [...], "attempt": ...}``; results in the order of ``job_ids``.
+
+        Of a job that staged files, ``staged`` says what became of them.
+        """
         results = await self._wait_for(self._follow)
         payloads = [result.to_payload() for result in results]
-        yield TriggerEvent({"results": payloads, "attempt": self.attempt})
+        event = {"results": payloads, "attempt": self.attempt}
+        yield TriggerEvent(event if self.staging is None else {**event, "staged": self.staged})
 
     async def _follow(self) -> list[JobResult]:
+        if self.staging is not None:
+            return await self._wait_apart(self._follow_and_stage)
         self._following = Following(self, await self._read_settings(), self.log)
         # One object for all who wait.
         self._settings = self._following.settings
         return await self._following.ended
+
+    async def _follow_and_stage(self) -> list[JobResult]:
+        return await self.wait(await self._read_settings(), self.log)
 
     async def wait(self, settings: SiteSettings, log: TaskLog) -> list[JobResult]:
         """Follow the jobs to their end; what the operator does when it is not deferred."""
@@ -418,32 +439,38 @@ class SlurmJobTrigger(KillableTrigger):
         self, watched: WatchSpec | JobTracker, settings: SiteSettings, log: TaskLog
     ) -> list[JobResult] | Moved:
         from airflow_provider_csc.client.poller import Moved, poller_for
-        from airflow_provider_csc.slurm.events import Ended  # noqa: PLC0415
+        from airflow_provider_csc.slurm.events import Ended, Started  # noqa: PLC0415
 
-        events = poller_for(settings, AirflowMeter()).watch(
-            watched, interval=self.poll_interval, source=self.source
-        )
-        async with aclosing(events):
+        poller = poller_for(settings, AirflowMeter())
+        events = poller.watch(watched, interval=self.poll_interval, source=self.source)
+        stager = self._get_stager(log)
+        async with aclosing(events), _running(stager, poller):
             async for event in events:
                 match event:
                     case Ended():
+                        if stager is not None:
+                            self.staged = await stager.finish(event.results[0], poller.client)
                         return event.results
                     case Moved():
                         return event
+                    case Started():
+                        if stager is not None:
+                            stager.begin(event.job_id, poller.client)
                     case _:
                         await self.tell(event, log)
                 # Lines are not held until something else happens.
                 del event
         raise RuntimeError("the poller stopped before the jobs had ended")
 
-    async def tell(self, event: LogLines | Note, log: TaskLog) -> None:
-        """Log what happens to the jobs."""
-        from airflow_provider_csc.slurm.events import LogLines  # noqa: PLC0415
+    async def tell(self, event: LogLines | Note | Started, log: TaskLog) -> None:
+        """Log what happens to the jobs; a start is told to who stages files."""
+        from airflow_provider_csc.slurm.events import LogLines, Note  # noqa: PLC0415
 
-        if isinstance(event, LogLines):
-            await _show(event.lines, log)
-        else:
-            log.log(event.level, "%s", event.text)
+        match event:
+            case LogLines():
+                await _show(event.lines, log)
+            case Note():
+                log.log(event.level, "%s", event.text)
 
     def watch_spec(self) -> WatchSpec:
         """Return what to follow."""
@@ -466,7 +493,17 @@ class SlurmJobTrigger(KillableTrigger):
             array=self.array,
             array_logs=self.array_logs,
             array_token=self.array_token,
+            tells_start=self.staging is not None,
         )
+
+    def _get_stager(self, log: TaskLog) -> Stager | None:
+        if self.staging is None or self.run_dir is None:
+            return None
+        if self._stager is None:
+            from airflow_provider_csc.hooks._staging import Stager  # noqa: PLC0415 - few stage
+
+            self._stager = Stager(self.staging, self.run_dir, log)
+        return self._stager
 
     def _has_to_kill(self) -> bool:
         # Who only watches other people's jobs has none to cancel.
@@ -484,6 +521,13 @@ class SlurmJobTrigger(KillableTrigger):
                 client=client,
                 patience=patience,
             )
+            if self.staging is not None and self.run_dir is not None:
+                from airflow_provider_csc.hooks._staging import withdraw_staged  # noqa: PLC0415
+
+                (job_id,) = self.job_ids
+                await withdraw_staged(
+                    self.staging, settings, job_id, self.run_dir, self.log, client=client
+                )
 
 
 class SlurmSiteTrigger(KillableTrigger):
@@ -637,6 +681,24 @@ class SlurmSiteTrigger(KillableTrigger):
                 client=client,
                 patience=patience,
             )
+
+
+@asynccontextmanager
+async def _running(stager: Stager | None, poller: SitePoller) -> AsyncIterator[None]:
+    """
+    Let files be staged over the poller's connection, and keep it until that has stopped.
+
+    When the wait is cancelled the poller lets go of it first, in the middle of its events.
+    """
+    if stager is None:
+        yield
+        return
+    async with poller.hold():
+        stager.go_on(poller.client)
+        try:
+            yield
+        finally:
+            await stager.stop()
 
 
 async def _show(lines: Sequence[str], log: TaskLog) -> None:

@@ -92,6 +92,7 @@ def test_all_fields_a_user_may_want_to_template_are_templated() -> None:
         *("kwargs", "deferrable", "poll_interval", "wait_for_completion", "stream_logs"),
         *("log_limit_bytes", "timeout", "queue_timeout", "kill_grace", "cancel_held", "on_failure"),
         *("array_logs", "max_failed_tasks", "coalesce", "coalesce_seconds"),
+        *("outputs_on_failure", "staging_timeout"),
     }
 
     assert set(SlurmSubmitOperator.template_fields) == arguments - not_templated
@@ -246,6 +247,7 @@ def test_the_stored_form_of_a_trigger_is_that_of_the_first_release() -> None:
             "array": None,
             "array_logs": "failed",
             "array_token": None,
+            "staging": None,
         },
     )
 

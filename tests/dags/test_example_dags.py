@@ -93,6 +93,7 @@ def runs(
         slurm_mapped={},
         train_on_slurm={"rounds": ROUNDS},
         train_on_slurm_with_sensor={"rounds": ROUNDS, "minimum_accuracy": 1.0},
+        train_from_allas={"rounds": 2},
         allas_transfer={"directory": str(tmp_path_factory.mktemp("transfer"))},
     )
 
@@ -325,3 +326,22 @@ class TestAllasTransfer:
         assert listed == 6
         lines = watched.log("send") + watched.log("fetch")
         assert sum("Transferred 3 files" in line and "verified" in line for line in lines) == 2
+
+
+@pytest.mark.cluster
+class TestTrainingFromAllas:
+    def test_the_job_fetches_its_data_and_delivers_its_model(
+        self, runs: dict[str, Watched], store: Any
+    ) -> None:
+        watched = runs["train_from_allas"]
+        assert watched.state == "success", watched.logs()
+        staged = watched.run.xcom("train")["staged"]
+        assert (staged["fetched"]["files"], staged["delivered"]["files"]) == (2, 2)
+        listed = store.list_objects_v2(Bucket=watched.bucket, Prefix="models/")["Contents"]
+        assert sorted(each["Key"].rpartition("/")[2] for each in listed) == [
+            "metrics.json",
+            "model.npz",
+        ]
+        lines = watched.log("train")
+        assert any("was given URLs for 2 objects" in line for line in lines)
+        assert not [line for line in lines if "X-Amz" in line]

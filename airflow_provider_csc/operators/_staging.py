@@ -1,0 +1,248 @@
+"""An operator whose job fetches its inputs from an object store, and delivers its outputs there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import AirflowFailException
+
+from airflow_provider_csc.errors import AllasError, ConfigError, JobStagingError
+from airflow_provider_csc.notation import NotationError
+from airflow_provider_csc.operators._checks import check_seconds, seconds_of
+from airflow_provider_csc.operators._killable import KillableOperator
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import timedelta
+
+    from airflow.providers.openlineage.extractors import (  # pyright: ignore[reportMissingImports]
+        OperatorLineage,
+    )
+
+    from airflow_provider_csc.slurm.plan import JobSpec
+    from airflow_provider_csc.slurm.result import JobResult
+    from airflow_provider_csc.staging.declarations import Entry
+    from airflow_provider_csc.staging.plan import Staging
+    from airflow_provider_csc.staging.receipts import Moved
+    from airflow_provider_csc.store.store import Store
+    from airflow_provider_csc.transport.base import SiteSettings
+
+_LEAST_TIMEOUT = 10
+# Where the log-in node stages: beside the run directory.
+_FILES = ".files"
+
+
+class StagingOperator(KillableOperator):
+    """
+    Knows which files its job stages.
+
+    A subclass calls `_check_staging` while the DAG is parsed and `_plan_staging` when templates are
+    filled in, and hands what became of it to `_find_staging_problem`.
+    """
+
+    work_dir: str | None
+    inputs: Sequence[Entry] | None = None
+    outputs: Sequence[Entry] | None = None
+    allas_conn_id: str = "allas_default"
+    outputs_on_failure: bool = False
+    staging_timeout: float | timedelta = 1800
+    # What the trigger says became of the files of the present job.
+    _staged: Mapping[str, Any] | None = None
+
+    @property
+    def _stages(self) -> bool:
+        return bool(self.inputs or self.outputs)
+
+    def _check_staging(self, *, wait_for_completion: bool, coalesce: bool) -> None:
+        """Check what no template can change, and tell Airflow of the assets."""
+        from airflow_provider_csc.hooks._lineage import assets_of  # noqa: PLC0415 - few stage
+        from airflow_provider_csc.staging.declarations import (  # noqa: PLC0415
+            is_template,
+            read_declared,
+        )
+
+        check_seconds("staging_timeout", self.staging_timeout)
+        if (seconds_of(self.staging_timeout) or 0) < _LEAST_TIMEOUT:
+            raise _refusal(
+                "staging_timeout", self.staging_timeout, "is too short to issue URLs in",
+                "Give seconds, or a timedelta, of 10 s or more.",
+            )  # fmt: skip
+        if not wait_for_completion:
+            raise _refusal(
+                "wait_for_completion", wait_for_completion, "leaves nobody who issues its URLs",
+                "Leave it out, or leave inputs and outputs out.",
+            )  # fmt: skip
+        if coalesce:
+            raise _refusal(
+                "coalesce", coalesce, "does not go together with inputs or outputs",
+                "Leave it out: each instance is then a job of its own, which stages its own files.",
+            )  # fmt: skip
+        if not is_template(self.inputs):
+            read_declared("inputs", self.inputs)
+        if not is_template(self.outputs):
+            read_declared("outputs", self.outputs)
+        self.inlets += assets_of(_urls(self.inputs))
+        self.outlets += assets_of(_urls(self.outputs))
+
+    def _plan_staging(self, *, in_run_dir: bool, is_patient: bool) -> Staging | None:
+        """
+        Return what is staged, templates filled in.
+
+        :raises ConfigError: naming what is wrong with it.
+        """
+        if not self._stages:
+            return None
+        from airflow_provider_csc.staging.declarations import read_declared  # noqa: PLC0415
+        from airflow_provider_csc.staging.plan import Staging  # noqa: PLC0415
+
+        return Staging(
+            conn_id=self.allas_conn_id,
+            inputs=tuple(read_declared("inputs", self.inputs, in_run_dir=in_run_dir)),
+            outputs=tuple(read_declared("outputs", self.outputs, in_run_dir=in_run_dir)),
+            on_failure=self.outputs_on_failure,
+            timeout=int(seconds_of(self.staging_timeout) or 0),
+            in_run_dir=in_run_dir,
+            is_patient=is_patient,
+        )
+
+    def _stage_before(
+        self,
+        spec: JobSpec,
+        staging: Staging,
+        settings: SiteSettings,
+        token: str,
+        *,
+        is_fresh: bool,
+    ) -> JobSpec:
+        """
+        See that the files of a job can be staged, or fetch them by the log-in node; return the job.
+
+        :raises AllasError: for an input that is not there, or a bucket that cannot be used.
+        """
+        from airflow_provider_csc.hooks.allas import AllasHook  # noqa: PLC0415
+        from airflow_provider_csc.store.staging import check_staging  # noqa: PLC0415
+
+        is_by_login = settings.staging == "login"
+        try:
+            store = AllasHook(staging.conn_id).get_store()
+            # A later try may find a job that has fetched what is gone by now.
+            if is_fresh or is_by_login:
+                check_staging(store, staging)
+            if is_by_login:
+                return self._fetch_by_login(spec, staging, store, settings, token)
+        except (ConfigError, NotationError) as error:
+            raise AirflowFailException(str(error)) from error
+        from airflow_provider_csc.slurm.plan import Stage  # noqa: PLC0415
+        from airflow_provider_csc.staging.helper import helper_text  # noqa: PLC0415
+
+        self._staged_files = staging.to_payload()
+        return replace(spec, stage=Stage(helper_text(), staging.timeout))
+
+    def _fetch_by_login(
+        self, spec: JobSpec, staging: Staging, store: Store, settings: SiteSettings, token: str
+    ) -> JobSpec:
+        from airflow_provider_csc.hooks._login_staging import LoginStaging  # noqa: PLC0415
+        from airflow_provider_csc.hooks.slurm import open_client  # noqa: PLC0415
+        from airflow_provider_csc.store.staging import plan_inputs  # noqa: PLC0415
+        from airflow_provider_csc.sync import run_sync  # noqa: PLC0415
+
+        if not staging.in_run_dir and spec.work_dir is None:
+            raise ConfigError(
+                "work_dir: where the log-in node of this site is to stage files cannot be told "
+                "from the script or its options. Name the directory in work_dir.",
+                field="work_dir",
+            )
+        # The run directory is made by the submission, and by nobody else.
+        work = spec.work_dir or f"{settings.work_dir.rstrip('/')}/{token}{_FILES}"
+
+        async def fetch() -> Moved:
+            async with open_client(settings) as client:
+                login = LoginStaging(client, store, settings.work_dir, self.log)
+                return await login.fetch(plan_inputs(store, staging.inputs), work)
+
+        moved = run_sync(fetch())
+        self.log.info("The log-in node fetched %d files into %s.", moved.count, work)
+        return replace(spec, work_dir=work)
+
+    def _stage_after(self, result: JobResult, staging: Staging | None) -> JobStagingError | None:
+        """Deliver by the log-in node what a job wrote, where that is its way; tell what came."""
+        if staging is None:
+            return None
+        from airflow_provider_csc.hooks.slurm import SlurmHook  # noqa: PLC0415
+
+        settings = SlurmHook(self.slurm_conn_id).get_settings()
+        is_wanted = result.is_success or staging.on_failure
+        if settings.staging == "login" and staging.outputs and is_wanted and not self._staged:
+            self._staged = self._deliver_by_login(result, staging, settings)
+        return self._find_staging_problem(result)
+
+    def _deliver_by_login(
+        self, result: JobResult, staging: Staging, settings: SiteSettings
+    ) -> dict[str, Any]:
+        from airflow_provider_csc.hooks._login_staging import LoginStaging  # noqa: PLC0415
+        from airflow_provider_csc.hooks.allas import AllasHook  # noqa: PLC0415
+        from airflow_provider_csc.hooks.slurm import open_client  # noqa: PLC0415
+        from airflow_provider_csc.sync import run_sync  # noqa: PLC0415
+
+        store = AllasHook(staging.conn_id).get_store()
+        work = self.work_dir or f"{result.run_dir}{_FILES}"
+
+        async def deliver() -> dict[str, Any]:
+            async with open_client(settings) as client:
+                login = LoginStaging(client, store, settings.work_dir, self.log)
+                return await login.deliver_outputs(staging.outputs, work)
+
+        try:
+            return run_sync(deliver())
+        except AllasError as error:
+            return {"problem": error.message, "phase": "out"}
+
+    def _find_staging_problem(self, result: JobResult) -> JobStagingError | None:
+        """Tell what was staged; return the error where that is why the task fails."""
+        staged = self._staged
+        if not staged:
+            return None
+        for what in ("fetched", "delivered"):
+            if moved := staged.get(what):
+                self.log.info(
+                    "Job %s %s %d files, %s bytes, in %d s.",
+                    result.job_id, what, moved["files"], f"{moved['bytes']:,}", moved["seconds"],
+                )  # fmt: skip
+        problem = staged.get("problem")
+        if not problem:
+            return None
+        from airflow_provider_csc.staging.verdict import error_of  # noqa: PLC0415
+
+        error = error_of(result, problem=str(problem), phase=str(staged.get("phase", "")))
+        if error is None:
+            self.log.warning("Its outputs are not complete: %s", problem)
+        return error
+
+    def _add_staged(self, value: dict[str, Any]) -> dict[str, Any]:
+        """Return a result with what was staged."""
+        if not self._staged:
+            return value
+        told = {name: self._staged.get(name) for name in ("fetched", "delivered", "absent")}
+        return {**value, "staged": told}
+
+    def get_openlineage_facets_on_complete(self, _task_instance: object) -> OperatorLineage:
+        """Tell OpenLineage what was read and written, templates filled in."""
+        from airflow_provider_csc.hooks._lineage import lineage_of  # noqa: PLC0415
+        from airflow_provider_csc.staging.declarations import read_declared  # noqa: PLC0415
+
+        return lineage_of(
+            [str(each.name) for each in read_declared("inputs", self.inputs)],
+            [str(each.name) for each in read_declared("outputs", self.outputs)],
+        )
+
+
+def _urls(entries: object) -> list[object]:
+    """Return what stands for a URL, whatever it is."""
+    found = entries if isinstance(entries, (list, tuple)) else ()
+    return [each.get("url") if isinstance(each, Mapping) else each for each in found]
+
+
+def _refusal(field: str, value: object, problem: str, remedy: str) -> ConfigError:
+    return ConfigError(f"{field}: {value!r} {problem}. {remedy}", field=field, value=value)

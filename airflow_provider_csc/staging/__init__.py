@@ -1,0 +1,1 @@
+"""Files that a job fetches and delivers itself, by presigned URLs: declarations, plan, helper."""

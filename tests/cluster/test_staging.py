@@ -1,0 +1,600 @@
+"""Files that a job fetches and delivers itself, on the real cluster and a real Ceph RGW."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import re
+import subprocess
+import threading
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
+
+import pytest
+from airflow.providers.common.compat.sdk import TaskDeferred
+
+from airflow_provider_csc.errors import (
+    JobExitCodeError,
+    JobFailedError,
+    JobStagingError,
+    MissingInputError,
+)
+from airflow_provider_csc.hooks.allas import AllasHook
+from airflow_provider_csc.hooks.slurm import SlurmHook
+from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
+from airflow_provider_csc.store import staging
+from airflow_provider_csc.transfers.allas_slurm import AllasToSlurmOperator, SlurmToAllasOperator
+from airflow_provider_csc.triggers.slurm import SlurmJobTrigger
+from tests.support.byte_proxy import ByteProxy
+from tests.support.task import build_context, first_event, run_task, stored
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.cluster.conftest import SlurmConnection
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("slurm_connection", "allas")]
+
+MIB = 1024**2
+PART = 5 * MIB
+LARGE = 12 * MIB + 345
+# What every presigned URL and form has.
+MARKS = (b"X-Amz-Signature", b"x-amz-signature", b"X-Amz-Credential")
+
+
+def content(size: int, seed: int = 1) -> bytes:
+    """Return bytes that differ from part to part."""
+    block = hashlib.shake_128(str(seed).encode()).digest(MIB + 7)
+    return (block * (size // len(block) + 1))[:size]
+
+
+@dataclass
+class Bucket:
+    """A bucket of the tests' own, and a client beside the one under test."""
+
+    name: str
+    client: Any
+    secret: str
+    keep: list[str] = field(default_factory=list)
+
+    def put(self, key: str, data: bytes) -> str:
+        self.client.put_object(Bucket=self.name, Key=key, Body=data)
+        return self.url(key)
+
+    def put_parts(self, key: str, data: bytes, size: int = PART) -> str:
+        at = {"Bucket": self.name, "Key": key}
+        upload = self.client.create_multipart_upload(**at)["UploadId"]
+        parts = []
+        for number, offset in enumerate(range(0, len(data), size), start=1):
+            body = data[offset : offset + size]
+            done = self.client.upload_part(**at, UploadId=upload, PartNumber=number, Body=body)
+            parts.append({"PartNumber": number, "ETag": done["ETag"]})
+        self.client.complete_multipart_upload(
+            **at, UploadId=upload, MultipartUpload={"Parts": parts}
+        )
+        return self.url(key)
+
+    def read(self, key: str) -> bytes:
+        data: bytes = self.client.get_object(Bucket=self.name, Key=key)["Body"].read()
+        return data
+
+    def keys(self, prefix: str = "") -> list[str]:
+        found = self.client.list_objects_v2(Bucket=self.name, Prefix=prefix)
+        return [each["Key"] for each in found.get("Contents", ())]
+
+    def unfinished(self) -> list[str]:
+        found = self.client.list_multipart_uploads(Bucket=self.name)
+        return [each["Key"] for each in found.get("Uploads", ())]
+
+    def url(self, key: str = "") -> str:
+        return f"s3://{self.name}/{key}"
+
+
+@pytest.fixture(scope="module")
+def bucket(cluster: dict[str, Any]) -> Iterator[Bucket]:
+    described = json.dumps(allas_connection(cluster, cluster["s3_endpoint_url"]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIRFLOW_CONN_DIRECT", described)
+        client: Any = AllasHook("direct").get_conn()
+    made = Bucket(f"staging-{uuid.uuid4().hex[:12]}", client, cluster["s3_secret_key"])
+    client.create_bucket(Bucket=made.name)
+    yield made
+    for key in made.keys():  # noqa: SIM118 - no dict
+        client.delete_object(Bucket=made.name, Key=key)
+    for left in client.list_multipart_uploads(Bucket=made.name).get("Uploads", ()):
+        client.abort_multipart_upload(Bucket=made.name, Key=left["Key"], UploadId=left["UploadId"])
+    client.delete_bucket(Bucket=made.name)
+
+
+def allas_connection(cluster: dict[str, Any], url: str) -> dict[str, Any]:
+    return {
+        "conn_type": "allas",
+        "login": cluster["s3_access_key"],
+        "password": cluster["s3_secret_key"],
+        "extra": {"endpoint_url": url},
+    }
+
+
+@pytest.fixture
+def allas(cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """``allas_default``; small parts, so that few bytes are many of them."""
+    monkeypatch.setattr(staging, "SINGLE_BYTES", PART)
+    monkeypatch.setattr(staging, "PIECE_BYTES", PART)
+
+    def define(url: str) -> None:
+        described = json.dumps(allas_connection(cluster, url))
+        monkeypatch.setenv("AIRFLOW_CONN_ALLAS_DEFAULT", described)
+
+    define(cluster["s3_endpoint_url"])
+    return define
+
+
+@pytest.fixture
+def top() -> str:
+    """A prefix of a test's own."""
+    return uuid.uuid4().hex[:8]
+
+
+def operator(**arguments: Any) -> SlurmSubmitOperator:
+    given: dict[str, Any] = {
+        "task_id": "stage", "command": "true", "poll_interval": 0.5, "deferrable": True,
+        "options": {"time": "00:05:00"},
+    }  # fmt: skip
+    return SlurmSubmitOperator(**given | arguments)
+
+
+def submitted(task: SlurmSubmitOperator, context: dict[str, Any] | None = None) -> SlurmJobTrigger:
+    """Submit; return the trigger as the triggerer builds it."""
+    with pytest.raises(TaskDeferred) as deferred:
+        task.execute(context or build_context(task))  # type: ignore[arg-type]
+    trigger = stored(deferred.value.trigger)
+    assert isinstance(trigger, SlurmJobTrigger)
+    return trigger
+
+
+class Spy(threading.Thread):
+    """Looks for secrets in the arguments and environments of all processes; nodes are here."""
+
+    def __init__(self, secret: str) -> None:
+        super().__init__(daemon=True)
+        self.marks = (*MARKS, secret.encode())
+        self.found: list[str] = []
+        self.curls = 0
+        self._ended = threading.Event()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self.join()
+
+    def run(self) -> None:
+        while not self._ended.wait(0.05):
+            for process in Path("/proc").glob("[0-9]*"):
+                with contextlib.suppress(OSError):
+                    arguments = (process / "cmdline").read_bytes()
+                    is_ours = b"curl" in arguments or b"stage.sh" in arguments
+                    if not is_ours:
+                        continue
+                    self.curls += arguments.startswith(b"curl")
+                    seen = arguments + (process / "environ").read_bytes()
+                    self.found += [arguments.decode() for mark in self.marks if mark in seen]
+
+
+def grep(run_dir: str, marks: tuple[bytes, ...]) -> list[str]:
+    paths = [path for path in Path(run_dir).rglob("*") if path.is_file()]
+    return [path.name for path in paths if any(mark in path.read_bytes() for mark in marks)]
+
+
+@pytest.mark.parametrize("deferrable", [True, False], ids=["deferred", "waiting"])
+def test_files_of_every_kind_reach_the_job_and_come_back_and_no_secret_does(
+    bucket: Bucket, top: str, task_log: list[str], deferrable: bool
+) -> None:
+    names = ["plain.txt", 'a b/it\'s "ünï".txt', "a b/-x", "deep/er/$(id)`#%&+.bin", "zero"]
+    for number, name in enumerate(names):
+        bucket.put(f"{top}/tree/{name}", b"" if name == "zero" else content(1000 + number, number))
+    bucket.put(f"{top}/tree/empty directory/", b"")
+    large = content(LARGE)
+    script = (
+        "set -e; [ $(find tree -type f | wc -l) = 5 ]; [ ! -e nothing ]; mkdir -p 'out put/x y'\n"
+        "cp 'data/large one' 'out put/large ünï'; cp -r tree 'out put/x y/'; wc -c data/single\n"
+        "cp data/single 'out put/small'; : > 'out put/empty'\n"
+    )
+    task = operator(
+        command=script,
+        deferrable=deferrable,
+        inputs=[
+            bucket.url(f"{top}/tree/"),
+            {"url": bucket.put_parts(f"{top}/large", large), "path": "data/large one"},
+            {"url": bucket.put(f"{top}/single", large), "path": "data/single"},
+            {"url": bucket.url(f"{top}/nothing"), "optional": True},
+        ],
+        outputs=[
+            {"url": bucket.url(f"{top}/out/large ünï"), "path": "out put/large ünï"},
+            {"url": bucket.url(f"{top}/out/small"), "path": "out put/small"},
+            {"url": bucket.url(f"{top}/out/empty"), "path": "out put/empty"},
+            {"url": bucket.url(f"{top}/out/tree/"), "path": "out put/x y/"},
+            {"url": bucket.url(f"{top}/out/never"), "optional": True},
+        ],
+    )
+    context = build_context(task)
+
+    with Spy(bucket.secret) as spy:
+        result = run_task(task, context)
+
+    assert bucket.read(f"{top}/out/large ünï") == large
+    assert bucket.read(f"{top}/out/small") == large
+    assert bucket.read(f"{top}/out/empty") == b""
+    for number, name in enumerate(names):
+        expected = b"" if name == "zero" else content(1000 + number, number)
+        assert bucket.read(f"{top}/out/tree/tree/{name}") == expected
+    assert (result["staged"]["fetched"]["files"], result["staged"]["delivered"]["files"]) == (7, 8)
+    assert result["staged"]["absent"] == ["never"]
+    assert bucket.unfinished() == []
+    marks = (*MARKS, bucket.secret.encode())
+    told = json.dumps([result, context["ti"].xcoms, list(task_log)]).encode()
+    assert not [mark for mark in marks if mark in told]
+    assert grep(result["run_dir"], marks) == []
+    assert not (Path(result["run_dir"]) / "staging.urls").exists()
+    assert spy.curls
+    assert spy.found == []
+
+
+def test_an_output_that_was_not_written_fails_the_task_by_its_name(
+    bucket: Bucket, top: str
+) -> None:
+    task = operator(
+        command=f"echo 1 >one; head -c {LARGE} /dev/zero >large",
+        outputs=[bucket.url(f"{top}/{name}") for name in ("large", "one", "two", "three/")],
+    )
+
+    with pytest.raises(JobStagingError, match=r"did not write two \(nor 1 more") as caught:
+        run_task(task)
+
+    assert (caught.value.phase, caught.value.state) == ("out", "FAILED")
+    # What is there is not lost.
+    assert bucket.keys(f"{top}/") == [f"{top}/large", f"{top}/one"]
+    assert bucket.unfinished() == []
+
+
+@pytest.mark.parametrize("on_failure", [True, False])
+def test_a_job_that_fails_delivers_what_it_has_only_if_asked(
+    bucket: Bucket, top: str, on_failure: bool
+) -> None:
+    task = operator(
+        command=f"head -c {LARGE} /dev/zero >partial; exit 3",
+        outputs=[bucket.url(f"{top}/partial"), bucket.url(f"{top}/final")],
+        outputs_on_failure=on_failure,
+    )
+
+    with pytest.raises(JobExitCodeError) as caught:
+        run_task(task)
+
+    assert not isinstance(caught.value, JobStagingError)
+    assert caught.value.exit_code == 3
+    assert bucket.keys(f"{top}/") == ([f"{top}/partial"] if on_failure else [])
+    assert bucket.unfinished() == []
+
+
+def test_a_missing_input_is_an_error_before_anything_is_queued(bucket: Bucket, top: str) -> None:
+    task = operator(inputs=[bucket.url(f"{top}/nothing/")])
+
+    with pytest.raises(MissingInputError, match=f"{top}/nothing/.*nothing below it"):
+        run_task(task)
+    assert task._job_id is None
+
+
+def test_an_input_that_is_gone_when_the_job_starts_ends_it_with_the_reason(
+    bucket: Bucket, top: str
+) -> None:
+    task = operator(inputs=[bucket.put(f"{top}/short-lived", b"x")], command="echo ran >ran")
+    context = build_context(task)
+    trigger = submitted(task, context)
+    bucket.client.delete_object(Bucket=bucket.name, Key=f"{top}/short-lived")
+
+    event = asyncio.run(first_event(trigger))
+
+    with pytest.raises(JobStagingError, match=r"short-lived.*no such object") as caught:
+        task.execute_complete(context, json.loads(json.dumps(event)))  # type: ignore[arg-type]
+    assert caught.value.exit_code == 74
+    assert not (Path(trigger.run_dir or "") / "ran").exists()
+
+
+def test_a_job_that_nobody_gives_urls_ends_by_itself(bucket: Bucket, top: str) -> None:
+    task = operator(inputs=[bucket.put(f"{top}/x", b"x")], staging_timeout=10)
+    context = build_context(task)
+    trigger = submitted(task, context)
+    record = Path(trigger.run_dir or "") / "exit.json"
+    wait_until(record.exists)
+
+    event = asyncio.run(first_event(trigger))
+
+    with pytest.raises(JobStagingError, match="no URLs within 10 s") as caught:
+        task.execute_complete(context, json.loads(json.dumps(event)))  # type: ignore[arg-type]
+    assert caught.value.exit_code == 75
+
+
+def test_a_triggerer_may_stop_at_any_moment_and_urls_are_issued_once(
+    bucket: Bucket, top: str, task_log: list[str]
+) -> None:
+    task = operator(
+        command="sleep 8; cp x y",
+        inputs=[bucket.put(f"{top}/x", b"x")],
+        outputs=[bucket.url(f"{top}/y")],
+    )
+    context = build_context(task)
+    trigger = submitted(task, context)
+    for said in ("is RUNNING", "was given URLs"):
+        asyncio.run(stopped_after(stored(trigger), task_log, said))
+
+    event = asyncio.run(first_event(stored(trigger)))
+
+    value = task.execute_complete(context, json.loads(json.dumps(event)))  # type: ignore[arg-type]
+    assert value["staged"]["delivered"]["files"] == 1
+    assert bucket.read(f"{top}/y") == b"x"
+    assert len([line for line in task_log if "was given URLs" in line]) == 1
+    assert bucket.unfinished() == []
+
+
+async def stopped_after(trigger: Any, task_log: list[str], said: str) -> None:
+    """Run a trigger until it has said something, and stop it as the end of a triggerer does."""
+    waiting = asyncio.create_task(first_event(trigger))
+    while not any(said in line for line in task_log):
+        assert not waiting.done(), "it ended before"
+        await asyncio.sleep(0.02)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await trigger.cleanup()
+
+
+def test_a_killed_job_leaves_neither_an_upload_nor_a_url(
+    bucket: Bucket, top: str, task_log: list[str]
+) -> None:
+    task = operator(
+        command="sleep 300",
+        outputs=[bucket.url(f"{top}/never"), bucket.url(f"{top}/tree/")],
+        outputs_on_failure=True,
+    )
+    trigger = submitted(task)
+    asyncio.run(stopped_after(stored(trigger), task_log, "was given URLs"))
+    urls = Path(trigger.run_dir or "") / "staging.urls"
+    assert urls.stat().st_mode & 0o777 == 0o600
+    assert bucket.unfinished() == [f"{top}/never"]
+
+    asyncio.run(trigger._kill(SlurmHook().get_settings(), 30))
+
+    assert bucket.unfinished() == []
+    wait_until(lambda: not urls.exists())
+    assert bucket.keys(f"{top}/") == []
+
+
+def test_a_job_that_somebody_cancels_is_no_success_and_leaves_no_upload(
+    bucket: Bucket, top: str, task_log: list[str]
+) -> None:
+    task = operator(command="sleep 300", outputs=[bucket.url(f"{top}/never")])
+    context = build_context(task)
+    trigger = submitted(task, context)
+
+    async def cancel() -> None:
+        while not any("was given URLs" in line for line in task_log):
+            await asyncio.sleep(0.1)
+        await asyncio.to_thread(subprocess.run, ["scancel", *trigger.job_ids], check=True)
+
+    async def both() -> Any:
+        return (await asyncio.gather(first_event(trigger), cancel()))[0]
+
+    event = asyncio.run(both())
+
+    with pytest.raises(JobFailedError, match="CANCELLED"):
+        task.execute_complete(context, json.loads(json.dumps(event)))  # type: ignore[arg-type]
+    assert bucket.unfinished() == []
+    assert grep(trigger.run_dir or "", MARKS) == []
+
+
+def test_a_requeued_job_gets_urls_again(bucket: Bucket, top: str, task_log: list[str]) -> None:
+    task = operator(
+        command='[ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] || sleep 300; cp x y',
+        options={"time": "00:05:00", "requeue": True},
+        inputs=[bucket.put(f"{top}/x", b"x")],
+        outputs=[bucket.url(f"{top}/y")],
+    )
+    context = build_context(task)
+    trigger = submitted(task, context)
+
+    async def requeue() -> None:
+        while not any("was given URLs" in line for line in task_log):
+            await asyncio.sleep(0.1)
+        await asyncio.to_thread(
+            subprocess.run, ["scontrol", "requeue", *trigger.job_ids], check=True
+        )
+        while not any("has requeued" in line for line in task_log):
+            await asyncio.sleep(0.1)
+        # Slurm lets it wait for two minutes otherwise.
+        for _ in range(20):
+            begun = await asyncio.to_thread(
+                subprocess.run,
+                ["scontrol", "update", f"JobId={trigger.job_ids[0]}", "StartTime=now"],
+                check=False,
+            )
+            if begun.returncode == 0:
+                return
+            await asyncio.sleep(1)
+
+    async def both() -> Any:
+        return (await asyncio.gather(first_event(trigger), requeue()))[0]
+
+    event = asyncio.run(both())
+
+    value = task.execute_complete(context, json.loads(json.dumps(event)))  # type: ignore[arg-type]
+    assert value["staged"]["delivered"]["files"] == 1
+    assert len([line for line in task_log if "was given URLs" in line]) == 2
+    assert bucket.unfinished() == []
+
+
+def test_cut_and_corrupted_connections_are_mended_and_never_believed(
+    bucket: Bucket, top: str, allas: Callable[[str], None], cluster: dict[str, Any]
+) -> None:
+    url = urlsplit(cluster["s3_endpoint_url"])
+    large = content(LARGE)
+    task = operator(
+        command="cp large copy; cp small copy2",
+        inputs=[bucket.put_parts(f"{top}/large", large), bucket.put(f"{top}/small", content(9999))],
+        outputs=[
+            {"url": bucket.url(f"{top}/out/large"), "path": "copy"},
+            {"url": bucket.url(f"{top}/out/tree/small"), "path": "copy2"},
+        ],
+    )
+    with ByteProxy((url.hostname or "", url.port or 0)) as proxy:
+        allas(proxy.url)
+        proxy.add("cut", "down", 2 * MIB)
+        proxy.add("corrupt", "down", 4 * MIB)
+        # Behind the requests of Airflow itself.
+        proxy.add("cut", "up", 3 * MIB)
+        proxy.add("corrupt", "up", 7 * MIB)
+
+        run_task(task)
+
+        assert all(not fault.times for fault in proxy.faults)
+    assert bucket.read(f"{top}/out/large") == large
+    assert bucket.read(f"{top}/out/tree/small") == content(9999)
+    assert bucket.unfinished() == []
+
+
+def test_an_expired_url_is_named_as_such_and_not_shown(
+    bucket: Bucket, top: str, monkeypatch: pytest.MonkeyPatch, task_log: list[str]
+) -> None:
+    monkeypatch.setattr(staging, "url_seconds", lambda _left: 1)
+    task = operator(command="sleep 3; echo 1 >y", outputs=[bucket.url(f"{top}/y")])
+
+    with pytest.raises(JobStagingError, match=r"y: the store answered 403.*URL has expired"):
+        run_task(task)
+
+    assert not [line for line in task_log if re.search("X-Amz|https?://", line)]
+    assert bucket.unfinished() == []
+
+
+def test_a_bucket_of_nobody_is_an_error_before_anything_is_queued() -> None:
+    from airflow_provider_csc.errors import AllasError
+
+    task = operator(outputs=[f"s3://no-such-{uuid.uuid4().hex[:10]}/y"])
+
+    with pytest.raises(AllasError, match="NoSuchBucket"):
+        run_task(task)
+    assert task._job_id is None
+
+
+@pytest.mark.parametrize("deferrable", [True, False], ids=["deferred", "waiting"])
+def test_where_nodes_have_no_way_out_the_login_node_stages(
+    bucket: Bucket, top: str, slurm_connection: SlurmConnection, deferrable: bool
+) -> None:
+    slurm_connection.set(staging="login")
+    large = content(LARGE)
+    bucket.put(f"{top}/tree/a b/ü", b"x")
+    task = operator(
+        deferrable=deferrable,
+        command="set -e; mkdir -p res/deep; cp large res/big; cp 'tree/a b/ü' 'res/deep/it''s'",
+        inputs=[bucket.put_parts(f"{top}/large", large), bucket.url(f"{top}/tree/")],
+        outputs=[
+            bucket.url(f"{top}/out/res/"),
+            {"url": bucket.url(f"{top}/out/no"), "optional": True},
+        ],
+    )
+
+    with Spy(bucket.secret) as spy:
+        result = run_task(task)
+
+    assert bucket.keys(f"{top}/out/") == [f"{top}/out/res/big", f"{top}/out/res/deep/its"]
+    assert bucket.read(f"{top}/out/res/big") == large
+    assert result["staged"]["delivered"]["files"] == 2
+    assert result["staged"]["absent"] == ["no"]
+    assert spy.curls
+    assert spy.found == []
+    assert bucket.unfinished() == []
+
+
+def test_the_login_node_names_the_output_that_is_missing(
+    bucket: Bucket, top: str, slurm_connection: SlurmConnection
+) -> None:
+    slurm_connection.set(staging="login")
+    task = operator(
+        command="echo 1 >one", outputs=[bucket.url(f"{top}/one"), bucket.url(f"{top}/two")]
+    )
+
+    with pytest.raises(JobStagingError, match="did not write two"):
+        run_task(task)
+    assert bucket.keys(f"{top}/") == [f"{top}/one"]
+
+
+def test_a_python_function_finds_its_inputs(bucket: Bucket, top: str) -> None:
+    from airflow_provider_csc.decorators.slurm import slurm_task
+
+    bucket.put(f"{top}/x", b"41")
+
+    @slurm_task(
+        poll_interval=0.5,
+        inputs=[bucket.url(f"{top}/x")],
+        outputs=[{"url": bucket.url(f"{top}/y")}],
+    )
+    def add() -> int:
+        from pathlib import Path
+
+        value = int(Path("x").read_text()) + 1
+        Path("y").write_text(str(value))
+        return value
+
+    assert run_task(add().operator) == 42
+    assert bucket.read(f"{top}/y") == b"42"
+
+
+def test_trees_and_files_travel_between_the_store_and_the_cluster(bucket: Bucket, top: str) -> None:
+    large = content(LARGE)
+    bucket.put_parts(f"{top}/in/large", large)
+    bucket.put(f"{top}/in/a b/ü", b"x")
+    bucket.put(f"{top}/in/a b/no.log", b"x")
+    place = f"~/staging-{top}"
+
+    there = AllasToSlurmOperator(
+        task_id="to", source=bucket.url(f"{top}/in/"), destination=place, exclude=["*.log"]
+    ).execute({})  # type: ignore[typeddict-item]
+    again = AllasToSlurmOperator(
+        task_id="to", source=bucket.url(f"{top}/in/large"), destination=f"{place}/other"
+    ).execute({})  # type: ignore[typeddict-item]
+    back = SlurmToAllasOperator(
+        task_id="back", source=place, destination=bucket.url(f"{top}/out"), exclude=["other"]
+    ).execute({})  # type: ignore[typeddict-item]
+    one = SlurmToAllasOperator(
+        task_id="one", source=f"{place}/other", destination=bucket.url(f"{top}/one/")
+    ).execute({})  # type: ignore[typeddict-item]
+
+    assert [each["transferred"] for each in (there, again, back, one)] == [2, 1, 2, 1]
+    assert bucket.keys(f"{top}/out/") == [f"{top}/out/a b/ü", f"{top}/out/large"]
+    assert bucket.read(f"{top}/one/other") == bucket.read(f"{top}/out/large") == large
+    assert bucket.unfinished() == []
+    SlurmHook().run(f"rm -r {place}")
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
+    import time
+
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.2)
+
+
+def test_the_connection_is_only_named(slurm_connection: SlurmConnection, bucket: Bucket) -> None:
+    task = operator(inputs=[bucket.put("named/x", b"x")])
+    trigger = submitted(task)
+    try:
+        kept = json.dumps(trigger.serialize())
+        assert bucket.secret not in kept
+        assert '"conn_id": "allas_default"' in kept
+    finally:
+        asyncio.run(trigger._kill(SlurmHook().get_settings(), 30))
