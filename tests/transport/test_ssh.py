@@ -830,6 +830,20 @@ async def test_a_renewed_certificate_is_found_without_a_restart(
         assert (await transport.run("exit 0", stdin=b"", timeout=5)).exit_status == 0
 
 
+async def test_the_certificate_that_was_refused_is_described_not_the_one_that_came_since(
+    ca_server: SshServer, tmp_path: Path
+) -> None:
+    (tmp_path / "id").write_text(private_text(KEY))
+    beside = tmp_path / "id-cert.pub"
+    by_file = settings(ca_server, private_key=None, key_file=str(tmp_path / "id"))
+    for renew in (lambda: beside.write_text(certify()), beside.unlink):
+        beside.write_text(certify(end="-1m"))
+        ca_server.on_log_in = renew
+        error = await failure(by_file)
+        assert "EXPIRED" in error.message
+        assert f"renew it at {beside}." in error.message
+
+
 # Jump hosts
 
 
