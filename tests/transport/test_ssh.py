@@ -29,6 +29,7 @@ from airflow_provider_csc.errors import (
 )
 from airflow_provider_csc.transport.base import CommandResult, Hop, Secret, SshSettings
 from airflow_provider_csc.transport.ssh import SshTransport
+from tests.support.garbage import only_new_garbage
 from tests.support.ssh_server import SshServer, public_line, serve_raw, serve_ssh
 
 if TYPE_CHECKING:
@@ -66,6 +67,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     return tmp_path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _only_new_garbage() -> Iterator[None]:
+    with only_new_garbage():
+        yield
 
 
 @pytest_asyncio.fixture(autouse=True)
