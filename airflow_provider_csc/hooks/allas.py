@@ -38,6 +38,7 @@ from airflow_provider_csc.store.target import Options, Target
 from airflow_provider_csc.transport.key_file import KeyFile
 from airflow_provider_csc.transport.s3 import describe_failure
 from airflow_provider_csc.transport.s3_handlers import attach_handlers, attach_keys, attach_watch
+from airflow_provider_csc.transport.s3_models import share_models
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -127,6 +128,7 @@ class AllasHook(S3Hook):
             attach_keys(events, self._key_file.read, is_async=is_async)
         if not is_async:
             attach_watch(events, self._watch_bucket)
+            share_models(session)
         return session
 
     def create_bucket(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import asyncssh
 
@@ -151,26 +151,34 @@ def _certificate_text(settings: SshSettings) -> str | None:
 def _certificate_path(settings: SshSettings) -> str | None:
     if settings.certificate_file:
         return settings.certificate_file
-    beside = settings.key_file and settings.key_file + "-cert.pub"
+    beside = _beside(settings)
     return beside if beside and Path(beside).expanduser().exists() else None
 
 
-def describe_certificate(settings: SshSettings, now: datetime | None = None) -> str:
-    """Say in one sentence until when the certificate is valid, or that it has expired."""
+def _beside(settings: SshSettings) -> str | None:
+    """Return where a certificate is looked for that is not named."""
+    return settings.key_file and settings.key_file + "-cert.pub"
+
+
+def describe_certificate(settings: SshSettings, credentials: list[Credential]) -> str:
+    """
+    Say in one sentence until when the certificate of a log-in is valid, or that it has expired.
+
+    That is the one that was shown to the server; its file may hold another one by now.
+    """
     from cryptography.hazmat.primitives.serialization import (  # noqa: PLC0415 - only on failure
         SSHCertificate,
         load_ssh_public_identity,
     )
 
-    text = _certificate_text(settings)
-    if text is None:
+    shown = next((each[1] for each in credentials if isinstance(each, tuple)), None)
+    if shown is None:
         return "There is no certificate; a site that wants one refuses the key alone."
-    identity = load_ssh_public_identity(text.strip().encode())
-    if not isinstance(identity, SSHCertificate):
-        return "What stands in the place of the certificate is a plain public key."
-    seconds = (now or datetime.now(UTC)).timestamp()
+    identity = cast("SSHCertificate", load_ssh_public_identity(shown.export_certificate().strip()))
+    seconds = datetime.now(UTC).timestamp()
     if identity.valid_before <= seconds:
-        where = "in the connection" if settings.certificate else f"at {_certificate_path(settings)}"
+        file = settings.certificate_file or _beside(settings)
+        where = "in the connection" if settings.certificate else f"at {file}"
         return f"Its certificate EXPIRED on {_moment(identity.valid_before)}; renew it {where}."
     if identity.valid_after > seconds:
         return (

@@ -61,7 +61,9 @@ async def open_connection(
         # The server has no key of a type that is trusted, so none was compared.
         raise await _host_key_error(settings, hop, tunnel, error) from error
     except (asyncssh.PermissionDenied, asyncssh.ChannelOpenError) as error:
-        raise ConnectFailedError(_refusal(settings, hop, error), host=hop.host) from error
+        raise ConnectFailedError(
+            _refusal(settings, hop, credentials, error), host=hop.host
+        ) from error
     except (asyncssh.Error, OSError, TimeoutError) as error:
         raise ConnectFailedError(
             _unreachable(hop, error), host=hop.host, is_lasting=_is_unknown_name(error)
@@ -93,10 +95,12 @@ def _unreachable(hop: Hop, error: Exception) -> str:
             return f"Cannot connect to {hop}: {error}"
 
 
-def _refusal(settings: SshSettings, hop: Hop, error: Exception) -> str:
+def _refusal(
+    settings: SshSettings, hop: Hop, credentials: list[Credential], error: Exception
+) -> str:
     if isinstance(error, asyncssh.ChannelOpenError):
         return f"The jump host could not reach {hop}: {error}"
-    hint = describe_certificate(settings)
+    hint = describe_certificate(settings, credentials)
     user = hop.username or settings.target.username or "the default user"
     return (
         f"{hop.host} refused the log-in of {user!r} on port {hop.port}. Check the user name and "

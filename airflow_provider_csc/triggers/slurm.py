@@ -471,6 +471,8 @@ class SlurmJobTrigger(KillableTrigger):
                 await _show(event.lines, log)
             case Note():
                 log.log(event.level, "%s", event.text)
+            case _:
+                pass
 
     def watch_spec(self) -> WatchSpec:
         """Return what to follow."""

@@ -36,6 +36,7 @@ from airflow_provider_csc.slurm.tracking import (
 from airflow_provider_csc.transport.base import Hop, Secret, SiteSettings, SshSettings
 from tests.support import fake_site as faults
 from tests.support.fake_site import FakeSite, FaultyTransport, LocalTransport, fake_site
+from tests.support.garbage import only_new_garbage
 from tests.support.ssh_server import public_line, serve_ssh
 
 if TYPE_CHECKING:
@@ -175,6 +176,12 @@ def watch_spec(*jobs: Submission, **changes: Any) -> WatchSpec:
         "stderr_path": first.stderr_path,
     }
     return WatchSpec(**(values | changes))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _only_new_garbage() -> Iterator[None]:
+    with only_new_garbage():
+        yield
 
 
 @pytest.fixture

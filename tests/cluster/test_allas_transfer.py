@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
 import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -37,6 +35,7 @@ from airflow_provider_csc.transfers.allas import (
     LocalToAllasOperator,
 )
 from tests.support.byte_proxy import ByteProxy
+from tests.support.run_transfer import start_transfer
 from tests.support.tls import serve_tls
 
 if TYPE_CHECKING:
@@ -694,25 +693,6 @@ def test_a_full_disk_leaves_what_a_retry_continues(
         subprocess.run(["umount", str(disk)], check=True)
 
 
-_CHILD = """
-import sys
-from airflow_provider_csc.allas import parts
-from airflow_provider_csc.store import download, upload
-from airflow_provider_csc.transfers import allas
-parts.PART_BYTES = download.PART_BYTES = upload.SINGLE_BYTES = 5 * 2**20
-kind, source, destination = sys.argv[1:]
-getattr(allas, kind)(task_id="child", source=source, destination=destination).execute({})
-"""
-
-
-def start_child(kind: str, source: object, destination: object) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-c", _CHILD, kind, str(source), str(destination)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-
 @pytest.mark.parametrize("share", [0.2, 0.8])
 @pytest.mark.parametrize("direction", ["up", "down"])
 def test_a_killed_transfer_is_continued(
@@ -722,9 +702,9 @@ def test_a_killed_transfer_is_continued(
     (tmp_path / "source").write_bytes(content(size))
     if direction == "down":
         send(tmp_path / "source", f"s3://{bucket}/k", allas_conn_id="direct")
-        kind, source, target = "AllasToLocalOperator", f"s3://{bucket}/k", tmp_path / "back"
+        source, target = f"s3://{bucket}/k", str(tmp_path / "back")
     else:
-        kind, source, target = "LocalToAllasOperator", tmp_path / "source", f"s3://{bucket}/k"
+        source, target = str(tmp_path / "source"), f"s3://{bucket}/k"
     reached = threading.Event()
 
     def watch(_direction: str, _size: int) -> None:
@@ -732,13 +712,12 @@ def test_a_killed_transfer_is_continued(
             reached.set()
 
     proxy.on_bytes = watch
-    child = start_child(kind, source, target)
+    child = start_transfer(direction, source, target, part_bytes=PART)
     try:
         assert reached.wait(60)
-        child.send_signal(signal.SIGKILL)
     finally:
         child.kill()
-        child.wait()
+        child.join()
     proxy.on_bytes = None
     proxy.cut_all()
     if direction == "up":

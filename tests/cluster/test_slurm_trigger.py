@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 import os
 import random
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
@@ -21,11 +18,13 @@ from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow_provider_csc.hooks.slurm import SlurmHook
 from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
 from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
+from tests.support.run_trigger import start_trigger
 from tests.support.task import build_context, first_event, stored
 
-pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("slurm_connection")]
+if TYPE_CHECKING:
+    from pathlib import Path
 
-RUNNER = Path(__file__).parents[1] / "support" / "run_trigger.py"
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("slurm_connection")]
 
 
 def deferred_trigger(**arguments: Any) -> SlurmJobTrigger:
@@ -36,16 +35,6 @@ def deferred_trigger(**arguments: Any) -> SlurmJobTrigger:
     trigger = stored(deferred.value.trigger)
     assert isinstance(trigger, SlurmJobTrigger)
     return trigger
-
-
-def start(trigger: SlurmJobTrigger, output: Path) -> subprocess.Popen[bytes]:
-    with output.open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, str(RUNNER), json.dumps(trigger.serialize()[1])],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        )
 
 
 def numbers(output: Path) -> list[int]:
@@ -64,13 +53,13 @@ COUNT = "for i in $(seq 1 60); do echo $i; sleep 0.2; done"
 
 def test_a_triggerer_that_is_stopped_loses_and_doubles_no_line(tmp_path: Path) -> None:
     trigger, output = deferred_trigger(command=COUNT), tmp_path / "log"
-    first = start(trigger, output)
+    first = start_trigger(trigger, output)
     wait_until(lambda: len(numbers(output)) >= 5)
-    first.send_signal(signal.SIGTERM)
-    first.wait(20)
+    first.terminate()
+    first.join(20)
 
-    second = start(trigger, output)
-    second.wait(90)
+    second = start_trigger(trigger, output)
+    second.join(90)
 
     assert numbers(output) == list(range(1, 61))
     assert '"state": "COMPLETED"' in output.read_text()
@@ -80,14 +69,14 @@ def test_a_triggerer_that_is_killed_loses_no_line_and_doubles_at_most_one_round(
     tmp_path: Path,
 ) -> None:
     trigger, output = deferred_trigger(command=COUNT), tmp_path / "log"
-    first = start(trigger, output)
+    first = start_trigger(trigger, output)
     wait_until(lambda: len(numbers(output)) >= 5)
     first.kill()
-    first.wait(20)
+    first.join(20)
     seen = numbers(output)
 
-    second = start(trigger, output)
-    second.wait(90)
+    second = start_trigger(trigger, output)
+    second.join(90)
 
     shown = numbers(output)
     assert sorted(set(shown)) == list(range(1, 61))
@@ -118,13 +107,13 @@ def move(trigger: SlurmJobTrigger, output: Path, signals: list[signal.Signals]) 
     ends = []
     for number in signals:
         before = len(output.read_text()) if output.exists() else 0
-        process = start(trigger, output)
+        process = start_trigger(trigger, output)
         wait_until(lambda before=before: output.exists() and len(output.read_text()) > before + 20)
         time.sleep(chance.uniform(0, 2.5))
-        process.send_signal(number)
-        process.wait(20)
+        os.kill(process.pid or 0, number)
+        process.join(20)
         ends.append(len(stream(output, "out")))
-    start(trigger, output).wait(90)
+    start_trigger(trigger, output).join(90)
     assert '"state": "COMPLETED"' in output.read_text()
     return ends
 
@@ -160,14 +149,14 @@ def test_waiting_survives_the_loss_of_its_connection(
     tmp_path: Path, cluster: dict[str, Any]
 ) -> None:
     trigger, output = deferred_trigger(command=COUNT), tmp_path / "log"
-    process = start(trigger, output)
+    process = start_trigger(trigger, output)
     wait_until(lambda: len(numbers(output)) >= 5)
 
-    sessions = sessions_of(process.pid, cluster["ssh_port"])
+    sessions = sessions_of(process.pid or 0, cluster["ssh_port"])
     for pid in sessions:
         with contextlib.suppress(ProcessLookupError):  # One may end with the other.
             os.kill(pid, signal.SIGKILL)
-    process.wait(90)
+    process.join(90)
 
     assert sessions, "no connection was there to cut"
     assert numbers(output) == list(range(1, 61))

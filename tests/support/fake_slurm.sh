@@ -117,7 +117,9 @@ enqueue() {
     [ "$((${#indices[@]} + $(count_live)))" -le "$limit" ] || fail "sbatch: error: AssocMaxSubmitJobLimit
 sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
   fi
-  base=$(($(cat "$site/last" 2>/dev/null || echo 100) + 1))
+  base=100
+  [ ! -e "$site/last" ] || IFS= read -r -d '' base <"$site/last"
+  base=$((base + 1))
   printf '%s' "$((base + ${#indices[@]} - 1))" >"$site/last"
   for index in "${indices[@]}"; do
     number=$((number + 1))
@@ -138,11 +140,9 @@ sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (
 }
 
 enqueue_one() {
-  mkdir -p "$site/jobs/$id"
   work_dir=${option[chdir]-$PWD}
   output=${option[output]-slurm-%j.out}
-  cat -- "${rest[0]}" >"$site/jobs/$id/script"
-  chmod 700 "$site/jobs/$id/script"
+  install -D --mode=700 -- "${rest[0]}" "$site/jobs/$id/script"
   now moment
   put "$id" name "${option[job-name]-${rest[0]##*/}}"
   put "$id" state PENDING

@@ -1,7 +1,8 @@
-"""Run a stored trigger as a process of its own, the way a triggerer does, so that it can be killed.
+"""
+Run a stored trigger as a process of its own, the way a triggerer does, so that it can be killed.
 
-usage: run_trigger.py KWARGS_JSON; prints each line it would log, then "EVENT {...}".
-SIGTERM stops it as a triggerer's shutdown does: its tasks are cancelled.
+It prints each line it would log, then "EVENT {...}". SIGTERM stops it as a triggerer's shutdown
+does: its tasks are cancelled.
 """
 
 from __future__ import annotations
@@ -9,11 +10,20 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_csc.hooks.slurm import SlurmHook
 from airflow_provider_csc.triggers.slurm import SlurmJobTrigger
+from tests.support import children
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerProcess
+    from pathlib import Path
+
+
+def start_trigger(trigger: SlurmJobTrigger, output: Path) -> ForkServerProcess:
+    """Start it; what it prints is appended to a file."""
+    return children.start(_main, json.dumps(trigger.serialize()[1]), output=output)
 
 
 class PrintedLog:
@@ -34,5 +44,5 @@ async def run(kwargs: dict[str, Any]) -> None:
     print("EVENT", json.dumps([result.to_payload() for result in results]), flush=True)
 
 
-if __name__ == "__main__":
-    asyncio.run(run(json.loads(sys.argv[1])))
+def _main(kwargs: str) -> None:
+    asyncio.run(run(json.loads(kwargs)))

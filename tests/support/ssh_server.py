@@ -33,6 +33,7 @@ class SshServer:
     refused_sessions: int = 0
     release: asyncio.Event = field(default_factory=asyncio.Event)
     shell: Callable[[str, bytes], Awaitable[CommandResult]] | None = None
+    on_log_in: Callable[[], None] | None = None
 
     @property
     def hop(self) -> Hop:
@@ -100,6 +101,11 @@ class _Gate(asyncssh.SSHServer):
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._connection = conn
+
+    def begin_auth(self, username: str) -> bool:
+        if self._server.on_log_in is not None:
+            self._server.on_log_in()
+        return True
 
     def auth_completed(self) -> None:
         self._server.logins.append(self._connection)

@@ -29,6 +29,7 @@ from airflow_provider_csc.errors import (
 )
 from airflow_provider_csc.transport.base import CommandResult, Hop, Secret, SshSettings
 from airflow_provider_csc.transport.ssh import SshTransport
+from tests.support.garbage import only_new_garbage
 from tests.support.ssh_server import SshServer, public_line, serve_raw, serve_ssh
 
 if TYPE_CHECKING:
@@ -66,6 +67,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     return tmp_path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _only_new_garbage() -> Iterator[None]:
+    with only_new_garbage():
+        yield
 
 
 @pytest_asyncio.fixture(autouse=True)
@@ -828,6 +835,20 @@ async def test_a_renewed_certificate_is_found_without_a_restart(
             await transport.run("exit 0", stdin=b"", timeout=5)
         beside.write_text(certify())
         assert (await transport.run("exit 0", stdin=b"", timeout=5)).exit_status == 0
+
+
+async def test_the_certificate_that_was_refused_is_described_not_the_one_that_came_since(
+    ca_server: SshServer, tmp_path: Path
+) -> None:
+    (tmp_path / "id").write_text(private_text(KEY))
+    beside = tmp_path / "id-cert.pub"
+    by_file = settings(ca_server, private_key=None, key_file=str(tmp_path / "id"))
+    for renew in (lambda: beside.write_text(certify()), beside.unlink):
+        beside.write_text(certify(end="-1m"))
+        ca_server.on_log_in = renew
+        error = await failure(by_file)
+        assert "EXPIRED" in error.message
+        assert f"renew it at {beside}." in error.message
 
 
 # Jump hosts

@@ -12,6 +12,7 @@ from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 from airflow.providers.amazon.aws.operators.s3 import S3ListOperator
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from botocore.config import Config
+from botocore.loaders import JSONFileLoader
 from botocore.stub import Stubber
 
 from airflow_provider_csc.errors import ConfigError
@@ -108,6 +109,32 @@ def test_the_resource_has_the_settings_of_the_client(connect: Connect) -> None:
     meta = AllasHook().resource.meta.client.meta
     assert meta.endpoint_url == "https://a3s.fi"
     assert meta.config.s3["addressing_style"] == "path"
+
+
+def test_what_boto3_knows_of_services_is_read_once(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    read: list[str] = []
+    load = JSONFileLoader.load_file
+
+    def counted(self: JSONFileLoader, file_path: str) -> Any:
+        read.append(file_path)
+        return load(self, file_path)
+
+    def make() -> None:
+        hook = AllasHook()
+        assert hook.get_conn().get_paginator("list_objects_v2")
+        assert hook.resource.Bucket("b").name == "b"
+
+    connect()
+    make()
+    monkeypatch.setattr(JSONFileLoader, "load_file", counted)
+    make()
+    assert read == []
+    # Somewhere else it may be something else.
+    monkeypatch.setenv("AWS_DATA_PATH", str(tmp_path))
+    make()
+    assert any(path.startswith(str(tmp_path)) for path in read)
 
 
 def test_arguments_of_the_hook_win_over_the_connection(connect: Connect) -> None:
