@@ -100,6 +100,7 @@ def test_every_setting_is_read_from_some_field() -> None:
                 "login_setup": "x",
                 "poll_interval_floor": 1,
                 "web_interface": "x",
+                "staging": "login",
                 "jump_hosts": "x",
                 "key_file": "x",
                 "private_key": "x",
