@@ -311,7 +311,7 @@ class StoreConnection:
 def _make_auth(credentials: ReadOnlyCredentials, region_name: str) -> Any:
     from botocore.auth import UNSIGNED_PAYLOAD, S3SigV4Auth
 
-    class UnsignedPayloadAuth(S3SigV4Auth):
+    class UnsignedPayloadAuth(S3SigV4Auth):  # type: ignore[misc] # untyped in botocore
         """Content is verified by its MD5, which also goes over plain http; no second digest."""
 
         def payload(self, request: object) -> str:  # noqa: ARG002

@@ -358,7 +358,7 @@ async def disk_full(stage: Stage) -> None:
 
         async with meanwhile(fill()):
             await stage.run(
-                [stage.plan(n, expects="any") for n in range(stage.options.count(30, 5))],
+                [stage.plan(n, expects="any") for n in range(stage.options.count(30, 3))],
                 spread=stage.options.seconds(30, 4),
             )
 

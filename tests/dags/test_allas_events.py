@@ -63,8 +63,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory, bucket: str) -> Iterator[
     dags = tmp_path_factory.mktemp("event-dags")
     copy_dags(dags, bucket)
     with running_airflow(
+        ENVIRONMENT,
         AIRFLOW_DAGS=str(dags),
-        AIRFLOW_ENVIRONMENT=" ".join(f"{name}={value}" for name, value in ENVIRONMENT.items()),
     ) as settings:
         yield settings
 

@@ -113,8 +113,8 @@ TIMEOUTS = {"run_timeout": RUN_SECONDS, "task_timeout": TASK_SECONDS}
 @pytest.fixture(scope="module")
 def settings(cluster: dict[str, Any]) -> Iterator[dict[str, str]]:
     with running_airflow(
+        ENVIRONMENT,
         AIRFLOW_DAGS=str(Path(__file__).parent / "kill_dags"),
-        AIRFLOW_ENVIRONMENT=" ".join(f"{name}={value}" for name, value in ENVIRONMENT.items()),
     ) as settings:
         yield settings
 
