@@ -19,8 +19,22 @@ if TYPE_CHECKING:
 WAIT_SECONDS = 600
 
 
+# What starts the example that trains a model, which is its reader's choice.
+INCOMING = """Asset(
+    "incoming",
+    uri="s3://BUCKET/incoming",
+    watchers=[
+        AssetWatcher(
+            name="incoming",
+            trigger=AllasObjectsTrigger("s3://BUCKET/incoming/*.npz", poll_interval=1),
+        )
+    ],
+)
+"""
+
+
 def copy_dags(directory: Path, bucket: str) -> None:
-    """Put the watched DAG and the example there, with the name of the tests' bucket."""
+    """Put the watched DAG and the examples there, with the name of the tests' bucket."""
     for source in (
         Path(__file__).parent / "event_dags/watched.py",
         CHECKOUT / "example_dags/allas_events.py",
@@ -28,6 +42,21 @@ def copy_dags(directory: Path, bucket: str) -> None:
         text = source.read_text().replace("BUCKET", bucket).replace("2001234-inbox", bucket)
         text = text.replace('/**/*.csv")', '/**/*.csv", poll_interval=1)')
         (directory / source.name).write_text(text)
+    text = (CHECKOUT / "example_dags/train_from_allas.py").read_text()
+    for before, after in (
+        ("SCHEDULE = None", f"SCHEDULE = {INCOMING}".replace("BUCKET", bucket)),
+        ("import Param, dag, task", "import Asset, AssetWatcher, Param, dag, task"),
+        (
+            "\n\n# None is",
+            "\nfrom airflow_provider_csc.triggers.allas import AllasObjectsTrigger\n\n# None is",
+        ),
+        ("csc-train-from-allas", bucket),
+        ("Param(5,", "Param(2,"),
+        ("provide() >> train", "train"),
+    ):
+        assert text.count(before) == 1, before
+        text = text.replace(before, after)
+    (directory / "train_from_allas.py").write_text(text)
 
 
 def eventually(condition: Callable[[], Any]) -> Any:
@@ -95,9 +124,9 @@ class Arrivals:
 
     def begin(self) -> None:
         """Write the first objects when the watchers have had their first look."""
-        for dag_id in ("watched", "allas_events"):
+        for dag_id in ("watched", "allas_events", "train_from_allas"):
             self.airflow.wait_for_dag(dag_id)
-        eventually(lambda: len(keys_below(self.store, self.bucket, ".airflow-csc/cursors/")) == 2)
+        eventually(lambda: len(keys_below(self.store, self.bucket, ".airflow-csc/cursors/")) == 3)
         for name in ("a.csv", "deep/er/b.csv", "c.txt"):
             key = f"measurements/{name}"
             self.store.put_object(Bucket=self.bucket, Key=key, Body=b"1,2")

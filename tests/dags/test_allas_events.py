@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections import Counter
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import boto3
+import numpy as np
 import pytest
 from airflow.triggers.base import BaseTrigger
 from botocore.config import Config
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
 from tests.dags.arrivals import Arrivals, copy_dags, eventually, objects_of, runs_of
 from tests.dags.conftest import CHECKOUT, control, described, running_airflow
+from tests.dags.traces import ProcessWatch, dump_database, files_below
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -139,3 +147,73 @@ def test_the_asset_is_known_by_its_uri(told: Arrivals, bucket: str) -> None:
     uri = quote(f"s3://{bucket}/watched", safe="")
     (asset,) = told.airflow.get(f"/assets?uri_pattern={uri}")["assets"]
     assert asset["uri"] == f"s3://{bucket}/watched"
+
+
+@dataclass
+class Trained:
+    """The run that a file of data started, and where something of it could have been left."""
+
+    run: DagRun
+    result: dict[str, Any]
+    traces: dict[str, bytes]
+
+    def holding(self, text: str) -> list[str]:
+        return [place for place, content in self.traces.items() if text.encode() in content]
+
+
+@pytest.fixture(scope="module")
+def trained(told: Arrivals, settings: dict[str, str], store: Any, bucket: str) -> Trained:
+    store.upload_file(str(CHECKOUT / "example_dags/softmax.py"), bucket, "code/softmax.py")
+    data = BytesIO()
+    images, labels = load_digits(return_X_y=True)
+    names = "train_images", "test_images", "train_labels", "test_labels"
+    parts = train_test_split(images / 16, labels, test_size=0.25, random_state=0)
+    np.savez_compressed(data, **dict(zip(names, parts, strict=True)))
+    with ProcessWatch("alice") as processes:
+        store.put_object(Bucket=bucket, Key="incoming/digits.npz", Body=data.getvalue())
+
+        def ended() -> list[DagRun]:
+            runs = runs_of(told.airflow, "train_from_allas")
+            return (
+                runs if runs and all(run.state() in ("success", "failed") for run in runs) else []
+            )
+
+        (run,) = eventually(ended)
+    assert run.state() == "success", run.log("train")
+    result = run.xcom("train")
+    return Trained(
+        run,
+        result,
+        {
+            "processes": b"\n".join(processes.seen),
+            "database": dump_database(settings),
+            **dict(files_below(Path(settings["DEMO_DIR"]))),
+            **dict(files_below(Path(result["run_dir"]))),
+        },
+    )
+
+
+def test_an_object_starts_a_training_that_fetches_it_and_delivers_a_model(
+    trained: Trained, store: Any, bucket: str
+) -> None:
+    staged = trained.result["staged"]
+    assert (staged["fetched"]["files"], staged["delivered"]["files"]) == (2, 2)
+    metrics = json.loads(
+        store.get_object(Bucket=bucket, Key=f"models/{trained.run.run_id}/metrics.json")[
+            "Body"
+        ].read()
+    )
+    assert metrics["job_id"] == trained.result["job_id"]
+    assert 0.8 < metrics["test_accuracy"] < 1.0
+    assert trained.run.xcom("read_metrics") == metrics
+
+
+def test_neither_key_nor_url_is_left_anywhere(trained: Trained, cluster: dict[str, Any]) -> None:
+    # What has to be found there, or nobody has looked.
+    assert {"processes", "database"} <= set(trained.holding(trained.result["run_dir"]))
+    assert [place for place in trained.holding("was given URLs") if place.endswith(".log")]
+    assert [place for place in trained.traces if place.startswith(trained.result["run_dir"])]
+
+    assert trained.holding(cluster["s3_secret_key"]) == []
+    assert trained.holding("X-Amz-Signature=") == []
+    assert trained.holding("x-amz-signature") == []
