@@ -74,32 +74,38 @@ def find_refused(rows: list[tuple[str, int, int]]) -> list[tuple[int, int]]:
     return refused
 
 
-def test_the_lease_of_a_holder_that_was_killed_goes_to_the_others(plan: Plan) -> None:
+def test_the_lease_of_a_holder_that_was_killed_goes_to_the_others(
+    allas_hook: AllasHook, plan: Plan
+) -> None:
     plan.halt = signal.SIGKILL
     assert Writers(plan, "hold").begin().wait() == [-signal.SIGKILL, 0, 0]
     rows = read_resource(plan)
     assert find_refused(rows) == []
     # Once and a part of it by the one that was killed, twice by each of the others.
     assert [word for word, *_ in rows].count("out") == 1 + 2 + 2
-    assert len({token for _, _, token in rows}) == 2 + 2 + 2
+    tokens = {token for *_, token in rows}
+    assert len(tokens) == 2 + 2 + 2
+    with AllasLease(plan.key, hook=allas_hook, owner="next", wait_seconds=None) as lease:
+        assert lease.token > max(tokens)
 
 
-def test_a_holder_that_was_paused_learns_that_it_lost(plan: Plan) -> None:
+def test_a_holder_that_was_paused_learns_that_it_lost(allas_hook: AllasHook, plan: Plan) -> None:
     """
     Stopped between its check and its act, until another holds the lease; then it goes on.
 
     The fencing number is what stops the act; afterwards it is told.
     """
-    plan.halt = signal.SIGSTOP
+    plan.halt, plan.writers = signal.SIGSTOP, 1
     holders = Writers(plan, "hold").begin()
-    stopped = holders.pids[0]
+    (stopped,) = holders.pids
     while state_of(stopped) != "T":
         time.sleep(0.05)
-    mine = max(token for _, number, token in read_resource(plan) if number == 0)
-    while max(token for *_, token in read_resource(plan)) == mine:
-        time.sleep(0.05)
-    os.kill(stopped, signal.SIGCONT)
-    assert holders.wait() == [0, 0, 0]
+    mine = max(token for *_, token in read_resource(plan))
+    with AllasLease(plan.key, hook=allas_hook, owner="next", wait_seconds=None) as lease:
+        with Path(plan.directory, "resource").open("a") as resource:
+            resource.write(f"in 1 {lease.token}\n")
+        os.kill(stopped, signal.SIGCONT)
+    assert holders.wait() == [0]
     rows = read_resource(plan)
     assert find_refused(rows) == [(0, mine)]
     assert [row for row in rows if row[0] == "lost"] == [("lost", 0, mine)]
