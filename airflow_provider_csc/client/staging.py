@@ -11,8 +11,10 @@ from airflow_provider_csc.slurm.shell import join_path
 from airflow_provider_csc.staging.commands import (
     Look,
     build_clean,
+    build_is_there,
     build_issue,
     build_look,
+    read_file,
     read_look,
 )
 from airflow_provider_csc.staging.receipts import Receipts, parse_receipts
@@ -50,7 +52,11 @@ class StagingDir:
             )
 
     async def receipts(self) -> Receipts:
-        """Return what the job says it has done; empty where it has said nothing."""
+        """
+        Return what the job says it has done; empty where it has said nothing.
+
+        :raises SlurmError: when that cannot be read.
+        """
         path, data = join_path(self.run_dir, STAGE_RECEIPTS_FILE), b""
         while True:
             try:
@@ -58,7 +64,9 @@ class StagingDir:
             except UnreadableOutputError:
                 raise
             except SlurmError:
-                return Receipts()
+                if read_file((await self.client.ask(build_is_there(path)))["file"]) is None:
+                    return Receipts()
+                raise
             data += part
             if len(part) < _READ_BYTES:
                 return parse_receipts(data)

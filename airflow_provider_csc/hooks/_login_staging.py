@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from airflow_provider_csc.allas.names import ObjectName, check_key
 from airflow_provider_csc.errors import AllasError, ConfigError, SlurmError
 from airflow_provider_csc.slurm.batch import at_home
-from airflow_provider_csc.staging.commands import build_list, build_login_run, read_list
+from airflow_provider_csc.staging.commands import (
+    build_list,
+    build_login_run,
+    read_file,
+    read_list,
+)
 from airflow_provider_csc.staging.declarations import Declared
 from airflow_provider_csc.staging.helper import helper_text
 from airflow_provider_csc.staging.receipts import Moved, Receipts, parse_receipts
@@ -96,18 +101,22 @@ class LoginStaging:
     async def deliver_outputs(self, outputs: Sequence[Declared], work: str) -> dict[str, Any]:
         """Deliver what is there of a job's outputs; return what became of it, as plain JSON."""
         files: list[tuple[Declared, int]] = []
-        absent, lost = [], []
+        absent, lost, problems = [], [], []
         for each in outputs:
+            own = each.path or "./"
             path = f"{work.rstrip('/')}/{each.path}".rstrip("/")
             try:
-                found = await self.list_files(path)
-            except ConfigError:
-                found = {}
-            is_file = set(found) == {""}
-            if not found or is_file == each.is_tree:
-                absent.append(each.path or "./")
+                found = await self._list(path)
+            except SlurmError as error:
+                problems.append(f"{own}: {error.message.rstrip('.')}")
+                continue
+            if not found:
+                absent.append(own)
                 if not each.optional:
-                    lost.append(each.path or "./")
+                    lost.append(own)
+                continue
+            if (set(found) == {""}) == each.is_tree:
+                problems.append(f"{own}: it is {'no' if each.is_tree else 'a'} directory")
                 continue
             for name, size in sorted(found.items()):
                 place = ObjectName(each.name.bucket, check_key(f"{each.name.key}{name}"))
@@ -118,7 +127,9 @@ class LoginStaging:
             "absent": absent,
         }
         if lost:
-            outcome |= {"problem": f"the job did not write {', '.join(lost)}", "phase": "out"}
+            problems.append(f"the job did not write {', '.join(lost)}")
+        if problems:
+            outcome |= {"problem": "; ".join(problems), "phase": "out"}
         return outcome
 
     async def _make(self, work: str) -> None:
@@ -131,13 +142,20 @@ class LoginStaging:
         Return the sizes of the files below a directory; of a file alone the path is empty.
 
         :raises ConfigError: when there is no such path.
+        :raises SlurmError: when it cannot be read.
         """
+        found = await self._list(path)
+        if found is None:
+            raise ConfigError(f"There is no {path!r} on the cluster.", value=path)
+        return found
+
+    async def _list(self, path: str) -> dict[str, int] | None:
         frame = (await self.client.ask(build_list(path), timeout=_RUN_SECONDS))["list"]
-        if frame.status != 0:
-            raise ConfigError(
-                f"{path!r} cannot be read on the cluster: {frame.complaint}", value=path
-            )
-        return read_list(frame)
+        try:
+            is_there = read_file(frame) is not None
+        except SlurmError as error:
+            raise SlurmError(f"{path!r} cannot be read: {frame.complaint}", path=path) from error
+        return read_list(frame) if is_there else None
 
     async def _run(
         self, phase: Literal["in", "out"], work: str, manifest: str, epoch: str

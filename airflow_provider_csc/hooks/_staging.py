@@ -195,11 +195,11 @@ class Stager:
             )
             outcome["absent"] = absent
             needed = {each.path or "./" for each in staging.outputs if not each.optional}
-            if result.is_success and not receipts.problem and (lost := needed.intersection(absent)):
-                outcome |= {
-                    "problem": f"nothing tells that {', '.join(sorted(lost))} was delivered",
-                    "phase": "out",
-                }
+            lost = sorted(needed.intersection(absent))
+            is_told = bool(receipts.epoch) and receipts.delivered is not None
+            if result.is_success and not receipts.problem and (lost or not is_told):
+                what = f"{', '.join(lost)} was" if lost else "all of its outputs were"
+                outcome |= {"problem": f"nothing tells that {what} delivered", "phase": "out"}
         await directory.clean()
         return outcome
 

@@ -176,6 +176,10 @@ class StagingOperator(KillableOperator):
         is_wanted = result.is_success or staging.on_failure
         if settings.staging == "login" and staging.outputs and is_wanted and not self._staged:
             self._staged = self._deliver_by_login(result, staging, settings)
+        if not self._staged and staging.outputs and result.is_success:
+            # The connection said at the submission who should do it, and says another thing now.
+            problem = "nothing tells that its outputs were delivered"
+            self._staged = {"problem": problem, "phase": "out"}
         return self._find_staging_problem(result)
 
     def _deliver_by_login(

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from airflow_provider_csc.errors import SlurmError
 from airflow_provider_csc.notation import NotationError
 from airflow_provider_csc.slurm.framing import assignments, quote
 from airflow_provider_csc.slurm.run_dir import fill_names
@@ -42,22 +43,46 @@ def build_look(run_dir: str, job_id: str) -> str:
     """Ask how far the staging of a job is, and how long the job may still run."""
     return f"""{SLURM}
 run_dir={quote(run_dir)}
-{fill_names('ask wanted cat -- "$run_dir/@STAGE_WANTED"')}
-{fill_names('ask issued cat -- "$run_dir/@STAGE_ISSUED"')}
+{fill_names('ask wanted env LC_ALL=C cat -- "$run_dir/@STAGE_WANTED"')}
+{fill_names('ask issued env LC_ALL=C cat -- "$run_dir/@STAGE_ISSUED"')}
 ask job slurm squeue --noheader --Format=TimeLeft:32,RestartCnt:16 --jobs={quote(job_id)}
 """
 
 
 def read_look(frames: Mapping[str, Frame]) -> Look:
-    """Read what `build_look` asked."""
-    wanted, issued, job = (frames[name] for name in ("wanted", "issued", "job"))
+    """
+    Read what `build_look` asked.
+
+    :raises SlurmError: where a file is there, or may be, and cannot be read.
+    """
+    job = frames["job"]
+    wanted, issued = (read_file(frames[name]) for name in ("wanted", "issued"))
     words = job.text.split() if job.status == 0 else []
     left, restarts = words if len(words) == 2 else ("", "")  # noqa: PLR2004
+    epoch = (wanted or b"").decode(errors="replace").strip()
     return Look(
-        wanted=wanted.text if wanted.status == 0 and _is_of(wanted.text, restarts) else "",
-        issued=_read_record(issued.data) if issued.status == 0 else None,
+        wanted=epoch if _is_of(epoch, restarts) else "",
+        issued=None if issued is None else _read_record(issued),
         left=_read_left(left),
     )
+
+
+def read_file(frame: Frame) -> bytes | None:
+    """
+    Return what a program (in the C locale) read of a file; None where there is no such file.
+
+    :raises SlurmError: where it cannot be read: then nothing is known of it.
+    """
+    if frame.status == 0:
+        return frame.data
+    if frame.text.endswith("No such file or directory"):
+        return None
+    raise SlurmError(f"A file of the run directory cannot be read: {frame.complaint}")
+
+
+def build_is_there(path: str) -> str:
+    """Ask whether there is a file, for `read_file`."""
+    return f'{PLACE}place path {quote(path)}\nask file env LC_ALL=C stat -- "$path"\n'
 
 
 def _is_of(epoch: str, restarts: str) -> bool:
@@ -160,11 +185,12 @@ def build_login_run(
 
 _LIST = r"""
 list() {
-  local LC_ALL=C
+  local -x LC_ALL=C
   if [ -d "$path" ]; then
     [ -z "$(find -L "$path" -name $'*[\x01-\x1f]*' -print -quit)" ] ||
       { printf 'the name of a file below it has a control character'; return 1; }
-    find -L "$path" -type f -printf '%s\t%P\n'
+    find -L "$path" -type f -printf '%s\t%P\n' ||
+      { printf '\nit is there, and not all of it can be listed'; return 1; }
   else
     stat -L --format=$'%s\t' -- "$path"
   fi

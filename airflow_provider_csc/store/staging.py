@@ -256,7 +256,8 @@ def settle(
     """
     Make objects of what a job delivered, and verify them; return the paths of what it did not.
 
-    Unless its outputs are wanted, what was begun for them is undone, and nothing is returned.
+    Unless its outputs are wanted, what was begun for them is undone, and nothing is returned. What
+    another start of the job says it sent counts for nothing.
 
     :raises ChecksumError: for an object that is not what the job says it sent.
     """
@@ -264,7 +265,7 @@ def settle(
     is_same = record is None or record.get("epoch") == receipts.epoch
     if not is_wanted or not is_same:
         _abort(store, outputs, uploads)
-        return []
+        return [declared.path or "./" for declared in outputs] if is_wanted else []
     absent = []
     try:
         for number, declared in enumerate(outputs):

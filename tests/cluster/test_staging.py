@@ -519,6 +519,52 @@ def test_where_nodes_have_no_way_out_the_login_node_stages(
     assert bucket.unfinished() == []
 
 
+def test_a_job_of_which_nothing_tells_what_it_delivered_is_no_success(
+    bucket: Bucket, top: str
+) -> None:
+    # What the helper writes after that names no start.
+    task = operator(command="echo 1 >one; rm staging.receipts", outputs=[bucket.url(f"{top}/one")])
+
+    with pytest.raises(JobStagingError, match="nothing tells that one was delivered"):
+        run_task(task)
+
+
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        ("mkdir -p res/deep; echo 1 >res/x; chmod 0 res/deep", "res/: .* cannot be read: .*denied"),
+        ("echo 1 >res", "res/: it is no directory"),
+    ],
+    ids=["closed", "a file"],
+)
+def test_the_login_node_takes_what_it_cannot_read_for_no_missing_output(
+    bucket: Bucket, top: str, slurm_connection: SlurmConnection, command: str, problem: str
+) -> None:
+    slurm_connection.set(staging="login")
+    outputs = [{"url": bucket.url(f"{top}/res/"), "optional": True}, bucket.url(f"{top}/one")]
+    task = operator(command=f"echo 1 >one; {command}", outputs=outputs)
+
+    with pytest.raises(JobStagingError, match=problem):
+        run_task(task)
+    assert bucket.keys(f"{top}/") == [f"{top}/one"]
+
+
+def test_outputs_that_nobody_delivered_are_no_success(
+    bucket: Bucket, top: str, slurm_connection: SlurmConnection
+) -> None:
+    slurm_connection.set(staging="login")
+    task = operator(command="echo 1 >one", outputs=[bucket.url(f"{top}/one")])
+    context = build_context(task)
+    trigger = submitted(task, context)
+    # Its job does not know that it should.
+    slurm_connection.set(staging="node")
+
+    event = asyncio.run(first_event(trigger))
+
+    with pytest.raises(JobStagingError, match="nothing tells that its outputs were delivered"):
+        task.execute_complete(context, json.loads(json.dumps(event)))  # type: ignore[arg-type]
+
+
 def test_the_login_node_names_the_output_that_is_missing(
     bucket: Bucket, top: str, slurm_connection: SlurmConnection
 ) -> None:
