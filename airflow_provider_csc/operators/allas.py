@@ -18,8 +18,9 @@ class AllasAbortUploadsOperator(BaseOperator):
     Abort uploads in parts that nobody completed.
 
     Their parts count towards the project's quota and are in no listing of objects. The transfers of
-    this package leave such an upload only where their process was killed, and continue it when they
-    run again; other programs leave them whenever they are interrupted.
+    this package leave such an upload only where their process was killed. That of a file is
+    continued when it runs again, that of a copy is not. Other programs leave them whenever they are
+    interrupted.
 
     Returns ``[{"key", "upload_id", "initiated"}]`` of the uploads that were aborted (or would be),
     with the time in ISO 8601.

@@ -61,7 +61,7 @@ class LocalTree:
             path = prefix + _check_name(entry.name, directory)
             if _is_leftover(entry.name):
                 continue
-            is_directory = entry.is_dir()
+            is_directory = _is_directory(entry)
             if is_directory and self.is_excluded(f"{path}/"):
                 continue
             if entry.is_symlink() and not self._takes_link(entry, path, is_directory=is_directory):
@@ -94,8 +94,10 @@ class LocalTree:
     def _file(self, entry: os.DirEntry[str], path: str) -> Iterator[Item]:
         try:
             status = entry.stat()
-        except FileNotFoundError as error:
+        except OSError as error:
             if not entry.is_symlink():
+                if not isinstance(error, FileNotFoundError):
+                    raise
                 # It was removed while the directory was listed.
                 self.notes.append(f"{entry.path} is gone; it is skipped")
                 return
@@ -118,6 +120,16 @@ def check_symlinks(value: object) -> Symlinks:
             field="symlinks",
         )
     return value  # type: ignore[return-value]
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        if not entry.is_symlink():
+            raise
+        # It leads in a circle, or where nobody may look: what is done about it is the caller's.
+        return False
 
 
 def _is_leftover(name: str) -> bool:

@@ -170,18 +170,20 @@ class Store:
         """Call an operation of boto3's client, with its errors made ours."""
         named = {"Bucket": bucket, **({"Key": key} if key else {}), **arguments}
         from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
 
         try:
             return getattr(self._client, operation)(**named)
-        except (BotoCoreError, ClientError) as error:
+        except (BotoCoreError, ClientError, ResponseParserError) as error:
             raise self._error(error, bucket, key) from error
 
     def _translated(self, pages: Callable[[], Any], bucket: str, key: str) -> Iterator[Any]:
         from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
 
         try:
             yield from pages()
-        except (BotoCoreError, ClientError) as error:
+        except (BotoCoreError, ClientError, ResponseParserError) as error:
             raise self._error(error, bucket, key) from error
 
     def _error(self, error: Exception, bucket: str, key: str) -> RequestError:

@@ -320,7 +320,7 @@ def _describe(outcome: Outcome) -> str:
         f"Transferred {carried} in {_span(outcome.seconds)} ({_size(rate)}/s), {verified}",
     ]
     if outcome.bytes_resumed:
-        parts.append(f"{_size(outcome.bytes_resumed)} were there from an earlier attempt")
+        parts.append(f"{_size(outcome.bytes_resumed)} were there already")
     if outcome.skipped:
         parts.append(f"{outcome.skipped:,} were there unchanged")
     if outcome.deleted:

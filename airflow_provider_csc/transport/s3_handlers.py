@@ -36,6 +36,9 @@ CREATING: Final = ("PutObject", "CreateMultipartUpload", "CopyObject")
 
 SIGV4_TIME: Final = "%Y%m%dT%H%M%SZ"
 
+_OK: Final = 200
+_SERVER_FAULT: Final = 500
+
 _TARGET: Final = "csc_target"
 """Where a request's context has bucket and key."""
 
@@ -62,6 +65,7 @@ def attach_handlers(events: Events) -> None:
         "before-parameter-build.s3.PutObject": _check_size,
         "before-parameter-build.s3.UploadPart": _check_size,
         "before-parameter-build.s3.CopyObject": _check_copy,
+        "before-parse.s3": _refuse_nothing,
         "after-call.s3": _explain_answer,
         "after-call.s3.GetObject": _refuse_segments,
         "after-call-error.s3": _explain_silence,
@@ -162,6 +166,30 @@ def _check_copy(params: Mapping[str, Any], **_: object) -> None:
             bucket=target,
             source_bucket=bucket,
         )
+
+
+def _refuse_nothing(operation_model: Any, response_dict: dict[str, Any], **_: object) -> None:
+    """
+    Take an answer without the document it has to hold for a server's fault, which is asked again.
+
+    http.client takes headers that break off for whole, and botocore nothing at all, or a proxy's
+    page, for a listing without objects. A document that breaks off it takes for a fault itself.
+    """
+    shape, body = operation_model.output_shape, response_dict.get("body") or b""
+    if response_dict.get("status_code") != _OK or not _has_document(shape):
+        return
+    # The one thing that every listing says.
+    if not body or ("IsTruncated" in shape.members and b"<IsTruncated" not in body):
+        response_dict["status_code"] = _SERVER_FAULT
+
+
+def _has_document(shape: Any) -> bool:
+    """Whether an answer's fields are in its body, rather than all in headers, or bytes of its own."""
+    return (
+        shape is not None
+        and "payload" not in shape.serialization
+        and any("location" not in member.serialization for member in shape.members.values())
+    )
 
 
 def _explain_answer(

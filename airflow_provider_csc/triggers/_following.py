@@ -70,7 +70,9 @@ class Following:
         try:
             while self._watcher.box:
                 await self._tell_all()
-        except Exception as error:  # noqa: BLE001 - it is raised where somebody waits for the end
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - it is raised where somebody waits for the end
             if not self.ended.done():
                 self.ended.set_exception(error)
         finally:

@@ -115,6 +115,18 @@ async def test_what_happens_is_told_in_the_context_of_the_trigger(
 
 
 @pytest.mark.asyncio
+async def test_whatever_ends_the_poller_ends_the_wait(pollers: dict[str, Poller], log: Log) -> None:  # noqa: ARG001
+    class GroupEndError(BaseException):
+        pass
+
+    running = await begin(trigger(), "mine")
+    watcher = pollers["one"].watchers[-1]
+    watcher.put(GroupEndError())
+    with pytest.raises(GroupEndError):
+        await asyncio.wait_for(running, 5)
+
+
+@pytest.mark.asyncio
 async def test_a_cancelled_wait_goes_on_until_it_is_cleaned_up(
     pollers: dict[str, Poller], log: Log
 ) -> None:

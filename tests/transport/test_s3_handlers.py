@@ -328,3 +328,48 @@ def test_a_busy_store_is_asked_again_after_a_random_pause(
     assert len(store.seen) == 5
     assert len(set(pauses)) == 4, "no jitter"
     assert all(0 <= pause <= 2**number for number, pause in enumerate(pauses))
+
+
+LISTED = (
+    "<ListBucketResult><IsTruncated>{}</IsTruncated>"
+    "<NextContinuationToken>n</NextContinuationToken>"
+    "<Contents><Key>{}</Key></Contents></ListBucketResult>"
+)
+
+
+@pytest.mark.parametrize("body", ["", "<html><body>Welcome</body></html>"])
+def test_an_answer_that_is_no_listing_is_no_empty_one(
+    body: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _seconds: None)
+    store.answer(200, LISTED.format("true", "a"))
+    store.answer(200, body)
+    store.answer(200, LISTED.format("false", "b"))
+    with client(store.url, attempts=2) as s3:
+        pages = s3.get_paginator("list_objects_v2").paginate(Bucket="b")
+        assert [row["Key"] for page in pages for row in page["Contents"]] == ["a", "b"]
+        store.answers[:] = [(200, {}, body)]
+        for ask in (
+            lambda: s3.list_objects_v2(Bucket="b"),
+            lambda: s3.list_parts(Bucket="b", Key="k", UploadId="u"),
+            lambda: s3.list_multipart_uploads(Bucket="b"),
+        ):
+            with pytest.raises(ClientError):
+                ask()
+
+
+def test_an_answer_without_its_document_is_none(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _seconds: None)
+    store.answer(200, "")
+    with client(store.url, attempts=2) as s3:
+        with pytest.raises(ClientError):
+            s3.create_multipart_upload(Bucket="b", Key="k")
+        with pytest.raises(ClientError):
+            s3.delete_objects(Bucket="b", Delete={"Objects": [{"Key": "k"}]})
+        assert len(store.seen) == 4
+        # Whose answer is in its headers.
+        s3.put_object(Bucket="b", Key="k", Body=b"x")
+        s3.head_object(Bucket="b", Key="k")
+        assert s3.get_object(Bucket="b", Key="k")["Body"].read() == b""
