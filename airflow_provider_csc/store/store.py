@@ -145,6 +145,12 @@ class Store:
                 bucket=bucket,
                 keys=[each.get("Key") for each in errors][:20],
             )
+        if len(deleted := answer.get("Deleted", ())) < len(set(keys)):
+            raise AllasError(
+                f"The store says of {len(deleted)} of {len(set(keys))} objects of s3://{bucket} "
+                "that they are deleted, and of the others nothing. Try again.",
+                bucket=bucket,
+            )
 
     def presign(self, operation: str, bucket: str, key: str, seconds: int, **arguments: Any) -> str:
         """Return a URL by which anybody may do one thing for some time; nothing is asked."""

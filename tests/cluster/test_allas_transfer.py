@@ -384,6 +384,20 @@ def test_symbolic_links_are_followed_skipped_or_refused(
     assert len(keys(client, bucket)) == 4
 
 
+def test_a_link_in_a_circle_concerns_only_who_follows_it(
+    bucket: str, client: Any, tmp_path: Path
+) -> None:
+    top = tmp_path / "top"
+    top.mkdir()
+    (top / "a").write_text("x")
+    (top / "loop").symlink_to("loop")
+    assert send(top, f"s3://{bucket}/skipped", symlinks="skip")["transferred"] == 1
+    assert send(top, f"s3://{bucket}/excluded", exclude=["loop"])["transferred"] == 1
+    with pytest.raises(AllasError, match="loop"):
+        send(top, f"s3://{bucket}/followed")
+    assert keys(client, bucket) == ["excluded/a", "skipped/a"]
+
+
 @pytest.mark.parametrize("symlinks", ["skip", "refuse"])
 def test_patterns_lead_through_no_link(
     symlinks: Any, bucket: str, client: Any, tmp_path: Path
