@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.figures import Case, Headline, Measured, Part, Row, Table, figure, show, show_ratio
+from benchmarks.plot import bar_chart
 from benchmarks.store import bench_store
 
 if TYPE_CHECKING:
@@ -318,11 +319,28 @@ def _show_memory(memory: Sequence[float]) -> Headline:
     )
 
 
+def plots(rows: Sequence[Row]) -> dict[str, str]:
+    """Draw who is how fast; ours comes first in each group."""
+    groups: dict[str, dict[str, float]] = {}
+    for number, shape in enumerate(SHAPES):
+        for direction in ("up", "down"):
+            rates = {
+                row.subject: row.figures[f"{direction}_rate"].median
+                for row in rows
+                if row.n == number
+            }
+            if OURS in rates:
+                groups[f"{shape[0]} {direction}"] = rates
+    chart = bar_chart("Files to an object store (up) and back (down)", "MB/s", groups)
+    return {"transfer": chart} if chart else {}
+
+
 PART = Part(
     name="transfer",
     about="files to an object store and back, beside other programs",
     cases=cases,
     table=table,
     headlines=headlines,
+    plots=plots,
     needs_site=False,
 )
