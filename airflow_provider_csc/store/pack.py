@@ -200,8 +200,8 @@ class PackedUpload:
     Send a tree as one object, packed while it is sent; it appears when all is there and verified.
 
     Packing the next part is itself a part that one of the engine's threads carries, while others
-    send; so many are held in memory as `MOST_HELD_BYTES` has room for. An unfinished upload that begins
-    with the same bytes is continued: of its parts those are sent that are not the same now.
+    send; so many are held in memory as `MOST_HELD_BYTES` has room for. An unfinished upload that
+    begins with the same bytes is continued: of its parts those are sent that are not the same now.
 
     :param make_tree: lists the tree, each time anew.
     :param existing: the object that is there, if it is to be compared.
