@@ -221,7 +221,7 @@ class PackedUpload:
     ) -> None:
         self._make_tree = make_tree
         self._figures = figures
-        self._compare = manner.compare
+        self._compare: Compare = manner.compare
         self._existing = existing
         self._packer = Packer(make_tree(), figures=figures, note=manner.note)
         self.name = f"{make_tree().root} to {target}"
@@ -317,6 +317,8 @@ class PackedUpload:
             self._upload_id = self._adopt(part) or self._begin()
         if part.number == MAX_PARTS and not is_last:
             raise self._too_large()
+        if is_last and max(self._there, default=0) > part.number:
+            raise self._too_many_parts()
         self._waiting.append(part)
         self._is_packed = is_last
         self._is_packing = False
@@ -360,6 +362,14 @@ class PackedUpload:
         )
         answer.drain(lane.buffer)
         check_etag(self.name, answer.etag, digest)
+
+    def _too_many_parts(self) -> AllasError:
+        # Ceph completes no upload of which a part is left out, and S3 deletes none.
+        return AllasError(
+            f"{self.name}: an earlier attempt was killed and has sent more than there is to be "
+            "packed now. What it sent is deleted; try again.",
+            uri=str(self._target),
+        )
 
     def _too_large(self) -> AllasError:
         most = MAX_PARTS * self._part_size / 1024**3

@@ -77,6 +77,9 @@ class _Window:
         self.count = -(-size // _SPAN_BYTES)
         self._changed = threading.Condition()
         self._there: dict[int, memoryview] = {}
+        # Buffers are used again: freed by other threads than took them, they pile up in the heap.
+        self._free: list[memoryview] = []
+        self._out: memoryview | None = None
         self._error: Exception | None = None
         # Spans before these were claimed by who reads them, and taken.
         self._claimed = self._taken = 0
@@ -96,6 +99,12 @@ class _Window:
         """Whether somebody reads, or has read, each span."""
         return self._claimed == self.count
 
+    def buffer_for(self, span: Span) -> memoryview:
+        """Return where a span is to be read to."""
+        with self._changed:
+            whole = self._free.pop() if self._free else memoryview(bytearray(_SPAN_BYTES))
+        return whole[: span.size]
+
     def put(self, span: Span, data: memoryview) -> None:
         """Put down what was read."""
         with self._changed:
@@ -109,15 +118,19 @@ class _Window:
             self._changed.notify_all()
 
     def wait_for(self, number: int, check: Callable[[], None]) -> memoryview:
-        """Return a span that somebody has claimed, and make room for another."""
+        """Return a span that somebody has claimed; the one before is not used any more."""
         with self._changed:
+            if self._out is not None:
+                self._free.append(memoryview(self._out.obj))
+                self._out = None
             while number not in self._there:
                 if self._error is not None:
                     raise self._error
                 check()
                 self._changed.wait(_LOOK_SECONDS)
             self._taken = number + 1
-            return self._there.pop(number)
+            self._out = self._there.pop(number)
+            return self._out
 
     def _span(self, number: int) -> Span:
         offset = number * _SPAN_BYTES
@@ -360,6 +373,8 @@ class PackedDownload:
     def _decompress(self, stream: _ObjectStream) -> BinaryIO:
         begin = bytes(stream.peek()[: tarfile.BLOCKSIZE])
         plain = cast("BinaryIO", stream)
+        if not begin:
+            raise AllasError(f"{self._uri} is empty, and no archive.", uri=self._uri)
         if begin.startswith(_ZSTD):
             return cast("BinaryIO", zstd.ZstdFile(plain))
         if begin.startswith(_GZIP):
@@ -374,7 +389,7 @@ class PackedDownload:
 
     def _fetch(self, span: Span, lane: Lane) -> None:
         """Read a span into the window, as often as that has any use."""
-        data = memoryview(bytearray(span.size))
+        data = self._window.buffer_for(span)
         try:
             lane.retry(lambda: self._read(span, data, lane))
         except RequestError as error:
@@ -600,8 +615,8 @@ def _write_members(archive: BinaryIO, writer: TreeWriter, lane: Lane) -> None:
         errors="surrogateescape",
     ) as tar:
         while (member := tar.next()) is not None:
-            # It keeps all members.
-            tar.members.clear()
+            # It keeps all members, in an attribute that its type does not tell of.
+            vars(tar)["members"].clear()
             lane.check()
             try:
                 writer.write(member, tar, lane.check)

@@ -561,7 +561,7 @@ def test_an_archive_that_was_cut_off_before_it_was_stored_leaves_nothing(
     if size < 0 and program != ["cat"]:
         size //= 50
     client.put_object(Bucket=bucket, Key="k", Body=made[:size])
-    with pytest.raises(AllasError, match=r"cannot be unpacked: |is no tar archive"):
+    with pytest.raises(AllasError, match=r"cannot be unpacked: |is no tar archive|is empty"):
         unpack_(f"s3://{bucket}/k", tmp_path / "back")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["top"]
 
@@ -674,9 +674,9 @@ def test_modes_and_times_of_a_stranger_do_no_harm(bucket: str, client: Any, tmp_
 def test_a_name_that_has_no_end_is_not_read_into_memory(
     bucket: str, client: Any, tmp_path: Path
 ) -> None:
-    huge = member("x", tarfile.XHDTYPE, size=8 * 1024**3).tobuf(tarfile.USTAR_FORMAT)
+    huge = member("x", tarfile.XHDTYPE, size=7 * 1024**3).tobuf(tarfile.USTAR_FORMAT)
     client.put_object(Bucket=bucket, Key="k.tar", Body=huge + bytes(10240))
-    with pytest.raises(AllasError, match="a name has 8589934592 bytes"):
+    with pytest.raises(AllasError, match="a name has 7516192768 bytes"):
         unpack_(f"s3://{bucket}/k.tar", tmp_path / "back")
 
 
@@ -725,7 +725,7 @@ def test_a_killed_upload_is_continued(
     assert tree_of(tmp_path / "back") == tree_of(top)
 
 
-def test_an_upload_of_more_parts_is_continued_with_fewer(
+def test_an_upload_of_more_parts_than_are_needed_is_begun_anew(
     bucket: str, client: Any, proxy: ByteProxy, tmp_path: Path
 ) -> None:
     top = fill(tmp_path / "top", {f"{n:02}": content(6 * MIB, n) for n in range(10)})
@@ -741,6 +741,10 @@ def test_an_upload_of_more_parts_is_continued_with_fewer(
     proxy.cut_all()
     for n in range(3, 10):
         (top / f"{n:02}").unlink()
+    # Ceph completes no upload of which a part is left out.
+    with pytest.raises(AllasError, match="What it sent is deleted; try again"):
+        pack(top, uri)
+    assert not unfinished(client, bucket)
     pack(top, uri)
     unpack_(uri, tmp_path / "back")
     assert tree_of(tmp_path / "back") == tree_of(top)
@@ -856,5 +860,6 @@ def test_memory_is_bounded_whatever_the_size(bucket: str, tmp_path: Path) -> Non
         child.join(300)
         assert child.exitcode == 0, output.read_text()
         peak = int(output.read_text().splitlines()[-1])
-        assert peak < 300_000, f"{direction}: {peak} kB"
+        print(f"{direction}: {peak} kB")
+        assert peak < 300_000
     assert run("cmp", str(tmp_path / "top/a"), str(tmp_path / "back/a")) == b""
