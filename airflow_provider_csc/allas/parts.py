@@ -25,8 +25,8 @@ MOST_PARTS: Final = 1000
 MAX_OBJECT_BYTES: Final = 5 * 1024**4
 """The S3 protocol, "Amazon S3 multipart upload limits"; Ceph's rgw_multipart_part_upload_limit."""
 
-MOST_HELD_BYTES: Final = 96 * MIB
-"""What is packed is held in memory until it was sent, so its parts are no larger."""
+MOST_HELD_BYTES: Final = 64 * MIB
+"""What is packed is held in memory until it was sent: so much at a time."""
 
 # Defaults of boto3 and the AWS CLI, s3cmd, rclone and s5cmd, and of CSC's tools (s3cmd: 5000 MB).
 _USUAL_PART_BYTES: Final = tuple(count * MIB for count in (8, 15, 5, 50, 16, 64, 5000, 100, 512))
@@ -68,10 +68,11 @@ def choose_packed_part_size(most: int) -> int:
     """
     Return the part size of what is made while it is sent and has ``most`` bytes at the most.
 
-    The parts are those of a file of as many bytes, as long as memory holds them; of 1,000 parts
-    there are more then, up to `MAX_PARTS`.
+    It is half of what a file's is, so that several are held at once, and grows as a file's does,
+    as long as memory holds one; of 1,000 parts there are more then, up to `MAX_PARTS`.
     """
-    return min(choose_part_size(min(most, MAX_OBJECT_BYTES)), MOST_HELD_BYTES)
+    wanted = max(PART_BYTES // 2, MIN_PART_BYTES)
+    return min(choose_part_size(min(most, MAX_OBJECT_BYTES), wanted=wanted), MOST_HELD_BYTES)
 
 
 def cut(size: int, part_size: int) -> Iterator[Part]:

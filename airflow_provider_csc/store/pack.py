@@ -71,15 +71,16 @@ class Packer:
         self._stream = self._compressed()
         self._rest: memoryview = memoryview(b"")
 
-    def take(self, size: int, check: Callable[[], None]) -> list[memoryview]:
-        """Return the next bytes, in pieces: as many as asked for, fewer at the end."""
+    def fill(self, buffer: memoryview, check: Callable[[], None]) -> int:
+        """Write the next bytes to a buffer; return how many, which are fewer at the end."""
         self._check = check
-        pieces: list[memoryview] = []
-        while size and self._is_more():
-            pieces.append(self._rest[:size])
-            size -= len(pieces[-1])
-            self._rest = self._rest[len(pieces[-1]) :]
-        return pieces
+        size = 0
+        while size < len(buffer) and self._is_more():
+            piece = self._rest[: len(buffer) - size]
+            buffer[size : size + len(piece)] = piece
+            self._rest = self._rest[len(piece) :]
+            size += len(piece)
+        return size
 
     def is_at_end(self) -> bool:
         """Whether nothing is left to take."""
@@ -187,8 +188,12 @@ class _PackedPart:
     """Bytes of the archive that were packed and have to be sent."""
 
     number: int
-    size: int
-    pieces: list[memoryview]
+    data: memoryview
+
+    @property
+    def md5(self) -> bytes:
+        """Return its MD5."""
+        return hashlib.md5(self.data, usedforsecurity=False).digest()
 
 
 # What is to be done, as a part that is carried: the next of the archive is packed.
@@ -237,6 +242,8 @@ class PackedUpload:
         # How many parts there were, and those of them that nobody sends yet.
         self._count = 0
         self._waiting: deque[_PackedPart] = deque()
+        # Memory is used again: freed by other threads than took it, it piles up in the heap.
+        self._free: list[memoryview] = []
         self._is_packing = self._is_packed = False
 
     def prepare(self, lane: Lane) -> Iterable[object]:
@@ -251,19 +258,16 @@ class PackedUpload:
         if part is _PACK:
             self._pack(lane)
             return
-        digest = hashlib.md5(usedforsecurity=False)
-        for piece in part.pieces:
-            digest.update(piece)
+        digest: bytes = part.md5
         lane.check()
-        if self._there.get(part.number) == (part.size, digest.hexdigest()):
-            lane.skipped(part.size)
+        if self._there.get(part.number) == (len(part.data), digest.hex()):
+            lane.skipped(len(part.data))
         elif self._upload_id:
-            self._send_part(part, digest.hexdigest(), lane)
+            self._send_part(part, digest.hex(), lane)
         else:
-            self._send_whole(part, digest.digest(), lane)
-        self._digests[part.number] = digest.digest()
-        # The thread that sent it may wait with it for its next part.
-        part.pieces.clear()
+            self._send_whole(part, digest, lane)
+        self._free.append(memoryview(part.data.obj))
+        self._digests[part.number] = digest
 
     def finish(self, lane: Lane) -> None:  # noqa: ARG002 - as every carriage
         """Have the object made, and see that it is what was packed."""
@@ -309,9 +313,10 @@ class PackedUpload:
                 yield LATER
 
     def _pack(self, lane: Lane) -> None:
-        pieces = self._packer.take(self._part_size, lane.check)
+        buffer = self._free.pop() if self._free else memoryview(bytearray(self._part_size))
+        size = self._packer.fill(buffer, lane.check)
         self._count += 1
-        part = _PackedPart(self._count, sum(map(len, pieces)), pieces)
+        part = _PackedPart(self._count, buffer[:size])
         is_last = self._packer.is_at_end()
         if part.number == 1 and not is_last:
             self._upload_id = self._adopt(part) or self._begin()
@@ -330,12 +335,10 @@ class PackedUpload:
 
     def _adopt(self, first: _PackedPart) -> str:
         """Return an unfinished upload that begins with the same part, and note what it has."""
-        digest = hashlib.md5(usedforsecurity=False)
-        for piece in first.pieces:
-            digest.update(piece)
+        known = (len(first.data), first.md5.hex())
         bucket, key = self._target.bucket, self._target.key
         for upload_id, there in find_uploads(self._store, bucket, key):
-            if there.get(1) == (first.size, digest.hexdigest()):
+            if there.get(1) == known:
                 self._there = there
                 return upload_id
         return ""
@@ -356,8 +359,8 @@ class PackedUpload:
             "PUT",
             self._target.bucket,
             self._target.key,
-            size=part.size,
-            body=_slices(part.pieces, lane),
+            size=len(part.data),
+            body=_slices(part.data, lane),
             **request,
         )
         answer.drain(lane.buffer)
@@ -391,9 +394,8 @@ def is_sealed(seal: Seal, tree: LocalTree, compare: Compare, check: Callable[[],
     return Packer(tree, note=lambda _: None).seal(check).content == seal.content
 
 
-def _slices(pieces: Iterable[memoryview], lane: Lane) -> Iterator[memoryview]:
-    for piece in pieces:
-        for begin in range(0, len(piece), BUFFER_BYTES):
-            data = piece[begin : begin + BUFFER_BYTES]
-            yield data
-            lane.passed(len(data))
+def _slices(data: memoryview, lane: Lane) -> Iterator[memoryview]:
+    for begin in range(0, len(data), BUFFER_BYTES):
+        piece = data[begin : begin + BUFFER_BYTES]
+        yield piece
+        lane.passed(len(piece))

@@ -595,6 +595,8 @@ HOSTILE = {
     "upwards within": [member("a/../../outside/x")],
     "absolute link": [member("l", LINK, "{outside}"), member("l/x")],
     "link out": [member("l", LINK, "../outside"), member("l/x")],
+    "absolute link alone": [member("l", LINK, "{outside}")],
+    "link out alone": [member("l", LINK, "../outside")],
     "link to a link": [
         member("d/a", LINK, "."),
         member("l", LINK, "d/a/a/a/../../../../outside"),
