@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import subprocess
 import threading
 import time
-import uuid
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +24,6 @@ from airflow_provider_csc.errors import (
     ObjectChangedError,
     TransferCancelledError,
 )
-from airflow_provider_csc.hooks.allas import AllasHook
 from airflow_provider_csc.operators.allas import AllasAbortUploadsOperator
 from airflow_provider_csc.store import download, engine, upload
 from airflow_provider_csc.transfers.allas import (
@@ -34,12 +31,14 @@ from airflow_provider_csc.transfers.allas import (
     AllasToLocalOperator,
     LocalToAllasOperator,
 )
-from tests.support.byte_proxy import ByteProxy
+from tests.support.rgw import unfinished
 from tests.support.run_transfer import start_transfer
 from tests.support.tls import serve_tls
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+
+    from tests.support.byte_proxy import ByteProxy
 
 pytestmark = pytest.mark.cluster
 
@@ -61,54 +60,6 @@ def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "PART_BYTES", PART)
     monkeypatch.setattr(upload, "SINGLE_BYTES", PART)
     monkeypatch.setattr(engine, "_LONGEST_PAUSE", 1.0)
-
-
-@pytest.fixture
-def connect(cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    def define(conn_id: str = "allas_default", url: str | None = None, **changes: Any) -> str:
-        described = {
-            "conn_type": "allas",
-            "login": cluster["s3_access_key"],
-            "password": cluster["s3_secret_key"],
-            "extra": {"endpoint_url": url or cluster["s3_endpoint_url"]},
-            **changes,
-        }
-        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(described))
-        return conn_id
-
-    define()
-    return define
-
-
-@pytest.fixture
-def client(connect: Callable[..., str]) -> Any:
-    return AllasHook(connect("direct")).get_conn()
-
-
-@pytest.fixture
-def bucket(client: Any) -> Iterator[str]:
-    name = f"transfer-{uuid.uuid4().hex[:12]}"
-    client.create_bucket(Bucket=name)
-    yield name
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=name):
-        for found in page.get("Contents", ()):
-            client.delete_object(Bucket=name, Key=found["Key"])
-    for left in unfinished(client, name):
-        client.abort_multipart_upload(Bucket=name, Key=left["Key"], UploadId=left["UploadId"])
-    client.delete_bucket(Bucket=name)
-
-
-@pytest.fixture
-def proxy(cluster: dict[str, Any], connect: Callable[..., str]) -> Iterator[ByteProxy]:
-    """The way to the store, which ``allas_default`` takes; `direct` does not."""
-    url = urlsplit(cluster["s3_endpoint_url"])
-    with ByteProxy((url.hostname or "", url.port or 0)) as between:
-        connect(url=between.url)
-        yield between
-
-
-def unfinished(client: Any, bucket: str) -> list[dict[str, Any]]:
-    return list(client.list_multipart_uploads(Bucket=bucket).get("Uploads", ()))
 
 
 def read(client: Any, bucket: str, key: str) -> bytes:
