@@ -7,15 +7,20 @@ import os
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 import structlog
 
+from airflow_provider_csc.allas import parts
 from airflow_provider_csc.hooks.allas import AllasHook
+from airflow_provider_csc.store import download, engine, upload
 from tests.support.bad_input import build_connection
+from tests.support.byte_proxy import ByteProxy
+from tests.support.transfers import PART, unfinished
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 DEFAULT_DIR = "/var/lib/csc-cluster"
 
@@ -47,6 +52,69 @@ def allas_hook(cluster: dict[str, Any]) -> Iterator[AllasHook]:
         hook.create_bucket(bucket)
         yield hook
         hook.delete_bucket(bucket, force_delete=True)
+
+
+# Of transfers.
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let transfers cut what is larger than 5 MiB into parts, and soon try again."""
+    for module in (parts, download):
+        monkeypatch.setattr(module, "PART_BYTES", PART)
+    monkeypatch.setattr(upload, "SINGLE_BYTES", PART)
+    monkeypatch.setattr(engine, "_LONGEST_PAUSE", 1.0)
+
+
+@pytest.fixture
+def connect(cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Define connections to the store; ``allas_default`` is there already."""
+
+    def define(conn_id: str = "allas_default", url: str | None = None, **changes: Any) -> str:
+        described = {
+            "conn_type": "allas",
+            "login": cluster["s3_access_key"],
+            "password": cluster["s3_secret_key"],
+            "extra": {"endpoint_url": url or cluster["s3_endpoint_url"]},
+            **changes,
+        }
+        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(described))
+        return conn_id
+
+    define()
+    return define
+
+
+@pytest.fixture
+def client(connect: Callable[..., str]) -> Any:
+    """boto3's client of the connection ``direct``."""
+    return AllasHook(connect("direct")).get_conn()
+
+
+@pytest.fixture
+def bucket(client: Any) -> Iterator[str]:
+    """A bucket of the test's own, gone afterwards with all that is in it."""
+    name = f"transfer-{uuid.uuid4().hex[:12]}"
+    client.create_bucket(Bucket=name)
+    yield name
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=name):
+        if found := [{"Key": each["Key"]} for each in page.get("Contents", ())]:
+            client.delete_objects(Bucket=name, Delete={"Objects": found, "Quiet": True})
+    for left in unfinished(client, name):
+        client.abort_multipart_upload(Bucket=name, Key=left["Key"], UploadId=left["UploadId"])
+    client.delete_bucket(Bucket=name)
+
+
+@pytest.fixture
+def proxy(cluster: dict[str, Any], connect: Callable[..., str]) -> Iterator[ByteProxy]:
+    """The way to the store, which ``allas_default`` takes; `direct` does not."""
+    url = urlsplit(cluster["s3_endpoint_url"])
+    with ByteProxy((url.hostname or "", url.port or 0)) as between:
+        connect(url=between.url)
+        yield between
+
+
+# Of Slurm.
 
 
 @pytest.fixture
