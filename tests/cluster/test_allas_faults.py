@@ -215,7 +215,7 @@ def test_a_clock_that_is_off_is_told_from_a_wrong_key(
     fault.watch(f"this machine's clock is an hour behind; a file is {journey.said}", journey.whole)
     with monkeypatch.context() as patch:
         set_clock(patch, dt.timedelta(hours=-1))
-        fault.fails(journey.go, AllasError, "RequestTimeTooSkewed", "Set", "clock")
+        fault.fails(journey.go, AllasError, "RequestTimeTooSkewed", "behind", "Set it")
     fault.retries(journey.go)
 
 
