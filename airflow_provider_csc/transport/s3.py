@@ -163,7 +163,8 @@ def describe_failure(error: Exception, endpoint_url: str) -> str:
         case _:
             if known := _find_cause(error, endpoint_url):
                 return known
-            remedy = f" {_TRY_AGAIN}" if isinstance(error, boto.HTTPClientError) else ""
+            is_network = isinstance(error, (boto.HTTPClientError, boto.ConnectionError))
+            remedy = f" {_TRY_AGAIN}" if is_network else ""
             return f"{endpoint_url}: {_own_words(error)}{remedy}"
 
 

@@ -49,7 +49,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("small_parts")]
 ROWS = os.environ.get("FAULT_ROWS")
 SIZE = 60 * MIB
 # So many are listed for the table; it takes minutes to make them.
-LISTED = 50_000 if ROWS else 5_000
+LISTED = 50_000 if ROWS else 2_500
 # What a transfer leaves that cannot reach the store at its end.
 KEPT: dict[str, Kept] = {"up": "upload", "down": "files"}
 # So that small requests to a store that is away are not repeated for ten seconds.
@@ -213,9 +213,13 @@ def test_a_clock_that_is_off_is_told_from_a_wrong_key(
 ) -> None:
     journey = Journey(direction, fault, LARGE)
     fault.watch(f"this machine's clock is an hour behind; a file is {journey.said}", journey.whole)
-    with monkeypatch.context() as patch:
-        set_clock(patch, dt.timedelta(hours=-1))
-        fault.fails(journey.go, AllasError, "RequestTimeTooSkewed", "behind", "Set it")
+
+    def go() -> None:
+        with monkeypatch.context() as patch:
+            set_clock(patch, dt.timedelta(hours=-1))
+            journey.go()
+
+    fault.fails(go, AllasError, "RequestTimeTooSkewed", "behind", "Set it")
     fault.retries(journey.go)
 
 
@@ -228,15 +232,19 @@ def test_a_clock_that_jumps_during_a_transfer_costs_no_part_that_is_there(
         f"this machine's clock jumps two hours ahead while a file is {journey.said}",
         journey.whole,
     )
-    with monkeypatch.context() as patch:
-        at_byte(proxy, direction, 22 * MIB, lambda: set_clock(patch, dt.timedelta(hours=2)))
-        fault.fails(
-            lambda: journey.go(max_workers=2),
-            AllasError,
-            "RequestTimeTooSkewed",
-            "Set this machine's clock",
-            keeps=KEPT[direction],
-        )
+
+    def go() -> None:
+        with monkeypatch.context() as patch:
+            at_byte(proxy, direction, 22 * MIB, lambda: set_clock(patch, dt.timedelta(hours=2)))
+            journey.go(max_workers=2)
+
+    fault.fails(
+        go,
+        AllasError,
+        "RequestTimeTooSkewed",
+        "Set this machine's clock",
+        keeps=KEPT[direction],
+    )
     fault.retries(journey.go, continues=True)
 
 
@@ -351,7 +359,8 @@ def test_a_copy_into_a_full_project_leaves_no_upload(
     connect("elsewhere", **limited.as_connection(fault.client.meta.endpoint_url))
     target = f"s3://{fault.bucket}/copy"
     fault.watch("the project's space is used up while an object is copied", {target: journey.data})
-    limited.limit("user", max_size=SIZE + 20 * MIB)
+    # Ceph adds up what a user has only every few minutes, but for what passes meanwhile.
+    limited.limit("user", max_size=20 * MIB)
 
     def go() -> dict[str, Any]:
         return copy(journey.uri, target, destination_conn_id="elsewhere", max_workers=2)
@@ -464,7 +473,7 @@ def test_a_connection_that_is_cut_again_and_again_is_given_up(
     fault.fails(
         lambda: journey.go(max_workers=2),
         AllasError,
-        "broke off",
+        "the connection",
         "Try again",
         keeps="nothing" if direction == "up" else "files",
     )
@@ -718,7 +727,7 @@ def test_a_listing_that_breaks_off_is_not_taken_for_whole(
     half = LISTED * 150
     fault.watch(f"the store goes away in the middle of a listing of {LISTED:,} objects", whole)
     at_byte(proxy, "down", half, lambda: go_away(proxy))
-    fault.fails(go, AllasError, "closed", "Try again")
+    fault.fails(go, AllasError, "/many/: ", "Try again")
     proxy.on_bytes, proxy.is_refusing = None, False
     fault.retries(go)
 

@@ -162,20 +162,28 @@ class FaultWatch:
         self._row |= {"told": self._stable(told), "whole": len(new), "uploads": sight.uploads}
         self._row |= {"parts": sight.parts, "files": sight.files}
 
-    def retries(self, transfer: Callable[[], dict[str, Any]], *, continues: bool) -> dict[str, Any]:
-        """See a retry succeed, leave nothing behind, and make use of what is there."""
+    def retries(
+        self, transfer: Callable[[], dict[str, Any]], *, continues: bool | None = False
+    ) -> dict[str, Any]:
+        """
+        See a retry succeed, leave nothing behind, and carry only what is not there.
+
+        ``continues`` is None where chance decides whether there is anything to go on from.
+        """
         done = transfer()
         self._check_end()
-        # What one file of several needs again is told by the others.
-        assert (done["bytes"] < self._row["size"]) is continues, done
+        if continues is not None:
+            assert (done["bytes"] < self._row["size"]) is continues, done
         self._write(carried=done["bytes"])
         return done
 
-    def survives(self, transfer: Callable[[], object], passed: Callable[[], int]) -> None:
+    def survives(
+        self, transfer: Callable[[], object], passed: Callable[[], int] | None = None
+    ) -> None:
         """See a transfer succeed in spite of the fault; ``passed`` counts bytes on the wire."""
-        before = passed()
+        before = passed() if passed else 0
         transfer()
-        twice = max(passed() - before - self._row["size"], 0)
+        twice = max(passed() - before - self._row["size"], 0) if passed else None
         self._check_end()
         self._row |= {"told": "", "whole": len(self._whole), "uploads": 0, "parts": 0, "files": 0}
         self._write(carried=twice, is_survived=True)

@@ -45,6 +45,9 @@ class OwnGateway:
             *("radosgw", "--foreground", "--conf", str(self._conf), "--name", "client.rgw"),
             *("--setuser", "ceph", "--setgroup", "ceph"),
             f"--rgw_frontends=beast endpoint=127.0.0.1:{self._port}",
+            # It listens to none of the objects by which gateways tell each other of changes: there,
+            # Ceph waits half a minute for one that was killed, and everybody's changes with it.
+            "--rgw_num_control_oids=0",
             # What the cluster's own does for both.
             "--rgw_enable_gc_threads=false",
             "--rgw_enable_lc_threads=false",
