@@ -2,8 +2,7 @@
 What a fault of a transfer leaves behind: looked at in the tests, and shown as a table.
 
 ``python -m tests.support.fault_table`` runs tests/cluster/test_allas_faults.py with FAULT_ROWS set,
-so that each test writes down what it saw, and puts the table onto docs/faults.md. With ``--page`` it
-takes the rows of the last run.
+so that each test writes down what it saw, and puts the table onto docs/faults.md.
 """
 
 from __future__ import annotations
@@ -272,13 +271,12 @@ def main() -> int:
     from benchmarks.page import replace_block
     from tests.support.state_tables import table
 
-    if "--page" not in sys.argv:
-        ROWS.parent.mkdir(exist_ok=True)
-        ROWS.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "pytest", "-q", TESTS]
-        done = subprocess.run(command, env={**os.environ, "FAULT_ROWS": str(ROWS)}, check=False)
-        if done.returncode:
-            return done.returncode
+    ROWS.parent.mkdir(exist_ok=True)
+    ROWS.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "pytest", "-q", TESTS]
+    done = subprocess.run(command, env={**os.environ, "FAULT_ROWS": str(ROWS)}, check=False)
+    if done.returncode:
+        return done.returncode
     rows = [Row(**json.loads(line)) for line in ROWS.read_text().splitlines()]
     block = f"{conditions()}\n\n{table(HEADS, (row.cells for row in rows))}".rstrip()
     PAGE.write_text(replace_block(PAGE.read_text(), "table", block))
