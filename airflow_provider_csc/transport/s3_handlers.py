@@ -184,7 +184,7 @@ def _refuse_nothing(operation_model: Any, response_dict: dict[str, Any], **_: ob
 
 
 def _has_document(shape: Any) -> bool:
-    """Whether an answer's fields are in its body, rather than all in headers, or bytes of its own."""
+    """Whether an answer has fields in its body, rather than all in headers, or bytes of its own."""
     return (
         shape is not None
         and "payload" not in shape.serialization

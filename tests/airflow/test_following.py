@@ -115,7 +115,7 @@ async def test_what_happens_is_told_in_the_context_of_the_trigger(
 
 
 @pytest.mark.asyncio
-async def test_whatever_ends_the_poller_ends_the_wait(pollers: dict[str, Poller], log: Log) -> None:  # noqa: ARG001
+async def test_whatever_ends_the_poller_ends_the_wait(pollers: dict[str, Poller], log: Log) -> None:
     class GroupEndError(BaseException):
         pass
 
