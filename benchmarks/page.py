@@ -91,7 +91,7 @@ def replace_block(text: str, name: str, block: str) -> str:
     """Put a block between its marks."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     if begin not in text or end not in text:
-        raise ValueError(f"{PAGE.name} has no marks {begin} and {end}")
+        raise ValueError(f"the page has no marks {begin} and {end}")
     before, _, rest = text.partition(begin)
     _old, _, after = rest.partition(end)
     return f"{before}{begin}\n{block}\n{end}{after}"

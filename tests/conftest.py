@@ -23,6 +23,7 @@ _HOME = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 SLOW = (
     "dags/test_kill",
     "cluster/test_allas_transfer",
+    "cluster/test_allas_faults",
     "cluster/test_staging",
     "cluster/test_slurm_operator",
     "cluster/test_arrays",

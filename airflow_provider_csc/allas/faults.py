@@ -66,6 +66,10 @@ REMEDIES: Final[dict[str, str]] = {
     "InvalidBucketName": (
         "a bucket cannot have that name. New ones have 3 to 63 of a-z, 0-9, dots and hyphens."
     ),
+    "BadDigest": (
+        "the object store has received other bytes than were sent: something on the way changes "
+        "them. Try again, and reach the store by https."
+    ),
     "EntityTooLarge": "one request may carry 5 GiB at most. Send the object in parts.",
     "XAmzContentSHA256Mismatch": _CHECKSUMS,
     "MissingContentLength": _CHECKSUMS,

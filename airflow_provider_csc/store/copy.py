@@ -7,6 +7,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_csc.allas.endpoints import MAX_SINGLE_PUT_BYTES, MIN_PART_BYTES
+from airflow_provider_csc.allas.faults import explain
 from airflow_provider_csc.allas.parts import (
     Part,
     choose_part_size,
@@ -241,7 +242,7 @@ class StreamCopy(_Copy):
         answer.drain(lane.buffer)
         if answer.etag != digest.hexdigest():
             raise RequestError(
-                f"{self.name}: the store has received other bytes than were sent.",
+                f"{self.name}: {explain('BadDigest')}",
                 code="BadDigest",
                 status=None,
                 is_passing=True,
@@ -279,7 +280,7 @@ class StreamCopy(_Copy):
             if not read:
                 connection.close()
                 raise RequestError(
-                    f"{self.name}: the connection ended {left} bytes too early.",
+                    f"{self.name}: the connection ended {left} bytes too early. Try again.",
                     code=None,
                     status=None,
                     is_passing=True,

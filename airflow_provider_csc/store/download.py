@@ -230,7 +230,7 @@ class Download:
             if not read:
                 lane.close()
                 raise RequestError(
-                    f"{self.name}: the connection ended {end - offset} bytes too early.",
+                    f"{self.name}: the connection ended {end - offset} bytes too early. Try again.",
                     code=None,
                     status=None,
                     is_passing=True,

@@ -205,7 +205,8 @@ class Store:
     def _error(self, error: Exception, bucket: str, key: str) -> RequestError:
         from airflow_provider_csc.transport.s3 import describe_failure  # noqa: PLC0415 - botocore
 
-        answer = getattr(error, "response", {})
+        # botocore's errors without an answer have one that is None.
+        answer = getattr(error, "response", None) or {}
         status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
         return RequestError(
             f"s3://{bucket}/{key}: {describe_failure(error, self.settings.endpoint_url)}",

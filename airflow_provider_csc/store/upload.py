@@ -9,6 +9,7 @@ import stat
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_csc.allas.faults import explain
 from airflow_provider_csc.allas.parts import ETag, Part, choose_part_size, cut, etag_of_parts
 from airflow_provider_csc.errors import AllasError, ConfigError, FileChangedError
 from airflow_provider_csc.notation import shown
@@ -226,8 +227,7 @@ def check_etag(name: str, theirs: str, ours: str) -> None:
     """Refuse an answer that tells another MD5 than that of what was sent."""
     if theirs != ours:
         raise RequestError(
-            f"{name}: the store has received other bytes than were sent (its MD5 is {theirs}, ours "
-            f"{ours}).",
+            f"{name}: {explain('BadDigest')} (Its MD5 is {theirs}, ours {ours}.)",
             code="BadDigest",
             status=None,
             is_passing=True,

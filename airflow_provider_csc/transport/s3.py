@@ -110,6 +110,9 @@ def read_date(answer: Mapping[str, Any]) -> dt.datetime | None:
     return said.replace(tzinfo=said.tzinfo or dt.UTC)
 
 
+_TRY_AGAIN: Final = (
+    "Try again; where it happens each time, look at what lies between (a firewall, a proxy)."
+)
 _COME_LATER: Final = ("SlowDown", "RequestTimeout", "ServiceUnavailable", "InternalError")
 _IS_ANOTHER: Final = ("PreconditionFailed", "ConditionalRequestConflict")
 _SERVER_ERRORS: Final = 500
@@ -158,7 +161,11 @@ def describe_failure(error: Exception, endpoint_url: str) -> str:
         case boto.NoCredentialsError() | boto.PartialCredentialsError():
             return "No access key and secret key were found. Enter both in the connection."
         case _:
-            return _find_cause(error, endpoint_url) or f"{endpoint_url}: {_own_words(error)}"
+            if known := _find_cause(error, endpoint_url):
+                return known
+            is_network = isinstance(error, (boto.HTTPClientError, boto.ConnectionError))
+            remedy = f" {_TRY_AGAIN}" if is_network else ""
+            return f"{endpoint_url}: {_own_words(error)}{remedy}"
 
 
 def explain_failure(error: Exception) -> str | None:
@@ -178,7 +185,8 @@ def describe_break(error: Exception, endpoint_url: str) -> str:
             said = f"{endpoint_url} gave no answer in time. Try later."
         case _:
             said = _describe_cause(error, host)
-    return said or f"{endpoint_url}: the connection broke off ({error or type(error).__name__})."
+    broke = f"{endpoint_url}: the connection broke off ({error or type(error).__name__})."
+    return said or f"{broke} {_TRY_AGAIN}"
 
 
 def _read_answer(error: boto.ClientError) -> str:

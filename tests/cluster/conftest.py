@@ -12,10 +12,12 @@ from urllib.parse import urlsplit
 import pytest
 import structlog
 
+from airflow_provider_csc.allas import parts
 from airflow_provider_csc.hooks.allas import AllasHook
+from airflow_provider_csc.store import download, engine, upload
 from tests.support.bad_input import build_connection
 from tests.support.byte_proxy import ByteProxy
-from tests.support.rgw import unfinished
+from tests.support.transfers import PART, unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,9 +54,21 @@ def allas_hook(cluster: dict[str, Any]) -> Iterator[AllasHook]:
         hook.delete_bucket(bucket, force_delete=True)
 
 
+# Of transfers.
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let transfers cut what is larger than 5 MiB into parts, and soon try again."""
+    for module in (parts, download):
+        monkeypatch.setattr(module, "PART_BYTES", PART)
+    monkeypatch.setattr(upload, "SINGLE_BYTES", PART)
+    monkeypatch.setattr(engine, "_LONGEST_PAUSE", 1.0)
+
+
 @pytest.fixture
 def connect(cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Define a connection to the store; ``allas_default`` is one already."""
+    """Define connections to the store; ``allas_default`` is there already."""
 
     def define(conn_id: str = "allas_default", url: str | None = None, **changes: Any) -> str:
         described = {
@@ -73,6 +87,7 @@ def connect(cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Callabl
 
 @pytest.fixture
 def client(connect: Callable[..., str]) -> Any:
+    """boto3's client of the connection ``direct``."""
     return AllasHook(connect("direct")).get_conn()
 
 
@@ -83,8 +98,8 @@ def bucket(client: Any) -> Iterator[str]:
     client.create_bucket(Bucket=name)
     yield name
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=name):
-        for found in page.get("Contents", ()):
-            client.delete_object(Bucket=name, Key=found["Key"])
+        if found := [{"Key": each["Key"]} for each in page.get("Contents", ())]:
+            client.delete_objects(Bucket=name, Delete={"Objects": found, "Quiet": True})
     for left in unfinished(client, name):
         client.abort_multipart_upload(Bucket=name, Key=left["Key"], UploadId=left["UploadId"])
     client.delete_bucket(Bucket=name)
@@ -97,6 +112,9 @@ def proxy(cluster: dict[str, Any], connect: Callable[..., str]) -> Iterator[Byte
     with ByteProxy((url.hostname or "", url.port or 0)) as between:
         connect(url=between.url)
         yield between
+
+
+# Of Slurm.
 
 
 @pytest.fixture

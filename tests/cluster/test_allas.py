@@ -22,6 +22,7 @@ from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 from botocore.exceptions import ClientError
 
 from airflow_provider_csc.hooks.allas import AllasHook
+from tests.support.clock import set_clock
 from tests.support.tls import serve_tls
 
 if TYPE_CHECKING:
@@ -304,16 +305,6 @@ def test_botocores_own_presigned_put_is_refused_to_ordinary_clients(
     assert "X-Amz-Algorithm" not in url
     with refused(403):
         fetch(url, "PUT", b"x")
-
-
-def set_clock(monkeypatch: pytest.MonkeyPatch, shift: dt.timedelta) -> None:
-    """Let botocore sign as a machine would whose clock is off; it takes no clock as argument."""
-    monkeypatch.setattr(
-        "botocore.auth.get_current_datetime",
-        lambda remove_tzinfo=True: (dt.datetime.now(dt.UTC) + shift).replace(
-            tzinfo=None if remove_tzinfo else dt.UTC
-        ),
-    )
 
 
 def test_a_good_connection_says_whom_it_reached(

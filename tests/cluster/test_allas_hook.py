@@ -20,6 +20,7 @@ from airflow_provider_csc.allas.names import parse_uri
 from airflow_provider_csc.errors import ConfigError, SwiftSegmentsError
 from airflow_provider_csc.hooks import allas as hook_module
 from airflow_provider_csc.hooks.allas import AllasHook
+from tests.support.clock import set_clock
 from tests.support.rgw import RgwUser, Swift, rgw_user
 
 if TYPE_CHECKING:
@@ -66,16 +67,6 @@ def alices(cluster: dict[str, Any]) -> dict[str, Any]:
         "password": cluster["s3_secret_key"],
         "extra": {"endpoint_url": cluster["s3_endpoint_url"]},
     }
-
-
-def set_clock(monkeypatch: pytest.MonkeyPatch, shift: dt.timedelta) -> None:
-    """Let botocore sign as a machine would whose clock is off; it takes no clock as argument."""
-    monkeypatch.setattr(
-        "botocore.auth.get_current_datetime",
-        lambda remove_tzinfo=True: (dt.datetime.now(dt.UTC) + shift).replace(
-            tzinfo=None if remove_tzinfo else dt.UTC
-        ),
-    )
 
 
 # Keys in files.

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from airflow_provider_csc.allas import parts
 from airflow_provider_csc.errors import (
     AllasError,
     ChecksumError,
@@ -24,11 +23,11 @@ from airflow_provider_csc.errors import (
     ObjectChangedError,
     TransferCancelledError,
 )
-from airflow_provider_csc.store import download, engine, unpack
+from airflow_provider_csc.store import unpack
 from airflow_provider_csc.store.pack import Packer
 from airflow_provider_csc.transfers.allas import AllasToLocalOperator, LocalToAllasOperator
-from tests.support.rgw import unfinished
 from tests.support.run_transfer import start_transfer
+from tests.support.transfers import LARGE, MIB, PART, keys, unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,18 +36,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.cluster
 
-MIB = 1024**2
-# Small parts and spans, so that few bytes are many of them.
-PART = 5 * MIB
-LARGE = 23 * MIB + 12345
-
 
 @pytest.fixture(autouse=True)
-def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (parts, download):
-        monkeypatch.setattr(module, "PART_BYTES", PART)
+def _small_spans(small_parts: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unpack, "_SPAN_BYTES", MIB)
-    monkeypatch.setattr(engine, "_LONGEST_PAUSE", 1.0)
 
 
 def content(size: int, seed: int = 1) -> bytes:
@@ -95,10 +86,6 @@ def unpack_(source: str, destination: Path, **arguments: Any) -> dict[str, Any]:
         task_id="unpack", source=source, destination=str(destination), unpack=True, **arguments
     )
     return task.execute({})  # type: ignore[typeddict-item]
-
-
-def keys(client: Any, bucket: str) -> list[str]:
-    return [each["Key"] for each in client.list_objects_v2(Bucket=bucket).get("Contents", ())]
 
 
 def run(*words: str, data: bytes | None = None) -> bytes:

@@ -1,12 +1,9 @@
-"""Files to Allas and back on a real Ceph RGW: whole or not at all, whatever comes between."""
+"""Files and trees to Allas, back, and within it, on a real Ceph RGW."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-import subprocess
 import threading
-import time
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,84 +12,30 @@ from urllib.parse import urlsplit
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from airflow_provider_csc.allas import parts
-from airflow_provider_csc.errors import (
-    AllasError,
-    ChecksumError,
-    ConfigError,
-    FileChangedError,
-    ObjectChangedError,
-    TransferCancelledError,
-)
+from airflow_provider_csc.errors import AllasError, ChecksumError, ConfigError
 from airflow_provider_csc.operators.allas import AllasAbortUploadsOperator
-from airflow_provider_csc.store import download, engine, upload
-from airflow_provider_csc.transfers.allas import (
-    AllasCopyOperator,
-    AllasToLocalOperator,
-    LocalToAllasOperator,
-)
-from tests.support.rgw import unfinished
-from tests.support.run_transfer import start_transfer
+from airflow_provider_csc.transfers.allas import LocalToAllasOperator
 from tests.support.tls import serve_tls
+from tests.support.transfers import (
+    LARGE,
+    MIB,
+    PART,
+    content,
+    copy,
+    fetch,
+    hidden,
+    keys,
+    read,
+    send,
+    unfinished,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.support.byte_proxy import ByteProxy
 
-pytestmark = pytest.mark.cluster
-
-MIB = 1024**2
-# Small parts, so that few bytes are many of them.
-PART = 5 * MIB
-LARGE = 23 * MIB + 12345
-
-
-def content(size: int, seed: int = 1) -> bytes:
-    """Return bytes that differ from part to part."""
-    block = hashlib.shake_128(str(seed).encode()).digest(MIB + 7)
-    return (block * (size // len(block) + 1))[:size]
-
-
-@pytest.fixture(autouse=True)
-def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (parts, download):
-        monkeypatch.setattr(module, "PART_BYTES", PART)
-    monkeypatch.setattr(upload, "SINGLE_BYTES", PART)
-    monkeypatch.setattr(engine, "_LONGEST_PAUSE", 1.0)
-
-
-def read(client: Any, bucket: str, key: str) -> bytes:
-    data: bytes = client.get_object(Bucket=bucket, Key=key)["Body"].read()
-    return data
-
-
-def keys(client: Any, bucket: str) -> list[str]:
-    return [each["Key"] for each in client.list_objects_v2(Bucket=bucket).get("Contents", ())]
-
-
-def send(source: Path, destination: str, **arguments: Any) -> dict[str, Any]:
-    task = LocalToAllasOperator(
-        task_id="send", source=str(source), destination=destination, **arguments
-    )
-    return task.execute({})  # type: ignore[typeddict-item]
-
-
-def fetch(source: str, destination: Path, **arguments: Any) -> dict[str, Any]:
-    task = AllasToLocalOperator(
-        task_id="fetch", source=source, destination=str(destination), **arguments
-    )
-    return task.execute({})  # type: ignore[typeddict-item]
-
-
-def copy(source: str, destination: str, **arguments: Any) -> dict[str, Any]:
-    task = AllasCopyOperator(task_id="copy", source=source, destination=destination, **arguments)
-    return task.execute({})  # type: ignore[typeddict-item]
-
-
-def hidden(directory: Path) -> list[str]:
-    return [path.name for path in directory.rglob(".airflow-*")]
-
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("small_parts")]
 
 # ---- one object ----
 
@@ -295,17 +238,6 @@ def test_directory_objects_are_no_files(bucket: str, client: Any, tmp_path: Path
     assert (tmp_path / "p/a/file").read_bytes() == b"x"
 
 
-def test_a_prefix_that_is_also_an_object_is_refused_before_anything_is_written(
-    bucket: str, client: Any, tmp_path: Path
-) -> None:
-    for key in ("p/a", "p/a/b"):
-        client.put_object(Bucket=bucket, Key=key, Body=b"x")
-    with pytest.raises(AirflowFailException, match="no file can be a directory"):
-        fetch(f"s3://{bucket}/p/", tmp_path / "p")
-    assert not (tmp_path / "p").exists()
-    assert fetch(f"s3://{bucket}/p/", tmp_path / "p", exclude=["/a/"])["transferred"] == 1
-
-
 def test_symbolic_links_are_followed_skipped_or_refused(
     bucket: str, client: Any, tmp_path: Path
 ) -> None:
@@ -427,116 +359,6 @@ def test_files_that_fail_by_themselves_do_not_keep_the_others_back(
     assert not hidden(down)
 
 
-# ---- faults ----
-
-
-@pytest.mark.parametrize("at", [0, 100, 7 * MIB, 20 * MIB])
-@pytest.mark.parametrize("direction", ["up", "down"])
-def test_a_connection_that_is_cut_at_any_byte_is_made_anew(
-    direction: Any, at: int, bucket: str, client: Any, proxy: ByteProxy, tmp_path: Path
-) -> None:
-    (tmp_path / "source").write_bytes(content(LARGE))
-    if direction == "down":
-        client.upload_file(str(tmp_path / "source"), bucket, "k")
-    fault = proxy.add("cut", direction, at)
-    if direction == "up":
-        send(tmp_path / "source", f"s3://{bucket}/k")
-        assert (
-            hashlib.md5(read(client, bucket, "k")).digest() == hashlib.md5(content(LARGE)).digest()
-        )
-        assert not unfinished(client, bucket)
-    else:
-        fetch(f"s3://{bucket}/k", tmp_path / "back")
-        assert (tmp_path / "back").read_bytes() == content(LARGE)
-        assert not hidden(tmp_path)
-    assert fault.times == 0
-
-
-@pytest.mark.parametrize("size", [MIB, LARGE])
-@pytest.mark.parametrize("direction", ["up", "down"])
-def test_a_byte_that_changes_on_the_way_is_noticed(
-    direction: Any, size: int, bucket: str, client: Any, proxy: ByteProxy, tmp_path: Path
-) -> None:
-    (tmp_path / "source").write_bytes(content(size))
-    if direction == "down":
-        send(tmp_path / "source", f"s3://{bucket}/k", allas_conn_id="direct")
-    # Behind all headers, and within the content.
-    fault = proxy.add("corrupt", direction, size // 2)
-    if direction == "up":
-        send(tmp_path / "source", f"s3://{bucket}/k")
-        assert read(client, bucket, "k") == content(size)
-    else:
-        with pytest.raises(ChecksumError, match="Nothing was written"):
-            fetch(f"s3://{bucket}/k", tmp_path / "back")
-        assert not (tmp_path / "back").exists()
-        assert not hidden(tmp_path)
-        fetch(f"s3://{bucket}/k", tmp_path / "back")
-        assert (tmp_path / "back").read_bytes() == content(size)
-    assert fault.times == 0
-
-
-def test_a_file_that_changes_while_it_is_sent_is_not_sent(
-    bucket: str, client: Any, proxy: ByteProxy, tmp_path: Path
-) -> None:
-    source = tmp_path / "source"
-    source.write_bytes(content(LARGE))
-
-    def change(direction: str, _size: int) -> None:
-        if direction == "up" and proxy.passed["up"] > 10 * MIB:
-            with source.open("r+b") as file:
-                file.write(b"changed")
-
-    proxy.on_bytes = change
-    with pytest.raises(FileChangedError, match="while it was sent"):
-        send(source, f"s3://{bucket}/k")
-    assert keys(client, bucket) == []
-    assert not unfinished(client, bucket)
-
-
-def test_an_object_that_is_overwritten_while_it_is_read_is_noticed(
-    bucket: str, client: Any, proxy: ByteProxy, tmp_path: Path
-) -> None:
-    client.put_object(Bucket=bucket, Key="k", Body=content(LARGE))
-    changed = threading.Event()
-
-    def change(direction: str, _size: int) -> None:
-        if direction == "down" and proxy.passed["down"] > 10 * MIB and not changed.is_set():
-            changed.set()
-            client.put_object(Bucket=bucket, Key="k", Body=content(LARGE, seed=2))
-
-    proxy.on_bytes = change
-    with pytest.raises(ObjectChangedError, match="overwritten while it was read"):
-        fetch(f"s3://{bucket}/k", tmp_path / "k", max_workers=1)
-    assert list(tmp_path.iterdir()) == []
-    proxy.on_bytes = None
-    fetch(f"s3://{bucket}/k", tmp_path / "k")
-    assert (tmp_path / "k").read_bytes() == content(LARGE, seed=2)
-
-
-@pytest.mark.parametrize("direction", ["up", "down"])
-def test_a_connection_that_is_silent_is_made_anew(
-    direction: Any,
-    bucket: str,
-    client: Any,
-    proxy: ByteProxy,
-    connect: Callable[..., str],
-    tmp_path: Path,
-) -> None:
-    extra = {"endpoint_url": proxy.url, "config_kwargs": {"read_timeout": 2}}
-    connect(extra=extra)
-    (tmp_path / "source").write_bytes(content(LARGE))
-    if direction == "down":
-        client.upload_file(str(tmp_path / "source"), bucket, "k")
-    fault = proxy.add("hold", direction, 12 * MIB)
-    if direction == "up":
-        send(tmp_path / "source", f"s3://{bucket}/k")
-        assert len(read(client, bucket, "k")) == LARGE
-    else:
-        fetch(f"s3://{bucket}/k", tmp_path / "back")
-        assert (tmp_path / "back").read_bytes() == content(LARGE)
-    assert fault.times == 0
-
-
 def test_over_tls_too(
     bucket: str, client: Any, cluster: dict[str, Any], connect: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -550,29 +372,6 @@ def test_over_tls_too(
         connect(extra={"endpoint_url": front.url})
         with pytest.raises(AllasError, match="not trusted"):
             fetch(f"s3://{bucket}/k", tmp_path / "again")
-
-
-def test_a_torn_journal_is_no_obstacle(
-    bucket: str, client: Any, proxy: ByteProxy, tmp_path: Path
-) -> None:
-    client.put_object(Bucket=bucket, Key="k", Body=content(LARGE))
-
-    def cut(_direction: str, _size: int) -> None:
-        if proxy.passed["down"] > 18 * MIB and not proxy.is_refusing:
-            proxy.is_refusing = True
-            threading.Thread(target=proxy.cut_all).start()
-
-    proxy.on_bytes = cut
-    with pytest.raises(AllasError):
-        fetch(f"s3://{bucket}/k", tmp_path / "k", max_workers=1)
-    proxy.on_bytes, proxy.is_refusing = None, False
-    (journal,) = tmp_path.glob(".airflow-*.done")
-    with journal.open("ab") as file:
-        file.write(b"\0\0\0\n7\n1 2\nnonsense and more\n2 52")
-    got = fetch(f"s3://{bucket}/k", tmp_path / "k")
-    assert got["bytes"] < LARGE
-    assert (tmp_path / "k").read_bytes() == content(LARGE)
-    assert not hidden(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -636,124 +435,7 @@ def test_what_came_back_is_compared(compare: Any, bucket: str, client: Any, tmp_
         assert got["transferred"] == expected
 
 
-def test_a_full_disk_leaves_what_a_retry_continues(
-    bucket: str, client: Any, tmp_path: Path
-) -> None:
-    data = content(40 * MIB)
-    (tmp_path / "source").write_bytes(data)
-    send(tmp_path / "source", f"s3://{bucket}/k")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], check=True)
-    try:
-        with pytest.raises(AllasError, match="No space left on device\\. Make room"):
-            fetch(f"s3://{bucket}/k", disk / "k", max_workers=2)
-        assert not (disk / "k").exists()
-        subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
-        got = fetch(f"s3://{bucket}/k", disk / "k")
-        assert (disk / "k").read_bytes() == data
-        assert got["bytes"] < len(data)
-        assert not hidden(disk)
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
-
-
-@pytest.mark.parametrize("share", [0.2, 0.8])
-@pytest.mark.parametrize("direction", ["up", "down"])
-def test_a_killed_transfer_is_continued(
-    direction: Any, share: float, bucket: str, client: Any, proxy: ByteProxy, tmp_path: Path
-) -> None:
-    size = 60 * MIB
-    (tmp_path / "source").write_bytes(content(size))
-    if direction == "down":
-        send(tmp_path / "source", f"s3://{bucket}/k", allas_conn_id="direct")
-        source, target = f"s3://{bucket}/k", str(tmp_path / "back")
-    else:
-        source, target = str(tmp_path / "source"), f"s3://{bucket}/k"
-    reached = threading.Event()
-
-    def watch(_direction: str, _size: int) -> None:
-        if proxy.passed[direction] > share * size:
-            reached.set()
-
-    proxy.on_bytes = watch
-    child = start_transfer(direction, source, target, part_bytes=PART)
-    try:
-        assert reached.wait(60)
-    finally:
-        child.kill()
-        child.join()
-    proxy.on_bytes = None
-    proxy.cut_all()
-    if direction == "up":
-        assert keys(client, bucket) == []
-        done = send(tmp_path / "source", f"s3://{bucket}/k")
-        assert read(client, bucket, "k") == content(size)
-        assert not unfinished(client, bucket)
-    else:
-        assert not (tmp_path / "back").exists()
-        done = fetch(f"s3://{bucket}/k", tmp_path / "back")
-        assert (tmp_path / "back").read_bytes() == content(size)
-        assert not hidden(tmp_path)
-    # Eight parts may have been under way.
-    assert done["bytes"] <= size
-    if share > 0.5:
-        assert done["bytes"] < size
-
-
-@pytest.mark.parametrize("direction", ["up", "down"])
-def test_a_kill_ends_the_transfer_and_leaves_no_upload(
-    direction: Any, bucket: str, client: Any, proxy: ByteProxy, tmp_path: Path
-) -> None:
-    size = 60 * MIB
-    (tmp_path / "source").write_bytes(content(size))
-    kind: Any = LocalToAllasOperator
-    source, destination = str(tmp_path / "source"), f"s3://{bucket}/k"
-    if direction == "down":
-        send(tmp_path / "source", destination, allas_conn_id="direct")
-        kind, source, destination = AllasToLocalOperator, destination, str(tmp_path / "back")
-    task = kind(task_id="t", source=source, destination=destination, bytes_per_second=20 * MIB)
-    timer = threading.Timer(1.0, task.on_kill)
-    timer.start()
-    began = time.monotonic()
-    with pytest.raises(TransferCancelledError):
-        task.execute({})
-    assert time.monotonic() - began < 30
-    timer.join()
-    assert not unfinished(client, bucket)
-    assert not (tmp_path / "back").exists()
-
-
-def test_a_store_that_is_away_for_a_while_is_waited_for(
-    bucket: str, client: Any, proxy: ByteProxy, tmp_path: Path
-) -> None:
-    (tmp_path / "source").write_bytes(content(LARGE))
-    away = threading.Event()
-
-    def cut(direction: str, _size: int) -> None:
-        if proxy.passed["up"] > 8 * MIB and not away.is_set():
-            away.set()
-            proxy.is_refusing = True
-            threading.Timer(0.7, lambda: setattr(proxy, "is_refusing", False)).start()
-            threading.Thread(target=proxy.cut_all).start()
-
-    proxy.on_bytes = cut
-    send(tmp_path / "source", f"s3://{bucket}/k")
-    assert away.is_set()
-    assert read(client, bucket, "k") == content(LARGE)
-
-
 # ---- bad input ----
-
-
-def test_a_wrong_key_is_told_once_with_its_remedy(
-    connect: Callable[..., str], bucket: str, tmp_path: Path
-) -> None:
-    connect(password="wrong")
-    for number in range(10):
-        (tmp_path / f"f{number}").write_text("x")
-    with pytest.raises(AllasError, match=r"SignatureDoesNotMatch.*secret key does not belong"):
-        send(tmp_path, f"s3://{bucket}/t")
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,7 @@ def test_a_server_that_hangs_up_is_a_failed_connection() -> None:
         said = fail(url)
         thread.join()
     assert said.startswith(f"{url}: Connection was closed before we received a valid response")
+    assert "Try again" in said
 
 
 def test_missing_keys_are_said_to_be_missing() -> None:

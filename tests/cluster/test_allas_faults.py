@@ -1,0 +1,758 @@
+"""
+Faults of transfers on a real Ceph RGW: no half object, nothing left, a remedy, a retry that goes on.
+
+What each test sees becomes a row of docs/faults.md (tests/support/fault_table.py).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import subprocess
+import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
+from boto3.s3.transfer import TransferConfig
+from botocore.exceptions import ClientError
+
+from airflow_provider_csc.errors import (
+    AllasError,
+    ChecksumError,
+    FileChangedError,
+    ObjectChangedError,
+    TransferCancelledError,
+)
+from airflow_provider_csc.hooks.allas import AllasHook
+from airflow_provider_csc.store import engine
+from airflow_provider_csc.transfers.allas import AllasToLocalOperator, LocalToAllasOperator
+from tests.support.clock import set_clock
+from tests.support.fault_table import FaultWatch
+from tests.support.own_gateway import OwnGateway
+from tests.support.rgw import RgwUser, rgw_user
+from tests.support.run_transfer import start_transfer
+from tests.support.transfers import LARGE, MIB, PART, content, copy, fetch, send
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.support.byte_proxy import ByteProxy
+    from tests.support.fault_table import Kept
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("small_parts")]
+
+ROWS = os.environ.get("FAULT_ROWS")
+SIZE = 60 * MIB
+# So many are listed for the table; it takes minutes to make them.
+LISTED = 50_000 if ROWS else 2_500
+# What a transfer leaves that cannot reach the store at its end.
+KEPT: dict[str, Kept] = {"up": "upload", "down": "files"}
+# So that small requests to a store that is away are not repeated for ten seconds.
+IMPATIENT = {"retries": {"total_max_attempts": 2}}
+BOTH_WAYS = pytest.mark.parametrize("direction", ["up", "down"])
+
+
+@pytest.fixture
+def fault(client: Any, bucket: str, tmp_path: Path) -> Iterator[FaultWatch]:
+    watch = FaultWatch(
+        client=client, bucket=bucket, directory=tmp_path, rows=Path(ROWS) if ROWS else None
+    )
+    yield watch
+    watch.check_nothing_is_left()
+
+
+@pytest.fixture
+def user(cluster: dict[str, Any]) -> Iterator[RgwUser]:
+    """A user of the test's own, whose keys and limits it may change."""
+    with rgw_user(cluster) as user:
+        yield user
+
+
+@pytest.fixture
+def gateway(
+    cluster: dict[str, Any],
+    connect: Callable[..., str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[OwnGateway]:
+    """What ``allas_default`` reaches, and only this test."""
+    with OwnGateway(cluster, tmp_path_factory.mktemp("gateway") / "log") as gateway:
+        connect(extra={"endpoint_url": gateway.url, "config_kwargs": IMPATIENT})
+        yield gateway
+
+
+class Journey:
+    """One file on its way to the store ("up") or from it ("down")."""
+
+    def __init__(self, direction: str, fault: FaultWatch, size: int = SIZE) -> None:
+        self.data = content(size)
+        self.said = "sent" if direction == "up" else "read"
+        self.source, self.target = fault.directory / "source", fault.directory / "target"
+        self.uri = f"s3://{fault.bucket}/k"
+        self._is_up = direction == "up"
+        self.source.write_bytes(self.data)
+        if not self._is_up:
+            parts = TransferConfig(multipart_threshold=PART + 1, multipart_chunksize=PART)
+            fault.client.upload_file(str(self.source), fault.bucket, "k", Config=parts)
+        self.whole = {self.uri if self._is_up else str(self.target): self.data}
+
+    def go(self, **arguments: Any) -> dict[str, Any]:
+        if self._is_up:
+            return send(self.source, self.uri, **arguments)
+        return fetch(self.uri, self.target, **arguments)
+
+
+def at_byte(proxy: ByteProxy, direction: str, at: int, act: Callable[[], object]) -> None:
+    """Do something once, when byte ``at`` is about to pass; all bytes wait for it."""
+    lock, begun = threading.Lock(), threading.Event()
+    began = proxy.passed[direction]
+
+    def look(going: str, size: int) -> None:
+        with lock:
+            is_there = going == direction and proxy.passed[direction] - began + size > at
+            if is_there and not begun.is_set():
+                begun.set()
+                act()
+
+    proxy.on_bytes = look
+
+
+def go_away(proxy: ByteProxy) -> None:
+    """Cut all connections, and take no new ones."""
+    proxy.is_refusing = True
+    threading.Thread(target=proxy.cut_all).start()
+
+
+def as_soon_as(condition: Callable[[], object], act: Callable[[], object]) -> threading.Thread:
+    """Do something in a thread when a condition is true."""
+
+    def wait() -> None:
+        end = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        act()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+# ---- keys, clocks, rights, names ----
+
+
+@BOTH_WAYS
+def test_a_wrong_key_is_told_once_with_its_remedy(
+    direction: str, connect: Callable[..., str], fault: FaultWatch, tmp_path: Path
+) -> None:
+    top, down = tmp_path / "top", tmp_path / "down"
+    top.mkdir()
+    names = [f"f{number}" for number in range(10)]
+    for name in names:
+        (top / name).write_text(name)
+    if direction == "up":
+        whole = {f"s3://{fault.bucket}/t/{name}": name.encode() for name in names}
+    else:
+        send(top, f"s3://{fault.bucket}/t/")
+        whole = {str(down / name): name.encode() for name in names}
+
+    def go() -> dict[str, Any]:
+        if direction == "up":
+            return send(top, f"s3://{fault.bucket}/t/")
+        return fetch(f"s3://{fault.bucket}/t/", down)
+
+    said = "sent" if direction == "up" else "read"
+    fault.watch(f"a wrong secret key; 10 files are to be {said}", whole)
+    connect(password="wrong")
+    told = fault.fails(
+        go, AllasError, "SignatureDoesNotMatch", "secret key does not belong", "Enter the pair"
+    )
+    assert told.count("SignatureDoesNotMatch") == 1
+    connect()
+    fault.retries(go)
+
+
+@BOTH_WAYS
+def test_a_transfer_whose_key_expires_goes_on_with_the_next_key(
+    direction: str,
+    cluster: dict[str, Any],
+    connect: Callable[..., str],
+    proxy: ByteProxy,
+    user: RgwUser,
+    fault: FaultWatch,
+) -> None:
+    """Ceph itself knows no time at which a key ends; where keys expire, they are removed."""
+    second = user.add_key()
+    connect(**user.as_connection(proxy.url))
+    connect("direct", **second.as_connection(cluster["s3_endpoint_url"]))
+    fault.client = AllasHook("direct").get_conn()
+    fault.bucket = f"transfer-{uuid.uuid4().hex[:12]}"
+    fault.client.create_bucket(Bucket=fault.bucket)
+    journey = Journey(direction, fault)
+    fault.watch(f"the key expires while a file is {journey.said}", journey.whole)
+    at_byte(proxy, direction, 22 * MIB, user.remove_key)
+    fault.fails(
+        lambda: journey.go(max_workers=2),
+        AllasError,
+        "InvalidAccessKeyId",
+        "does not know this access key",
+        "Check that",
+        keeps=KEPT[direction],
+    )
+    connect(**second.as_connection(proxy.url))
+    fault.retries(journey.go, continues=True)
+
+
+@BOTH_WAYS
+def test_a_clock_that_is_off_is_told_from_a_wrong_key(
+    direction: str, fault: FaultWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journey = Journey(direction, fault, LARGE)
+    fault.watch(f"this machine's clock is an hour behind; a file is {journey.said}", journey.whole)
+
+    def go() -> None:
+        with monkeypatch.context() as patch:
+            set_clock(patch, dt.timedelta(hours=-1))
+            journey.go()
+
+    fault.fails(go, AllasError, "RequestTimeTooSkewed", "behind", "Set it")
+    fault.retries(journey.go)
+
+
+@BOTH_WAYS
+def test_a_clock_that_jumps_during_a_transfer_costs_no_part_that_is_there(
+    direction: str, proxy: ByteProxy, fault: FaultWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journey = Journey(direction, fault)
+    fault.watch(
+        f"this machine's clock jumps two hours ahead while a file is {journey.said}",
+        journey.whole,
+    )
+
+    def go() -> None:
+        with monkeypatch.context() as patch:
+            at_byte(proxy, direction, 22 * MIB, lambda: set_clock(patch, dt.timedelta(hours=2)))
+            journey.go(max_workers=2)
+
+    fault.fails(
+        go,
+        AllasError,
+        "RequestTimeTooSkewed",
+        "Set this machine's clock",
+        keeps=KEPT[direction],
+    )
+    fault.retries(journey.go, continues=True)
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("kind", ["of another project", "that does not exist"])
+def test_a_bucket_of_somebody_else_is_told_from_none(
+    direction: str,
+    kind: str,
+    cluster: dict[str, Any],
+    connect: Callable[..., str],
+    fault: FaultWatch,
+) -> None:
+    journey = Journey(direction, fault, LARGE)
+    fault.watch(f"a bucket {kind}; a file is {journey.said}", journey.whole)
+    if kind == "of another project":
+        bob = cluster["users"]["bob"]
+        connect(login=bob["s3_access_key"], password=bob["s3_secret_key"])
+        fault.fails(journey.go, AllasError, "AccessDenied", "another project", "Check that")
+        connect()
+    else:
+        uri, journey.uri = journey.uri, f"s3://{fault.bucket}-none/k"
+        fault.fails(journey.go, AllasError, "NoSuchBucket", "no bucket of that name", "Check its")
+        journey.uri = uri
+    fault.retries(journey.go)
+
+
+def test_a_bucket_whose_name_is_taken_is_not_made(
+    cluster: dict[str, Any], connect: Callable[..., str], fault: FaultWatch, tmp_path: Path
+) -> None:
+    bob = cluster["users"]["bob"]
+    hook = AllasHook(connect(login=bob["s3_access_key"], password=bob["s3_secret_key"]))
+    (tmp_path / "source").write_bytes(data := content(MIB))
+    taken, free, owner = fault.bucket, f"{fault.bucket}-2", fault.client
+    fault.watch("the name of a new bucket is taken", {f"s3://{free}/k": data})
+    fault.fails(
+        lambda: hook.create_bucket(taken),
+        ClientError,
+        "BucketAlreadyExists",
+        "name is taken",
+        "Put your project number in it",
+    )
+    hook.create_bucket(free)
+    try:
+        fault.client, fault.bucket = hook.get_conn(), free
+        fault.retries(lambda: send(tmp_path / "source", f"s3://{free}/k"))
+    finally:
+        hook.delete_bucket(free, force_delete=True)
+        fault.client, fault.bucket = owner, taken
+
+
+# ---- quotas ----
+
+
+@pytest.fixture
+def limited(
+    cluster: dict[str, Any], connect: Callable[..., str], user: RgwUser, fault: FaultWatch
+) -> Iterator[RgwUser]:
+    """The user of ``allas_default``, who has a bucket and may be limited."""
+    owner, bucket = fault.client, fault.bucket
+    connect(**user.as_connection(cluster["s3_endpoint_url"]))
+    fault.client, fault.bucket = AllasHook().get_conn(), f"transfer-{uuid.uuid4().hex[:12]}"
+    fault.client.create_bucket(Bucket=fault.bucket)
+    yield user
+    fault.check_nothing_is_left()
+    fault.client, fault.bucket = owner, bucket
+
+
+def test_a_quota_that_ends_an_upload_in_parts_gets_its_space_back(
+    limited: RgwUser, fault: FaultWatch
+) -> None:
+    journey = Journey("up", fault)
+    fault.watch("the project's space is used up while a file is sent", journey.whole)
+    limited.limit("user", max_size=20 * MIB)
+    fault.fails(
+        lambda: journey.go(max_workers=2),
+        AllasError,
+        "QuotaExceeded",
+        "a quota is used up",
+        "Delete data or ask for more",
+    )
+    limited.limit("user", max_size=10 * SIZE)
+    fault.retries(journey.go)
+
+
+def test_a_quota_of_objects_lets_whole_ones_stay(
+    limited: RgwUser, fault: FaultWatch, tmp_path: Path
+) -> None:
+    top, data = tmp_path / "top", content(100_000)
+    top.mkdir()
+    whole = {}
+    for number in range(40):
+        (top / f"f{number}").write_bytes(data)
+        whole[f"s3://{fault.bucket}/t/f{number}"] = data
+    fault.watch("the bucket's objects are used up while 40 files are sent", whole)
+    limited.limit("bucket", max_objects=12)
+    fault.fails(
+        lambda: send(top, f"s3://{fault.bucket}/t/"),
+        AllasError,
+        "QuotaExceeded",
+        "Delete data or ask for more",
+        "pack small files",
+    )
+    limited.limit("bucket", max_objects=1000)
+    done = fault.retries(lambda: send(top, f"s3://{fault.bucket}/t/"), continues=True)
+    assert done["skipped"] >= 1
+
+
+def test_a_copy_into_a_full_project_leaves_no_upload(
+    limited: RgwUser, fault: FaultWatch, connect: Callable[..., str]
+) -> None:
+    journey = Journey("down", fault)
+    connect("elsewhere", **limited.as_connection(fault.client.meta.endpoint_url))
+    target = f"s3://{fault.bucket}/copy"
+    fault.watch("the project's space is used up while an object is copied", {target: journey.data})
+    # Ceph adds up what a user has only every few minutes, but for what passes meanwhile.
+    limited.limit("user", max_size=20 * MIB)
+
+    def go() -> dict[str, Any]:
+        return copy(journey.uri, target, destination_conn_id="elsewhere", max_workers=2)
+
+    fault.fails(go, AllasError, "QuotaExceeded", "a quota is used up", "Delete data")
+    limited.limit("user", max_size=10 * SIZE)
+    fault.retries(go)
+
+
+# ---- the store goes away ----
+
+
+def test_a_gateway_that_is_killed_and_comes_back_costs_the_parts_under_way(
+    gateway: OwnGateway,
+    connect: Callable[..., str],
+    fault: FaultWatch,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Long enough for a gateway to start.
+    monkeypatch.setattr(engine, "_LONGEST_PAUSE", 4.0)
+    journey = Journey("up", fault)
+    with gateway.behind_proxy() as proxy:
+        connect(url=proxy.url)
+        fault.watch(
+            "the gateway is killed (SIGKILL) in the middle of a part that is sent, and started "
+            "again",
+            journey.whole,
+        )
+
+        def restart() -> None:
+            gateway.kill()
+            threading.Thread(target=gateway.start).start()
+
+        at_byte(proxy, "up", 22 * MIB, restart)
+        fault.survives(lambda: journey.go(max_workers=2), lambda: proxy.passed["up"])
+    assert gateway.starts == 2
+
+
+@BOTH_WAYS
+def test_a_transfer_goes_on_when_a_killed_gateway_is_back(
+    direction: str, gateway: OwnGateway, fault: FaultWatch, tmp_path: Path
+) -> None:
+    journey = Journey(direction, fault)
+    fault.watch(
+        f"the gateway is killed (SIGKILL) in the middle of a part that is {journey.said}, and "
+        "stays away",
+        journey.whole,
+    )
+
+    def is_midway() -> bool:
+        if direction == "up":
+            return fault.look().parts >= 2
+        return any(path.stat().st_size > 60 for path in tmp_path.glob(".airflow-*.done"))
+
+    killer = as_soon_as(is_midway, gateway.kill)
+    fault.fails(
+        lambda: journey.go(max_workers=2, bytes_per_second=20 * MIB),
+        AllasError,
+        "refused the connection",
+        "Check host and port, and that it runs",
+        keeps=KEPT[direction],
+    )
+    killer.join()
+    gateway.start()
+    fault.retries(journey.go, continues=True)
+
+
+def test_a_store_that_is_away_for_a_while_is_waited_for(
+    proxy: ByteProxy, fault: FaultWatch
+) -> None:
+    journey = Journey("up", fault, LARGE)
+    fault.watch("the store is away for 0.7 s while a file is sent", journey.whole)
+
+    def leave() -> None:
+        go_away(proxy)
+        threading.Timer(0.7, lambda: setattr(proxy, "is_refusing", False)).start()
+
+    at_byte(proxy, "up", 8 * MIB, leave)
+    fault.survives(journey.go, lambda: proxy.passed["up"])
+
+
+# ---- the network ----
+
+
+@pytest.mark.parametrize("at", [0, 100, 7 * MIB, 20 * MIB])
+@BOTH_WAYS
+def test_a_connection_that_is_cut_at_any_byte_is_made_anew(
+    direction: Any, at: int, proxy: ByteProxy, fault: FaultWatch
+) -> None:
+    journey = Journey(direction, fault, LARGE)
+    fault.watch(
+        f"the connection that carries byte {at:,} is cut while a file is {journey.said}",
+        journey.whole,
+    )
+    cut = proxy.add("cut", direction, at)
+    fault.survives(journey.go, lambda: proxy.passed[direction])
+    assert cut.times == 0
+
+
+@BOTH_WAYS
+def test_a_connection_that_is_cut_again_and_again_is_given_up(
+    direction: Any, proxy: ByteProxy, fault: FaultWatch
+) -> None:
+    journey = Journey(direction, fault)
+    fault.watch(
+        f"the connection is cut again and again after 22 MiB of a file are {journey.said}",
+        journey.whole,
+    )
+    at_byte(proxy, direction, 22 * MIB, lambda: proxy.add("cut", direction, MIB // 2, times=1000))
+    fault.fails(
+        lambda: journey.go(max_workers=2),
+        AllasError,
+        "the connection",
+        "Try again",
+        keeps="nothing" if direction == "up" else "files",
+    )
+    proxy.faults.clear()
+    proxy.on_bytes = None
+    fault.retries(journey.go, continues=direction == "down")
+
+
+@BOTH_WAYS
+def test_a_connection_that_is_silent_is_made_anew(
+    direction: Any, proxy: ByteProxy, connect: Callable[..., str], fault: FaultWatch
+) -> None:
+    connect(extra={"endpoint_url": proxy.url, "config_kwargs": {"read_timeout": 2}})
+    journey = Journey(direction, fault, LARGE)
+    fault.watch(f"the connection falls silent while a file is {journey.said}", journey.whole)
+    hold = proxy.add("hold", direction, 12 * MIB)
+    fault.survives(journey.go, lambda: proxy.passed[direction])
+    assert hold.times == 0
+
+
+# ---- bytes ----
+
+
+@pytest.mark.parametrize("size", [MIB, LARGE])
+@BOTH_WAYS
+def test_a_byte_that_changes_on_the_way_is_noticed(
+    direction: Any, size: int, proxy: ByteProxy, fault: FaultWatch
+) -> None:
+    journey = Journey(direction, fault, size)
+    fault.watch(
+        f"a bit changes on the way of a file of {size / 1e6:.0f} MB that is {journey.said}",
+        journey.whole,
+    )
+    # Behind all headers, and within the content.
+    corrupt = proxy.add("corrupt", direction, size // 2)
+    if direction == "up":
+        fault.survives(journey.go, lambda: proxy.passed["up"])
+    else:
+        fault.fails(journey.go, ChecksumError, "is not what the store's checksum", "Try again")
+        fault.retries(journey.go)
+    assert corrupt.times == 0
+
+
+@pytest.mark.parametrize("size", [4 * MIB, 8 * MIB])
+def test_bytes_that_change_each_time_are_never_stored(
+    size: int, proxy: ByteProxy, fault: FaultWatch
+) -> None:
+    journey = Journey("up", fault, size)
+    fault.watch(
+        f"bits change each time a file of {size / 1e6:.0f} MB is sent, in "
+        + ("one request" if size <= PART else "parts"),
+        journey.whole,
+    )
+    # Never in the headers, which follow each other by multiples of 4 or 5 MiB.
+    proxy.add("corrupt", "up", int(2.3 * MIB), times=1000)
+    fault.fails(lambda: journey.go(max_workers=1), AllasError, "other bytes", "Try again")
+    proxy.faults.clear()
+    fault.retries(journey.go)
+
+
+def test_a_file_that_changes_while_it_is_sent_is_not_sent(
+    proxy: ByteProxy, fault: FaultWatch
+) -> None:
+    journey = Journey("up", fault, LARGE)
+    fault.watch("the file changes while it is sent", journey.whole)
+
+    def change() -> None:
+        with journey.source.open("r+b") as file:
+            file.write(b"changed")
+
+    at_byte(proxy, "up", 10 * MIB, change)
+    fault.fails(
+        journey.go, FileChangedError, "changed while it was sent", "Transfer it when it is complete"
+    )
+    journey.source.write_bytes(journey.data)
+    fault.retries(journey.go)
+
+
+def test_an_object_that_is_overwritten_while_it_is_read_is_noticed(
+    proxy: ByteProxy, fault: FaultWatch, tmp_path: Path
+) -> None:
+    uri, target, new = f"s3://{fault.bucket}/k", tmp_path / "k", content(LARGE, seed=2)
+    fault.client.put_object(Bucket=fault.bucket, Key="k", Body=content(LARGE))
+    fault.watch("the object is overwritten while it is read", {str(target): new})
+
+    def overwrite() -> None:
+        fault.client.put_object(Bucket=fault.bucket, Key="k", Body=new)
+
+    at_byte(proxy, "down", 10 * MIB, overwrite)
+    fault.fails(
+        lambda: fetch(uri, target, max_workers=1),
+        ObjectChangedError,
+        "overwritten while it was read",
+        "Try again when who writes it has ended",
+    )
+    fault.retries(lambda: fetch(uri, target))
+
+
+def test_an_object_that_is_overwritten_while_it_is_copied_is_noticed(
+    proxy: ByteProxy, fault: FaultWatch
+) -> None:
+    """Between two stores, whose bytes go through the worker."""
+    uri, target = f"s3://{fault.bucket}/k", f"s3://{fault.bucket}/copy"
+    journey = Journey("down", fault)
+    new = content(SIZE, seed=2)
+    fault.watch("the object is overwritten while it is copied to another store", {target: new})
+
+    def overwrite() -> None:
+        (journey.source).write_bytes(new)
+        parts = TransferConfig(multipart_threshold=PART, multipart_chunksize=PART)
+        fault.client.upload_file(str(journey.source), fault.bucket, "k", Config=parts)
+
+    at_byte(proxy, "down", 10 * MIB, overwrite)
+
+    def go() -> dict[str, Any]:
+        return copy(uri, target, destination_conn_id="direct", max_workers=2)
+
+    fault.fails(go, ObjectChangedError, "overwritten while it was read", "Try again when")
+    fault.retries(go)
+
+
+# ---- this machine ----
+
+
+def test_a_full_disk_leaves_what_a_retry_continues(fault: FaultWatch, tmp_path: Path) -> None:
+    journey, disk = Journey("down", fault, 40 * MIB), tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], check=True)
+    try:
+        journey.target = disk / "k"
+        fault.watch("the disk is full while a file is read", {str(disk / "k"): journey.data})
+        fault.fails(
+            lambda: journey.go(max_workers=2),
+            AllasError,
+            "No space left on device",
+            "Make room there",
+            keeps="files",
+        )
+        subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
+        fault.retries(journey.go, continues=True)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.8])
+@BOTH_WAYS
+def test_a_killed_transfer_is_continued(
+    direction: Any, share: float, proxy: ByteProxy, fault: FaultWatch
+) -> None:
+    journey = Journey(direction, fault)
+    fault.watch(
+        f"the worker is killed (SIGKILL) when {share:.0%} of a file are {journey.said}",
+        journey.whole,
+    )
+    reached = threading.Event()
+    at_byte(proxy, direction, int(share * SIZE), reached.set)
+    places = (str(journey.source), journey.uri)
+    if direction == "down":
+        places = (journey.uri, str(journey.target))
+    child = start_transfer(direction, *places, part_bytes=PART)
+    try:
+        assert reached.wait(60)
+    finally:
+        child.kill()
+        child.join()
+    proxy.on_bytes = None
+    proxy.cut_all()
+    fault.ends("nothing: its process is gone", keeps=KEPT[direction])
+    # Eight parts may have been under way.
+    fault.retries(journey.go, continues=True if share > 0.5 else None)
+
+
+@BOTH_WAYS
+def test_a_kill_ends_the_transfer_and_leaves_no_upload(direction: Any, fault: FaultWatch) -> None:
+    journey = Journey(direction, fault)
+    fault.watch(f"a user ends the task while a file is {journey.said}", journey.whole)
+    kind: Any = LocalToAllasOperator
+    source, destination = str(journey.source), journey.uri
+    if direction == "down":
+        kind, source, destination = AllasToLocalOperator, journey.uri, str(journey.target)
+    task = kind(task_id="t", source=source, destination=destination, bytes_per_second=20 * MIB)
+    timer = threading.Timer(1.0, task.on_kill)
+    timer.start()
+    began = time.monotonic()
+    fault.fails(
+        lambda: task.execute({}),
+        TransferCancelledError,
+        "The transfer was cancelled",
+        keeps="nothing" if direction == "up" else "some",
+    )
+    assert time.monotonic() - began < 30
+    timer.join()
+    fault.retries(journey.go, continues=None)
+
+
+def test_a_torn_journal_is_no_obstacle(proxy: ByteProxy, fault: FaultWatch, tmp_path: Path) -> None:
+    journey = Journey("down", fault, LARGE)
+    fault.watch(
+        "the store goes away while a file is read, and the notes of what is there are torn",
+        journey.whole,
+    )
+    at_byte(proxy, "down", 18 * MIB, lambda: go_away(proxy))
+    fault.fails(
+        lambda: journey.go(max_workers=1), AllasError, "broke off", "Try again", keeps="files"
+    )
+    proxy.on_bytes, proxy.is_refusing = None, False
+    (journal,) = tmp_path.glob(".airflow-*.done")
+    with journal.open("ab") as file:
+        file.write(b"\0\0\0\n7\n1 2\nnonsense and more\n2 52")
+    fault.retries(journey.go, continues=True)
+
+
+# ---- listings ----
+
+
+@pytest.fixture
+def listed(client: Any, bucket: str) -> list[str]:
+    """Names of many objects below ``many/``, each of which holds its name."""
+    names = [f"{number:06}" for number in range(LISTED)]
+
+    def put(name: str) -> None:
+        client.put_object(Bucket=bucket, Key=f"many/{name}", Body=name.encode())
+
+    with ThreadPoolExecutor(8) as pool:
+        for _ in pool.map(put, names):
+            pass
+    return names
+
+
+def test_a_listing_that_breaks_off_is_not_taken_for_whole(
+    listed: list[str],
+    proxy: ByteProxy,
+    connect: Callable[..., str],
+    fault: FaultWatch,
+    tmp_path: Path,
+) -> None:
+    """Else ``delete_extra`` would delete what the rest of the listing names."""
+    connect(extra={"endpoint_url": proxy.url, "config_kwargs": IMPATIENT})
+    down = tmp_path / "down"
+    down.mkdir()
+    wanted = [name for name in listed if name.endswith("00")]
+    last = wanted[-1]
+    (down / last).write_bytes(last.encode())
+    whole = {str(down / name): name.encode() for name in wanted if name != last}
+    uri = f"s3://{fault.bucket}/many/"
+
+    def go() -> dict[str, Any]:
+        return fetch(uri, down, include=["*00"], delete_extra=True)
+
+    # A listing says about 300 bytes of each object.
+    half = LISTED * 150
+    fault.watch(f"the store goes away in the middle of a listing of {LISTED:,} objects", whole)
+    at_byte(proxy, "down", half, lambda: go_away(proxy))
+    fault.fails(go, AllasError, "/many/: ", "Try again")
+    proxy.on_bytes, proxy.is_refusing = None, False
+    fault.retries(go)
+
+    for name in whole:
+        Path(name).unlink(missing_ok=True)
+    fault.watch(f"the connection is cut in the middle of a listing of {LISTED:,} objects", whole)
+    cut = proxy.add("cut", "down", half)
+    fault.survives(go)
+    assert cut.times == 0
+    assert (down / last).read_bytes() == last.encode()
+    assert len(list(down.iterdir())) == len(wanted)
+
+
+def test_a_prefix_that_is_also_an_object_is_refused_before_anything_is_written(
+    fault: FaultWatch, tmp_path: Path
+) -> None:
+    for key in ("p/a", "p/a/b"):
+        fault.client.put_object(Bucket=fault.bucket, Key=key, Body=b"x")
+    uri, down = f"s3://{fault.bucket}/p/", tmp_path / "p"
+    fault.watch("a prefix that is also an object", {str(down / "a"): b"x"})
+    fault.fails(
+        lambda: fetch(uri, down),
+        AirflowFailException,
+        "no file can be a directory",
+        "Exclude one of them",
+    )
+    assert not down.exists()
+    fault.retries(lambda: fetch(uri, down, exclude=["/a/"]))
