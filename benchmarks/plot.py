@@ -1,4 +1,4 @@
-"""Line charts as SVG, so that a page shows them and no library is needed to draw them."""
+"""Charts as SVG, so that a page shows them and no library is needed to draw them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _WIDTH, _HEIGHT = 640, 400
 _LEFT, _RIGHT, _TOP, _BOTTOM = 80, 24, 44, 52
+_BAR_LEFT, _BAR_HEIGHT = 140, 15
 _COLOURS = ("#0b6e99", "#c2571a", "#4c7a34", "#7a4c8f", "#555555")
 
 
@@ -61,13 +62,40 @@ def line_chart(
     return "\n".join([*parts, "</svg>\n"])
 
 
+def bar_chart(title: str, label: str, groups: Mapping[str, Mapping[str, float]]) -> str:
+    """Draw the values of each group as bars, each as a share of the group's highest."""
+    parts: list[str] = []
+    y = float(_TOP)
+    for heading, values in groups.items():
+        parts.append(_text(_BAR_LEFT, y + 13, "start", heading))
+        y += 20
+        for number, (name, value) in enumerate(values.items()):
+            width = (_WIDTH - _RIGHT - _BAR_LEFT) * value / max(values.values())
+            colour = _COLOURS[0] if number == 0 else _COLOURS[-1]
+            parts.append(
+                f'<rect x="{_BAR_LEFT}" y="{y:.1f}" width="{width:.1f}" height="{_BAR_HEIGHT}" '
+                f'fill="{colour}"/>'
+            )
+            parts.append(_text(_BAR_LEFT - 8, y + 11, "end", name))
+            parts.append(_text(_BAR_LEFT + 6, y + 11, "start", f"{value:.3g} {label}", "white"))
+            y += _BAR_HEIGHT + 3
+        y += 10
+    return "\n".join([_page(title, y), *parts, "</svg>\n"]) if parts else ""
+
+
+def _page(title: str, height: float) -> str:
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height:.0f}" '
+        f'font-family="sans-serif" font-size="12">\n'
+        f'<rect width="{_WIDTH}" height="{height:.0f}" fill="white"/>\n'
+        f'<text x="{_LEFT}" y="22" font-size="15">{escape(title)}</text>'
+    )
+
+
 def _frame(title: str, x_label: str, y_label: str) -> str:
     middle = (_TOP + _HEIGHT - _BOTTOM) / 2
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
-        f'font-family="sans-serif" font-size="12">\n'
-        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>\n'
-        f'<text x="{_LEFT}" y="22" font-size="15">{escape(title)}</text>\n'
+        f"{_page(title, _HEIGHT)}\n"
         f'<text x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 12}" text-anchor="middle">'
         f"{escape(x_label)}</text>\n"
         f'<text transform="translate(18 {middle}) rotate(-90)" text-anchor="middle">'

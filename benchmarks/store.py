@@ -21,6 +21,7 @@ _SETTINGS = {
     "CLUSTER_DIR": str(_DIR),
     "CLUSTER_PORT_OFFSET": "3000",
     "CLUSTER_MEMSTORE_BYTES": str(12 * 1024**3),
+    "CLUSTER_GC_SECONDS": "2",
 }
 _PATIENCE = 180.0
 
@@ -92,7 +93,9 @@ class BenchStore:
             if found:
                 client.delete_objects(Bucket=name, Delete={"Objects": found})
         end = time.monotonic() + _PATIENCE
-        while self.used() > 1024**3 and time.monotonic() < end:
+        while self.used() > 1024**3:
+            if time.monotonic() > end:
+                raise RuntimeError(f"the store still holds {self.used():,} bytes of what is gone")
             time.sleep(2)
 
     def used(self) -> int:

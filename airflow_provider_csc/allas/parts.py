@@ -25,6 +25,9 @@ MOST_PARTS: Final = 1000
 MAX_OBJECT_BYTES: Final = 5 * 1024**4
 """The S3 protocol, "Amazon S3 multipart upload limits"; Ceph's rgw_multipart_part_upload_limit."""
 
+MOST_HELD_BYTES: Final = 64 * MIB
+"""What is packed is held in memory until it was sent: so much at a time."""
+
 # Defaults of boto3 and the AWS CLI, s3cmd, rclone and s5cmd, and of CSC's tools (s3cmd: 5000 MB).
 _USUAL_PART_BYTES: Final = tuple(count * MIB for count in (8, 15, 5, 50, 16, 64, 5000, 100, 512))
 _MOST_GUESSES: Final = 6
@@ -59,6 +62,17 @@ def choose_part_size(size: int, *, wanted: int | None = None) -> int:
         )
     needed = min(-(-size // MOST_PARTS), MAX_SINGLE_PUT_BYTES)
     return -(-max(needed, wanted) // MIB) * MIB
+
+
+def choose_packed_part_size(most: int) -> int:
+    """
+    Return the part size of what is made while it is sent and has ``most`` bytes at the most.
+
+    It is half of what a file's is, so that several are held at once, and grows as a file's does,
+    as long as memory holds one; of 1,000 parts there are more then, up to `MAX_PARTS`.
+    """
+    wanted = max(PART_BYTES // 2, MIN_PART_BYTES)
+    return min(choose_part_size(min(most, MAX_OBJECT_BYTES), wanted=wanted), MOST_HELD_BYTES)
 
 
 def cut(size: int, part_size: int) -> Iterator[Part]:

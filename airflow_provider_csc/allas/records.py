@@ -42,6 +42,13 @@ SIGNATURE_SECONDS: Final = 15 * 60
 ABSENT: Final = "none"
 """What stands for the ETag where no object was."""
 
+NO_SUCH_KEY: Final = "NoSuchKey"
+"""
+The code by which a store says that there is no such object, and all that is taken for it.
+
+Another 404 is that of a proxy, or of a bucket that is gone.
+"""
+
 _VERSION, _WRITER, _LINE, _RECENT = "csc-version", "csc-writer", "csc-line", "csc-recent"
 _WRITE: Final = re.compile(r"([A-Za-z0-9_-]+)\.([0-9]+)")
 _LINE_NAME: Final = re.compile(r"[0-9]{8}T[0-9]{6}Z-[01]-[0-9a-f]{1,16}")
@@ -241,7 +248,7 @@ def judge_refusal(code: str, status: int) -> Verdict:
     match status:
         case 409 | 412:
             return Verdict.CONFLICT
-        case 404 if code != "NoSuchBucket":
+        case 404 if code == NO_SUCH_KEY:
             return Verdict.CONFLICT  # it was there, and was deleted
         case 408 | 429:
             return Verdict.LOST

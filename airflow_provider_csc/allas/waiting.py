@@ -16,18 +16,26 @@ if TYPE_CHECKING:
     from airflow_provider_csc.allas.objects import KeyPattern, StoredObject
 
 MAX_READS: Final = 100
-"""So many documents are read after one listing; the others have their turn after the next."""
+"""
+So many documents are read after one listing by who shares a process with others; the rest have
+their turn after the next listing.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WaitSpec:
-    """What is waited for; ``quiet_seconds`` is for how long nothing may have changed."""
+    """
+    What is waited for; ``quiet_seconds`` is for how long nothing may have changed.
+
+    ``max_reads`` documents are read after one listing, without one all.
+    """
 
     pattern: KeyPattern
     min_count: int = 1
     quiet_seconds: float = 0.0
     condition: Condition | None = None
     max_results: int = 1000
+    max_reads: int | None = MAX_READS
 
 
 @dataclass(slots=True)
@@ -160,7 +168,8 @@ class ObjectWait:
     def _recall(self, each: StoredObject, version: bytes) -> None:
         verdict = self._verdicts.get(version)
         if verdict is None:
-            if len(self._round.unread) < MAX_READS:
+            limit = self.spec.max_reads
+            if limit is None or len(self._round.unread) < limit:
                 self._round.unread.append(each)
             return
         self._round.verdicts[version] = verdict

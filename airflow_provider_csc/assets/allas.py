@@ -72,12 +72,16 @@ def _is_known(payload: ObjectsEvent, event: Any, context: Context, asset: Asset)
         # Of later ones Airflow may fail to tell: up to 3.3.2 it cannot answer with an event of
         # whose DAG runs one has not begun yet.
         stored = stored.after(since.isoformat()).before(event.timestamp.isoformat())
-    return _has_earlier(stored, payload["id"], event.timestamp)
+    return _has_earlier(stored, payload, event.timestamp)
 
 
-def _has_earlier(stored: Iterable[Any], event_id: str, moment: datetime) -> bool:
+def _has_earlier(stored: Iterable[Any], repeat: ObjectsEvent, moment: datetime) -> bool:
+    # Numbers begin anew where a cursor is deleted, times do not.
+    same = (repeat["id"], repeat["planned_at"])
     for each in stored:
         payload = _read_payload(each)
-        if payload is not None and payload["id"] == event_id and each.timestamp < moment:
+        if payload is None or each.timestamp >= moment:
+            continue
+        if (payload["id"], payload["planned_at"]) == same:
             return True
     return False

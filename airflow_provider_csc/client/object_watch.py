@@ -168,7 +168,8 @@ class ObjectWatch:
         return event
 
     def _tell_failure(self, error: CscError) -> None:
-        outage = Outage(reason=error.message, since=_now())
+        is_answer = not isinstance(error, StoreAwayError)
+        outage = Outage(reason=error.message, since=_now(), is_answer=is_answer)
         for note in self._parking.park(outage):
             self._log.log(note.level, "%s", note.text)
 
@@ -214,6 +215,8 @@ class _Book:
                 uri=str(where),
             )
         self._etag = document.etag
+        # It may have been moved here from a store that is another one.
+        await self._check_conditions(document.data)
         self._cursor.owner = self._owner
         await self.save()
         return self._cursor
@@ -267,9 +270,9 @@ class _Book:
     def _build_taken(self) -> CursorTakenError:
         where = self.spec.cursor
         return CursorTakenError(
-            f"Another watcher goes on with the cursor {where}. After a change of triggerers that "
-            "is as it should be; otherwise two watchers with different arguments share it: give "
-            "one of them another `cursor`.",
+            f"Another watcher goes on with the cursor {where}, or it was deleted. After a change "
+            "of triggerers or to begin anew that is as it should be; otherwise two watchers with "
+            "different arguments share it: give one of them another `cursor`.",
             uri=str(where),
         )
 

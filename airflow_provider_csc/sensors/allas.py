@@ -174,7 +174,8 @@ def _open_waiter(trigger: AllasObjectTrigger, log: Log) -> ObjectWaiter:
     from airflow_provider_csc.hooks._object_store import open_store  # noqa: PLC0415 - heavy
 
     store, bucket = open_store(trigger.allas_conn_id, trigger.bucket_name)
-    return ObjectWaiter(store, bucket, trigger.build_wait(), log)
+    # A process that looks once may be the only look there is (mode="reschedule"), so it reads all.
+    return ObjectWaiter(store, bucket, trigger.build_wait(max_reads=None), log)
 
 
 def _note_lineage(sensor: AllasObjectSensor, objects: list[ObjectFacts]) -> None:

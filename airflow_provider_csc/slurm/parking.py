@@ -24,12 +24,14 @@ class Outage:
     Why there is no answer.
 
     ``is_passing`` is for what merely began it or happens in between (a connection that broke), so
-    that it is not worth a line beside the reason that keeps the site away.
+    that it is not worth a line beside the reason that keeps the site away. With ``is_answer`` there
+    was an answer, and none that helps.
     """
 
     reason: str
     since: Moment
     is_passing: bool = False
+    is_answer: bool = False
 
 
 def controller_outage(reason: str, since: Moment) -> Outage:
@@ -73,17 +75,18 @@ class Parking:
         reason = outage.reason.rstrip(".")
         # "after 31 s" and "after 32 s" are one reason.
         kind = re.sub(r"\d+", "", reason)
+        no_answer = "no usable answer" if outage.is_answer else "no answer"
         if self._since is None:
             self._since = outage.since
             text = (
-                f"No answer from the {self.source} since {_clock_time(outage.since)}: {reason}. "
-                f"{self.effect}"
+                f"{no_answer.capitalize()} from the {self.source} since "
+                f"{_clock_time(outage.since)}: {reason}. {self.effect}"
             )
         elif kind in self._said or outage.is_passing:
             return []
         else:
             text = (
-                f"Still no answer from the {self.source} (since {_clock_time(self._since)}), now "
+                f"Still {no_answer} from the {self.source} (since {_clock_time(self._since)}), now "
                 f"for another reason: {reason}."
             )
         self._said = (*self._said, kind)

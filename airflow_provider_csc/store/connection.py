@@ -204,6 +204,7 @@ class StoreConnection:
                 # Who refuses a body need not read it: the answer may be there.
                 return self._early_answer(connection, error)
         with self.guarded():
+            _acknowledge_at_once(connection.sock)
             return connection.getresponse()
 
     def _next(self, pieces: Iterator[memoryview | bytes]) -> memoryview | bytes | None:
@@ -306,6 +307,19 @@ class StoreConnection:
             status=None,
             is_passing=is_mendable,
         )
+
+
+def _acknowledge_at_once(sock: socket.socket) -> None:
+    """
+    Have the beginning of an answer acknowledged without delay.
+
+    Ceph sends the head of an answer by itself, and the body when that is acknowledged (Nagle's
+    algorithm, RFC 896); Linux may wait 40 ms for something to send with it (tcp(7)).
+    """
+    option = getattr(socket, "TCP_QUICKACK", None)
+    if option is not None:
+        with suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, option, 1)
 
 
 def _make_auth(credentials: ReadOnlyCredentials, region_name: str) -> Any:

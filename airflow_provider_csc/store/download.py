@@ -140,7 +140,7 @@ class Download:
         self._digests[part.number] = digests
         if self._journal >= 0:
             words = (str(part.number), str(self._part_size), *(each.hex() for each in digests))
-            _write_all(self._journal, memoryview(f"{' '.join(words)}\n".encode()))
+            write_all(self._journal, memoryview(f"{' '.join(words)}\n".encode()))
 
     def finish(self, lane: Lane) -> None:
         """Verify the whole, and give it its name."""
@@ -217,8 +217,8 @@ class Download:
             yield Span(number, offset, min(each, size - offset))
 
     def _read_metadata(self, answer: Answer) -> None:
-        self._mtime = _read_number(answer.headers.get(f"x-amz-meta-{MTIME}"), _LATEST)
-        told = _read_number(answer.headers.get(f"x-amz-meta-{PART_SIZE}"), self._item.size)
+        self._mtime = read_number(answer.headers.get(f"x-amz-meta-{MTIME}"), _LATEST)
+        told = read_number(answer.headers.get(f"x-amz-meta-{PART_SIZE}"), self._item.size)
         self._told_part_size = int(told) if told else None
 
     def _receive(self, span: Span, answer: Answer, lane: Lane) -> list[bytes]:
@@ -236,7 +236,7 @@ class Download:
                     is_passing=True,
                 )
             hasher.update(lane.buffer[:read])
-            _write_all(self._fd, lane.buffer[:read], offset)
+            write_all(self._fd, lane.buffer[:read], offset)
             offset += read
             lane.passed(read)
         # The end of the body is read, so that the connection can be used again.
@@ -323,13 +323,14 @@ def _is_same(fd: int, path: Path) -> bool:
         return False
 
 
-def _write_all(fd: int, data: memoryview, offset: int | None = None) -> None:
+def write_all(fd: int, data: memoryview, offset: int | None = None) -> None:
+    """Write all of some bytes, at the end or at an offset."""
     while data:
         written = os.write(fd, data) if offset is None else os.pwrite(fd, data, offset)
         data, offset = data[written:], None if offset is None else offset + written
 
 
-def _read_number(text: str | None, most: float) -> float | None:
+def read_number(text: str | None, most: float) -> float | None:
     """Return a number that a stranger wrote into an object's metadata, if it can be one."""
     try:
         number = float(text) if text else math.nan

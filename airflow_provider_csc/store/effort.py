@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_provider_csc.allas.records import (
     ABSENT,
+    NO_SUCH_KEY,
     Verdict,
     choose_pause,
     judge_refusal,
@@ -90,7 +90,7 @@ class Effort:
         return self._parse(found, body, asked_at)
 
     def _read_refusal(self, refusal: Refusal, asked_at: float) -> Present | None:
-        if refusal.status == HTTPStatus.NOT_FOUND and refusal.code != "NoSuchBucket":
+        if refusal.code == NO_SUCH_KEY:
             return Present(
                 body=b"",
                 etag=ABSENT,

@@ -16,7 +16,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from airflow_provider_csc.errors import AllasError, CscError, TransferCancelledError
 from airflow_provider_csc.store.connection import BUFFER_BYTES, RequestError, StoreConnection
@@ -44,6 +44,10 @@ _FULL = {
 }
 
 
+LATER: Final = object()
+"""Among a carriage's parts: there will be another, when one that is under way is done."""
+
+
 class Carriage(Protocol):
     """One file on its way, in parts of its own kind; all is called in the engine's threads."""
 
@@ -52,7 +56,12 @@ class Carriage(Protocol):
     """Whether `prepare` found that there is nothing to do."""
 
     def prepare(self, lane: Lane) -> Iterable[Any]:
-        """Begin, and return the parts that are still to be carried."""
+        """
+        Begin, and return the parts that are still to be carried.
+
+        They are asked for under a lock, so they only say what is to be done. `LATER` among them is
+        for as long as some part is being carried: its end, or `Lane.wake`, has them asked again.
+        """
         ...
 
     def carry(self, part: Any, lane: Lane) -> None:
@@ -66,8 +75,22 @@ class Carriage(Protocol):
 
 
 @dataclass(slots=True)
+class Packed:
+    """What has gone into one archive, or come out of it; totals of what came out are not known."""
+
+    files: int = 0
+    bytes: int = 0
+    files_total: int = 0
+    bytes_total: int = 0
+
+
+@dataclass(slots=True)
 class Progress:
-    """How far a transfer is; bytes of the files' content, and seconds."""
+    """
+    How far a transfer is; bytes of the files' content, and seconds.
+
+    With an archive they are the archive's own; ``packed`` tells of the files in it.
+    """
 
     bytes_total: int = 0
     bytes_done: int = 0
@@ -77,6 +100,7 @@ class Progress:
     files_skipped: int = 0
     unverified: list[str] = field(default_factory=list)
     failures: dict[str, CscError] = field(default_factory=dict)
+    packed: Packed | None = None
     began: float = field(default_factory=time.monotonic)
 
     @property
@@ -137,6 +161,10 @@ class Lane:
         """Raise when the transfer is to end."""
         self._engine.check()
 
+    def wake(self) -> None:
+        """Have threads that were told `LATER` ask again."""
+        self._engine.wake()
+
     def passed(self, size: int) -> None:
         """Account for bytes that were just carried; raise when nobody wants them any more."""
         self._passed += size
@@ -160,6 +188,7 @@ class Lane:
                 return work()
             except RequestError as error:
                 self._engine.took_back(self._passed)
+                self._passed = 0
                 self.close()
                 if not error.is_passing or attempt == ATTEMPTS:
                     raise
@@ -255,6 +284,11 @@ class Engine:
         self._cancelled.wait(seconds)
         self.check()
 
+    def wake(self) -> None:
+        """Have threads without work look for some."""
+        with self._changed:
+            self._changed.notify_all()
+
     def passed(self, size: int) -> None:
         """Account for bytes that were just carried."""
         with self._changed:
@@ -321,9 +355,12 @@ class Engine:
                 self._changed.wait(_LOOK_SECONDS)
 
     def _next_part(self) -> _Work | None:
-        while self._ready:
+        for _ in range(len(self._ready)):
             running = self._ready[0]
             part = None if running.error else next(running.parts, None)
+            if part is LATER:
+                self._ready.rotate(-1)
+                continue
             if part is not None:
                 running.open += 1
                 return _Work(running, part)

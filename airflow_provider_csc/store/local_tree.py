@@ -30,13 +30,15 @@ class LocalTree:
     Symbolic links are followed, as files and as directories, unless that would go in a circle or
     they lead nowhere; or skipped, with a note; or refused. What is neither file nor directory
     (sockets, devices) is skipped with a note. ``is_excluded`` is asked for directories, into which
-    nobody looks then. ``skipped`` are the paths that are there and not listed, but meant.
+    nobody looks then. ``skipped`` are the paths that are there and not listed, but meant. With
+    ``keeps_empty`` empty directories are listed too, with a slash at their end.
     """
 
     root: Path
     is_selected: Callable[[str], bool] = lambda _: True
     symlinks: Symlinks = "follow"
     is_excluded: Callable[[str], bool] = lambda _: False
+    keeps_empty: bool = False
     notes: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
@@ -57,6 +59,8 @@ class LocalTree:
             )
         with os.scandir(directory) as found:
             entries = sorted(found, key=lambda entry: entry.name)
+        if self.keeps_empty and prefix and not entries and self.is_selected(prefix):
+            yield Item(prefix, 0)
         for entry in entries:
             path = prefix + _check_name(entry.name, directory)
             if _is_leftover(entry.name):

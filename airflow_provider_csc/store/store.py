@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +87,16 @@ class Store:
             is_passing=True,
         )
 
+    def read_end(self, bucket: str, item: Item, size: int) -> bytes:
+        """Return the last bytes of an object; none where it has fewer."""
+        if item.size < size:
+            return b""
+        place = f"bytes={item.size - size}-{item.size - 1}"
+        answer = self.call("get_object", bucket, item.path, Range=place)
+        with self._translating(bucket, item.path):
+            data: bytes = answer["Body"].read()
+        return data if str(answer["ETag"]).strip('"') == item.etag else b""
+
     def begin_upload(self, bucket: str, key: str, arguments: Mapping[str, Any]) -> str:
         """Begin an upload in parts; return its id."""
         upload_id: str = self.call("create_multipart_upload", bucket, key, **arguments)["UploadId"]
@@ -145,6 +155,12 @@ class Store:
                 bucket=bucket,
                 keys=[each.get("Key") for each in errors][:20],
             )
+        if len(deleted := answer.get("Deleted", ())) < len(set(keys)):
+            raise AllasError(
+                f"The store says of {len(deleted)} of {len(set(keys))} objects of s3://{bucket} "
+                "that they are deleted, and of the others nothing. Try again.",
+                bucket=bucket,
+            )
 
     def presign(self, operation: str, bucket: str, key: str, seconds: int, **arguments: Any) -> str:
         """Return a URL by which anybody may do one thing for some time; nothing is asked."""
@@ -169,20 +185,20 @@ class Store:
     def call(self, operation: str, bucket: str, key: str, **arguments: Any) -> Any:
         """Call an operation of boto3's client, with its errors made ours."""
         named = {"Bucket": bucket, **({"Key": key} if key else {}), **arguments}
-        from botocore.exceptions import BotoCoreError, ClientError
-        from botocore.parsers import ResponseParserError
-
-        try:
+        with self._translating(bucket, key):
             return getattr(self._client, operation)(**named)
-        except (BotoCoreError, ClientError, ResponseParserError) as error:
-            raise self._error(error, bucket, key) from error
 
     def _translated(self, pages: Callable[[], Any], bucket: str, key: str) -> Iterator[Any]:
+        with self._translating(bucket, key):
+            yield from pages()
+
+    @contextmanager
+    def _translating(self, bucket: str, key: str) -> Iterator[None]:
         from botocore.exceptions import BotoCoreError, ClientError
         from botocore.parsers import ResponseParserError
 
         try:
-            yield from pages()
+            yield
         except (BotoCoreError, ClientError, ResponseParserError) as error:
             raise self._error(error, bucket, key) from error
 

@@ -40,7 +40,8 @@ class Options:
     ``attempts`` and ``timeout_seconds`` bound one call. An attempt is a read and, where something
     is to be written, a write; the time is looked at between requests, each of which has the
     client's own limits. ``max_bytes`` is the most a record may hold. With ``history_prefix`` each
-    version that is replaced is kept below it, the last ``history_keep`` of them. With
+    version that is replaced is kept below it, the last ``history_keep`` of them: a prefix for one
+    record, as those of another would count among them. With
     ``allow_unguarded`` it is written without conditions where the store honours none.
     """
 

@@ -7,17 +7,18 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_csc.allas.names import ObjectName, check_key, check_tree, path_for
-from airflow_provider_csc.allas.parts import parse_etag
+from airflow_provider_csc.allas.packing import packed_bytes
+from airflow_provider_csc.allas.parts import choose_packed_part_size, parse_etag
 from airflow_provider_csc.allas.plan import Action, Compare, Item, Step, make_plan
 from airflow_provider_csc.errors import AllasError, ConfigError
 from airflow_provider_csc.store.copy import ServerCopy, StreamCopy
 from airflow_provider_csc.store.download import Download
-from airflow_provider_csc.store.engine import Engine
+from airflow_provider_csc.store.engine import Engine, Packed
 from airflow_provider_csc.store.local_tree import LocalTree
 from airflow_provider_csc.store.upload import Upload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
     from pathlib import Path
 
     from airflow_provider_csc.store.engine import Carriage, Progress
@@ -46,7 +47,11 @@ class Manner:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What was done; numbers of files, bytes, and seconds."""
+    """
+    What was done; numbers of files, bytes, and seconds.
+
+    An archive is one file; ``packed`` tells what is in it.
+    """
 
     transferred: int
     skipped: int
@@ -55,6 +60,7 @@ class Outcome:
     bytes_transferred: int
     bytes_resumed: int
     seconds: float
+    packed: Packed | None = None
 
 
 class Transfer:
@@ -100,6 +106,43 @@ class Transfer:
         item = self._head(source)
         path = target / source.key.rpartition("/")[2] if target.is_dir() else target
         return self._fetch(source.bucket, [(item, path)])
+
+    def pack(self, source: Path, target: ObjectName) -> Outcome:
+        """Send all files below a directory as one object: a tar of them, compressed with zstd."""
+        from airflow_provider_csc.store.pack import PackedUpload  # noqa: PLC0415 - zstd, tarfile
+
+        manner = self._manner
+        figures = Packed()
+        most = self._count(source, figures)
+        key = check_key(target.key)
+        carriage = PackedUpload(
+            self.store,
+            lambda: self._packed_tree(source, manner.symlinks),
+            target,
+            part_size=choose_packed_part_size(most),
+            figures=figures,
+            manner=manner,
+            existing=self.store.head(target.bucket, key) if manner.compare != "never" else None,
+        )
+        return self._carry_archive(carriage, figures)
+
+    def unpack(self, source: ObjectName, root: Path) -> Outcome:
+        """Write what is in an archive below a directory."""
+        from airflow_provider_csc.store.unpack import PackedDownload  # noqa: PLC0415 - zstd, tarfile
+
+        item, figures = self._head(source), Packed()
+        carriage = PackedDownload(
+            self.store,
+            source.bucket,
+            item,
+            root,
+            make_tree=lambda: self._packed_tree(root, "skip"),
+            figures=figures,
+            manner=self._manner,
+        )
+        self._engine.progress.bytes_total = item.size
+        outcome = self._carry_archive(carriage, figures)
+        return replace(outcome, deleted=carriage.deleted)
 
     def copy(self, source: ObjectName, target_store: Store, target: ObjectName) -> Outcome:
         """
@@ -165,7 +208,7 @@ class Transfer:
             )
         return item
 
-    def _refuse_empty(self, found: Mapping[str, Item] | Sequence[Item], source: object) -> None:
+    def _refuse_empty(self, found: Sized, source: object) -> None:
         if found:
             return
         effect = ", and delete_extra would delete all" if self._manner.delete_extra else ""
@@ -204,6 +247,38 @@ class Transfer:
         steps = make_plan(source, there, compare=manner.compare, delete_extra=manner.delete_extra)
         cut = len(target.key)
         return self._send(steps, target.bucket, lambda key: root / key[cut:])
+
+    def _packed_tree(self, root: Path, symlinks: Symlinks) -> LocalTree:
+        manner = self._manner
+        return LocalTree(root, manner.is_selected, symlinks, manner.is_excluded, keeps_empty=True)
+
+    def _count(self, root: Path, figures: Packed) -> int:
+        """
+        Count what is to be packed; return how many bytes it takes at the most.
+
+        What cannot be packed is met here, before anything is sent.
+        """
+        tree = self._packed_tree(root, self._manner.symlinks)
+        most = 0
+        for item in tree:
+            self._engine.check()
+            most += packed_bytes(item)
+            if not item.path.endswith("/"):
+                figures.files_total += 1
+                figures.bytes_total += item.size
+        for note in tree.notes:
+            self._manner.note(note)
+        self._refuse_empty(range(figures.files_total), root)
+        return most
+
+    def _carry_archive(self, carriage: Carriage, figures: Packed) -> Outcome:
+        progress = self._engine.progress
+        progress.files_total, progress.packed = 1, figures
+        try:
+            return replace(_outcome(self._engine.run([carriage]), []), packed=figures)
+        finally:
+            for note in progress.unverified:
+                self._manner.note(note)
 
     def _send(self, steps: Sequence[Step], bucket: str, path_of: Callable[[str], Path]) -> Outcome:
         carriages = (

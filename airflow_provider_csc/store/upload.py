@@ -114,21 +114,12 @@ class Upload:
 
     def _adopt(self, parts: list[Part], lane: Lane) -> str:
         """Return an unfinished upload whose parts are ours, and note which it has."""
-        bucket, key = self._target.bucket, self._target.key
-        try:
-            begun = [each for each in self._store.list_uploads(bucket, key) if each.key == key]
-        except RequestError as error:
-            # Who may only write there begins anew.
-            if error.code == "AccessDenied":
-                return ""
-            raise
-        for upload in sorted(begun, key=lambda each: each.initiated, reverse=True):
-            there = self._store.list_parts(bucket, key, upload.upload_id)
+        for upload_id, there in find_uploads(self._store, self._target.bucket, self._target.key):
             digests = self._compare(parts, there, lane)
             if digests is not None:
                 self._digests = digests
                 lane.skipped(sum(part.size for part in parts if part.number in digests))
-                return upload.upload_id
+                return upload_id
         return ""
 
     def _compare(
@@ -162,7 +153,7 @@ class Upload:
             body=self._read(part, lane, None),
         )
         answer.drain(lane.buffer)
-        self._check_etag(answer.etag, digest.hex())
+        check_etag(self.name, answer.etag, digest.hex())
         self._digests[part.number] = digest
 
     def _send_part(self, part: Part, lane: Lane) -> None:
@@ -176,7 +167,7 @@ class Upload:
             body=self._read(part, lane, digest),
         )
         answer.drain(lane.buffer)
-        self._check_etag(answer.etag, digest.hexdigest())
+        check_etag(self.name, answer.etag, digest.hexdigest())
         self._digests[part.number] = digest.digest()
 
     def _read(self, part: Part, lane: Lane, digest: Any) -> Iterator[memoryview]:
@@ -188,15 +179,6 @@ class Upload:
             lane.passed(len(piece))
         if os.fstat(self._fd).st_size < part.offset + part.size:
             raise self._changed("became shorter")
-
-    def _check_etag(self, theirs: str, ours: str) -> None:
-        if theirs != ours:
-            raise RequestError(
-                f"{self.name}: {explain('BadDigest')} (Its MD5 is {theirs}, ours {ours}.)",
-                code="BadDigest",
-                status=None,
-                is_passing=True,
-            )
 
     def _check_unchanged(self) -> None:
         now = os.fstat(self._fd)
@@ -224,6 +206,32 @@ class Upload:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+def find_uploads(
+    store: Store, bucket: str, key: str
+) -> Iterator[tuple[str, dict[int, tuple[int, str]]]]:
+    """Yield unfinished uploads of a key, the latest first: id, and size and MD5 of each part."""
+    try:
+        begun = [each for each in store.list_uploads(bucket, key) if each.key == key]
+    except RequestError as error:
+        # Who may only write there begins anew.
+        if error.code == "AccessDenied":
+            return
+        raise
+    for upload in sorted(begun, key=lambda each: each.initiated, reverse=True):
+        yield upload.upload_id, store.list_parts(bucket, key, upload.upload_id)
+
+
+def check_etag(name: str, theirs: str, ours: str) -> None:
+    """Refuse an answer that tells another MD5 than that of what was sent."""
+    if theirs != ours:
+        raise RequestError(
+            f"{name}: {explain('BadDigest')} (Its MD5 is {theirs}, ours {ours}.)",
+            code="BadDigest",
+            status=None,
+            is_passing=True,
+        )
 
 
 def complete(store: Store, target: ObjectName, upload_id: str, digests: Sequence[bytes]) -> ETag:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_csc.allas.names import ObjectName
     from airflow_provider_csc.allas.plan import Compare
-    from airflow_provider_csc.store.engine import Progress
+    from airflow_provider_csc.store.engine import Packed, Progress
     from airflow_provider_csc.store.local_tree import Symlinks
     from airflow_provider_csc.store.transfer import Outcome, Transfer
 
@@ -88,7 +88,9 @@ class _AllasTransfer(BaseOperator):
         finally:
             self._transfer = None
         self.log.info("%s", _describe(outcome))
-        return {
+        packed = outcome.packed
+        figures = {"packed_files": packed.files, "packed_bytes": packed.bytes} if packed else {}
+        return figures | {
             "source": self.source,
             "destination": self.destination,
             "transferred": outcome.transferred,
@@ -156,6 +158,14 @@ class _AllasTransfer(BaseOperator):
                 field="bytes_per_second",
             )
 
+    def _refuse_size(self, option: str) -> None:
+        if self.compare == "size":
+            raise ConfigError(
+                f"compare: 'size' tells nothing of a tree that is one object ({option}=True). Give "
+                "'checksum', 'time' (names, sizes and times of its files) or 'never'.",
+                field="compare",
+            )
+
     def _report(self, progress: Progress) -> None:
         self.log.info("%s", describe_progress(progress))
 
@@ -187,6 +197,10 @@ class LocalToAllasOperator(_AllasTransfer):
     :param bytes_per_second: go no faster than this.
     :param symlinks: ``follow`` symbolic links (default), ``skip`` them with a warning, or
         ``refuse`` the transfer.
+    :param pack: send a directory as one object, ``s3://bucket/name.tar.zst``, made while it is
+        sent; a prefix takes it under the directory's name. The object is compared as a whole, by
+        its content or with ``time`` by names, sizes and times of its files. The returned dict also
+        has "packed_files" and "packed_bytes", what is in it.
     :param extra_args: arguments of boto3's put_object, for example ``{"ContentType": "text/csv"}``.
     """
 
@@ -194,11 +208,13 @@ class LocalToAllasOperator(_AllasTransfer):
         self,
         *,
         symlinks: Symlinks = "follow",
+        pack: bool = False,
         extra_args: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.symlinks = symlinks
+        self.pack = pack
         self.extra_args = extra_args
 
     def reads(self) -> list[object]:
@@ -216,8 +232,34 @@ class LocalToAllasOperator(_AllasTransfer):
         from airflow_provider_csc.store.upload import check_arguments  # noqa: PLC0415
 
         links, arguments = check_symlinks(self.symlinks), check_arguments(self.extra_args or {})
+        if self.pack:
+            target = self._check_pack(target, source)
         transfer = self._begin(symlinks=links, arguments=arguments)
-        return transfer.upload(source, target)
+        return transfer.pack(source, target) if self.pack else transfer.upload(source, target)
+
+    def _check_pack(self, target: ObjectName, source: Path) -> ObjectName:
+        """Return the object that a packed directory becomes, where there can be one."""
+        from airflow_provider_csc.allas.packing import packed_name  # noqa: PLC0415
+
+        self._refuse_size("pack")
+        if not source.is_dir():
+            raise ConfigError(
+                f"source: {self.source!r} is a file, and pack=True packs a directory. Leave pack "
+                "out.",
+                field="source",
+            )
+        if self.delete_extra:
+            raise ConfigError(
+                "delete_extra: True means nothing with pack=True: the archive replaces the one "
+                "that is there, with all that is in it. Leave it out.",
+                field="delete_extra",
+            )
+        try:
+            name = packed_name(target, source.resolve().name)
+        except NotationError as error:
+            raise ConfigError(f"destination: {error}", field="destination") from error
+        self.destination = str(name)
+        return name
 
 
 class AllasToLocalOperator(_AllasTransfer):
@@ -233,14 +275,20 @@ class AllasToLocalOperator(_AllasTransfer):
     :param source: ``s3://bucket/key``, or ``s3://bucket/prefix/`` for all below it. (templated)
     :param destination: path of a file or directory on the worker. (templated)
     :param delete_extra: delete files below the directory that are not objects below the prefix.
+    :param unpack: write what is in the object, a tar archive, plain or compressed with zstd or
+        gzip, below the directory; ``include``, ``exclude`` and ``delete_extra`` mean its members
+        then. ``compare`` skips archives that were made with ``pack=True`` and are there unchanged.
     :param verify_checksum: False takes objects whose checksum cannot be computed again, because
         they were uploaded in parts of an odd size: their size alone is compared then.
 
     Other parameters are as for `LocalToAllasOperator`.
     """
 
-    def __init__(self, *, verify_checksum: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self, *, unpack: bool = False, verify_checksum: bool = True, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
+        self.unpack = unpack
         self.verify_checksum = verify_checksum
 
     def writes(self) -> list[object]:
@@ -248,9 +296,26 @@ class AllasToLocalOperator(_AllasTransfer):
         return []
 
     def _run(self) -> Outcome:
-        source = _parse("source", self.source)
+        source, target = _parse("source", self.source), Path(self.destination)
+        if self.unpack:
+            self._check_unpack(source, target)
         transfer = self._begin(verify_checksum=self.verify_checksum)
-        return transfer.download(source, Path(self.destination))
+        return transfer.unpack(source, target) if self.unpack else transfer.download(source, target)
+
+    def _check_unpack(self, source: ObjectName, target: Path) -> None:
+        self._refuse_size("unpack")
+        if source.is_prefix:
+            raise ConfigError(
+                f"source: {self.source!r} is a prefix, and unpack=True unpacks one object. Give "
+                "its whole key, for example s3://bucket/name.tar.zst.",
+                field="source",
+            )
+        if target.exists() and not target.is_dir():
+            raise ConfigError(
+                f"destination: {self.destination!r} is a file, and unpack=True writes below a "
+                "directory. Give another path.",
+                field="destination",
+            )
 
 
 class AllasCopyOperator(_AllasTransfer):
@@ -301,6 +366,8 @@ class AllasCopyOperator(_AllasTransfer):
 
 def describe_progress(progress: Progress) -> str:
     """Say in one line how far a transfer is."""
+    if progress.packed is not None:
+        return _describe_packing(progress, progress.packed)
     files = progress.files_done + progress.files_skipped + len(progress.failures)
     share = progress.bytes_done + progress.bytes_skipped
     percent = 100 * share / progress.bytes_total if progress.bytes_total else 100
@@ -312,12 +379,28 @@ def describe_progress(progress: Progress) -> str:
     )
 
 
+def _describe_packing(progress: Progress, packed: Packed) -> str:
+    carried, rate = progress.bytes_done + progress.bytes_skipped, f"{_size(progress.rate)}/s"
+    files, size = f"{packed.files:,} files", _size(packed.bytes)
+    # Of what is unpacked the archive's size is known, of what is packed the files.
+    if progress.bytes_total:
+        percent = 100 * carried / progress.bytes_total
+        return (
+            f"Unpacked {files}, {size} from {_size(carried)} of {_size(progress.bytes_total)} "
+            f"({percent:.0f} %), {rate}"
+        )
+    percent = 100 * packed.bytes / max(packed.bytes_total, 1)
+    return (
+        f"Packed {packed.files:,} of {packed.files_total:,} files, {size} of "
+        f"{_size(packed.bytes_total)} ({percent:.0f} %) into {_size(carried)}, {rate}"
+    )
+
+
 def _describe(outcome: Outcome) -> str:
     rate = outcome.bytes_transferred / max(outcome.seconds, 1e-6)
-    carried = f"{outcome.transferred:,} files, {_size(outcome.bytes_transferred)}"
     verified = f"{outcome.unverified:,} by size only" if outcome.unverified else "all verified"
     parts = [
-        f"Transferred {carried} in {_span(outcome.seconds)} ({_size(rate)}/s), {verified}",
+        f"{_describe_carried(outcome)} in {_span(outcome.seconds)} ({_size(rate)}/s), {verified}",
     ]
     if outcome.bytes_resumed:
         parts.append(f"{_size(outcome.bytes_resumed)} were there already")
@@ -326,6 +409,20 @@ def _describe(outcome: Outcome) -> str:
     if outcome.deleted:
         parts.append(f"{outcome.deleted:,} were deleted")
     return "; ".join(parts) + "."
+
+
+def _describe_carried(outcome: Outcome) -> str:
+    packed = outcome.packed
+    if packed is None or not outcome.transferred:
+        return f"Transferred {outcome.transferred:,} files, {_size(outcome.bytes_transferred)}"
+    archive = _size(outcome.bytes_transferred + outcome.bytes_resumed)
+    files = f"{packed.files:,} files, {_size(packed.bytes)}"
+    # What is to be unpacked nobody has counted.
+    return (
+        f"Packed {files} into {archive}"
+        if packed.files_total
+        else f"Unpacked {files} from {archive}"
+    )
 
 
 def _size(size: float) -> str:

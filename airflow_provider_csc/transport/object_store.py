@@ -20,7 +20,9 @@ Value = TypeVar("Value")
 _PAGE_OBJECTS = 1000
 # Threads per store and process. What waits behind them waits politely, also for the store.
 _THREADS = 4
-_NOT_FOUND = ("NoSuchKey", "404", "NoSuchObject")
+_NO_SUCH_KEY = "NoSuchKey"
+# What botocore makes of the answer to a HEAD, which has no document.
+_NO_DOCUMENT = "404"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,7 @@ class S3Store:
                     return None
                 return Document(body.read(), answer["ETag"].strip('"'))
 
-        return await self._ask_for(fetch)
+        return await self._ask_for(fetch, absent=_NO_SUCH_KEY)
 
     async def read_metadata(self, bucket: str, key: str) -> tuple[str, Mapping[str, str]] | None:
         """Return an object's ETag and its writer's metadata, or None where there is none."""
@@ -127,7 +129,7 @@ class S3Store:
             answer = self._client.head_object(Bucket=bucket, Key=key)
             return answer["ETag"].strip('"'), answer.get("Metadata", {})
 
-        return await self._ask_for(fetch)
+        return await self._ask_for(fetch, absent=_NO_DOCUMENT)
 
     async def replace(self, bucket: str, key: str, data: bytes, *, etag: str | None) -> str:
         """Write an object in place of the one with this ETag, or of none; return its ETag."""
@@ -160,16 +162,17 @@ class S3Store:
             )
         except StoreRefusedError as error:
             # What was to be replaced is gone.
-            if error.code in _NOT_FOUND:
+            if error.code == _NO_SUCH_KEY:
                 raise ObjectChangedError(error.message, code=error.code) from error
             raise
         return str(answer["ETag"]).strip('"')
 
-    async def _ask_for(self, fetch: Callable[[], Value]) -> Value | None:
+    async def _ask_for(self, fetch: Callable[[], Value], *, absent: str) -> Value | None:
         try:
             return await self._ask(fetch)
         except StoreRefusedError as error:
-            if error.code in _NOT_FOUND:
+            # Any other 404 is the word of a proxy, or of a store without that bucket.
+            if error.code == absent:
                 return None
             raise
 

@@ -96,7 +96,7 @@ def ask(client: S3Client, call: Callable[[], Answered]) -> Answered | Refusal | 
         raise ConfigError(describe_failure(error, client.meta.endpoint_url)) from error
     except boto.ParamValidationError as error:
         raise ConfigError(str(error)) from error
-    except boto.BotoCoreError as error:
+    except (boto.BotoCoreError, ResponseParserError) as error:
         return Silence(said=describe_failure(error, client.meta.endpoint_url))
 
 

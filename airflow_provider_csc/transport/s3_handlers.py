@@ -39,6 +39,13 @@ SIGV4_TIME: Final = "%Y%m%dT%H%M%SZ"
 _OK: Final = 200
 _SERVER_FAULT: Final = 500
 
+_GOES_ON: Final = {
+    "ListObjectsV2": b"<NextContinuationToken>",
+    "ListParts": b"<NextPartNumberMarker>",
+    "ListMultipartUploads": b"<NextKeyMarker>",
+}
+"""What a listing that is not complete has to say, by operation."""
+
 _TARGET: Final = "csc_target"
 """Where a request's context has bucket and key."""
 
@@ -178,13 +185,19 @@ def _refuse_nothing(operation_model: Any, response_dict: dict[str, Any], **_: ob
     shape, body = operation_model.output_shape, response_dict.get("body") or b""
     if response_dict.get("status_code") != _OK or not _has_document(shape):
         return
-    # The one thing that every listing says.
-    if not body or ("IsTruncated" in shape.members and b"<IsTruncated" not in body):
+    if not body or ("IsTruncated" in shape.members and not _is_listing(operation_model.name, body)):
         response_dict["status_code"] = _SERVER_FAULT
 
 
+def _is_listing(operation: str, body: bytes) -> bool:
+    """Whether a document says that it is complete, or how it goes on."""
+    if b"<IsTruncated>true" in body:
+        return _GOES_ON.get(operation, b"<") in body
+    return b"<IsTruncated" in body
+
+
 def _has_document(shape: Any) -> bool:
-    """Whether an answer has fields in its body, rather than all in headers, or bytes of its own."""
+    """Whether an answer's fields are in its body, which may be bytes of an object instead."""
     return (
         shape is not None
         and "payload" not in shape.serialization

@@ -10,7 +10,7 @@ from airflow_provider_csc.allas.cursor import cursor_key, default_cursor_name
 from airflow_provider_csc.allas.json_condition import parse_condition
 from airflow_provider_csc.allas.names import ObjectName, parse_uri
 from airflow_provider_csc.allas.objects import read_pattern
-from airflow_provider_csc.allas.waiting import ObjectWait, WaitSpec
+from airflow_provider_csc.allas.waiting import MAX_READS, ObjectWait, WaitSpec
 from airflow_provider_csc.errors import AllasError, ConfigError, CscError, StoreAwayError
 from airflow_provider_csc.notation import NotationError
 from airflow_provider_csc.triggers._settling import settled
@@ -104,10 +104,14 @@ class AllasObjectTrigger(BaseTrigger):
         waiter = ObjectWaiter(store, bucket, self.build_wait(), self.log)
         return await waiter.follow(interval=self.poll_interval)
 
-    def build_wait(self) -> ObjectWait:
-        """Return what decides; raises NotationError for arguments that mean nothing."""
+    def build_wait(self, *, max_reads: int | None = MAX_READS) -> ObjectWait:
+        """
+        Return what decides, reading so many documents after one listing.
+
+        Raises NotationError for arguments that mean nothing.
+        """
         _bucket, pattern = read_pattern(self.key, has_wildcards=self.wildcards)
-        condition = parse_condition(self.json_condition) if self.json_condition else None
+        condition = None if self.json_condition is None else parse_condition(self.json_condition)
         return ObjectWait(
             WaitSpec(
                 pattern=pattern,
@@ -115,6 +119,7 @@ class AllasObjectTrigger(BaseTrigger):
                 quiet_seconds=self.inactivity_period,
                 condition=condition,
                 max_results=self.max_results,
+                max_reads=max_reads,
             )
         )
 

@@ -86,6 +86,8 @@ setting CLUSTER_USERS "alice:project_2001234 bob:project_2005678"
 # Object store; CLUSTER_CEPH=no leaves it out.
 setting CLUSTER_CEPH yes
 setting CLUSTER_MEMSTORE_BYTES $((4 * 1024 ** 3))
+# Seconds after which, and how often, the memory of deleted objects is given back.
+setting CLUSTER_GC_SECONDS 15
 setting CLUSTER_S3_REGION us-east-1
 
 # Seconds one service may take to become ready.

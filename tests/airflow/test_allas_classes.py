@@ -88,6 +88,7 @@ def test_a_sensor_in_a_dag_costs_no_connection() -> None:
         ({"inactivity_period": "soon"}, "inactivity_period is 'soon'"),
         ({"inactivity_period": float("nan")}, "inactivity_period is nan"),
         ({"json_condition": {"a": {"in": 1}}}, "needs a list"),
+        ({"json_condition": {}}, "is no condition"),
         ({"key": "s3://my-bucket", "wildcards": False}, "no key"),
     ],
 )
@@ -357,10 +358,12 @@ INBOX = Asset("inbox", uri="s3://my-bucket/in")
 MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def event(event_id: str, *keys: str, seconds: int = 0, is_repeat: bool = False) -> Any:
+def event(
+    event_id: str, *keys: str, seconds: int = 0, is_repeat: bool = False, planned: int = 0
+) -> Any:
     payload = {
         "id": event_id,
-        "planned_at": MOMENT.isoformat(),
+        "planned_at": (MOMENT + timedelta(seconds=planned)).isoformat(),
         "is_repeat": is_repeat,
         "objects": [{"key": key} for key in keys],
     }
@@ -419,6 +422,12 @@ def test_a_repeat_of_what_is_stored_is_left_out(kind: Any) -> None:
     assert read([first, again], kind([first, again])) == ["a"]
     # The run of the first one reads it, also when it is cleared later.
     assert read([first], kind([first, again])) == ["a"]
+
+
+def test_numbers_that_began_anew_make_no_repeat(kind: Any) -> None:
+    first = event("x-1", "a")
+    again = event("x-1", "b", seconds=9, is_repeat=True, planned=8)
+    assert read([again], kind([first, again])) == ["b"]
 
 
 def test_a_repeat_of_what_was_not_stored_is_read_once(kind: Any) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG, Asset
 
-from airflow_provider_csc.store.engine import Progress
+from airflow_provider_csc.store.engine import Packed, Progress
+from airflow_provider_csc.store.transfer import Outcome
 from airflow_provider_csc.transfers import allas
 from airflow_provider_csc.transfers.allas import (
     AllasCopyOperator,
@@ -74,6 +75,42 @@ def test_progress_is_one_line() -> None:
     assert line.startswith("1.0 GiB of 4.0 GiB (25 %), ")
     assert ", 500 of 2,000 files, " in line
     assert describe_progress(Progress()) == "0 B of 0 B (100 %), 0 B/s, 0 of 0 files"
+
+
+def test_progress_of_packing_tells_of_the_files() -> None:
+    packed = Packed(files=1200, bytes=2**30, files_total=4800, bytes_total=2**32)
+    line = describe_progress(Progress(bytes_done=2**28, bytes_skipped=2**28, packed=packed))
+    assert line.startswith(
+        "Packed 1,200 of 4,800 files, 1.0 GiB of 4.0 GiB (25 %) into 512.0 MiB, "
+    )
+
+
+def test_progress_of_unpacking_tells_of_the_archive() -> None:
+    packed = Packed(files=1200, bytes=2**30)
+    line = describe_progress(Progress(bytes_total=2**30, bytes_done=2**28, packed=packed))
+    assert line.startswith("Unpacked 1,200 files, 1.0 GiB from 256.0 MiB of 1.0 GiB (25 %), ")
+
+
+@pytest.mark.parametrize(
+    ("transferred", "files_total", "begin"),
+    [
+        (1, 12345, "Packed 12,345 files, 1.2 GiB into 430.0 MiB in 2.0 s (215.0 MiB/s), all veri"),
+        (1, 0, "Unpacked 12,345 files, 1.2 GiB from 430.0 MiB in 2.0 s (215.0 MiB/s), all verif"),
+        (0, 12345, "Transferred 0 files, 430.0 MiB in 2.0 s"),
+    ],
+)
+def test_what_was_packed_is_told_at_the_end(transferred: int, files_total: int, begin: str) -> None:
+    outcome = Outcome(
+        transferred=transferred,
+        skipped=1 - transferred,
+        deleted=0,
+        unverified=0,
+        bytes_transferred=430 * 2**20,
+        bytes_resumed=0,
+        seconds=2.0,
+        packed=Packed(12345, int(1.2 * 2**30), files_total, 0),
+    )
+    assert allas._describe(outcome).startswith(begin)
 
 
 @pytest.mark.parametrize(

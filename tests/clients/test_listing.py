@@ -229,6 +229,20 @@ async def test_a_document_is_read_when_it_changes_and_only_then() -> None:
     assert "in/status.json: status is the text 'running', not == the text 'done'." in log.lines
 
 
+async def test_who_looks_once_reads_all_documents() -> None:
+    from airflow_provider_csc.allas.json_condition import parse_condition
+    from airflow_provider_csc.allas.waiting import MAX_READS
+
+    store = MemoryStore()
+    for number in range(MAX_READS + 20):
+        store.put(f"in/{number:04}", b'{"status": "done"}')
+    wanted = {"condition": parse_condition({"status": "done"}), "min_count": MAX_READS + 20}
+    assert await waiter(store, "in/*", **wanted).look() is None
+    found = await waiter(store, "in/*", **wanted, max_reads=None).look()
+    assert found is not None
+    assert found.count == MAX_READS + 20
+
+
 async def test_the_last_one_ends_it_and_another_begins_it_again() -> None:
     store = MemoryStore()
     store.put("in/a")

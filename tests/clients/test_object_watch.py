@@ -242,11 +242,30 @@ async def test_a_wrong_key_or_bucket_is_told_once_and_outlasted() -> None:
 
 
 async def test_a_store_that_ignores_conditions_is_refused() -> None:
-    watcher = Watcher(MemoryStore(honours_conditions=False))
+    store = MemoryStore(honours_conditions=False)
+    watcher = Watcher(store, spec={"includes_existing": True})
+    store.put("in/a")
     task = watcher.start()
-    await eventually(lambda: watcher.log.lines)
+    await eventually(lambda: store.requests.count(f"write {CURSOR.key}") > 5)
     await stop(task)
-    assert "ignores the condition of a conditional write" in watcher.log.lines[0]
+    assert watcher.told == []
+    [line] = watcher.log.lines
+    assert line.startswith("No usable answer from the object store since")
+    assert "ignores the condition of a conditional write" in line
+
+
+async def test_a_cursor_that_was_moved_to_such_a_store_is_refused_as_well() -> None:
+    store = MemoryStore()
+    _watcher, task = await begin(store)
+    await stop(task)
+    there, store.honours_conditions = store.objects[CURSOR.key].data, False
+    store.put("in/a")
+    watcher = Watcher(store)
+    task = watcher.start()
+    await eventually(lambda: store.requests.count(f"write {CURSOR.key}") > 5)
+    await stop(task)
+    assert watcher.told == []
+    assert store.objects[CURSOR.key].data == there
 
 
 @pytest.mark.parametrize(

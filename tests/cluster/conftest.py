@@ -17,7 +17,8 @@ from airflow_provider_csc.hooks.allas import AllasHook
 from airflow_provider_csc.store import download, engine, upload
 from tests.support.bad_input import build_connection
 from tests.support.byte_proxy import ByteProxy
-from tests.support.transfers import PART, unfinished
+from tests.support.rgw import unfinished
+from tests.support.transfers import PART
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,9 +55,6 @@ def allas_hook(cluster: dict[str, Any]) -> Iterator[AllasHook]:
         hook.delete_bucket(bucket, force_delete=True)
 
 
-# Of transfers.
-
-
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let transfers cut what is larger than 5 MiB into parts, and soon try again."""
@@ -68,7 +66,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def connect(cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Define connections to the store; ``allas_default`` is there already."""
+    """Define a connection to the store; ``allas_default`` is one already."""
 
     def define(conn_id: str = "allas_default", url: str | None = None, **changes: Any) -> str:
         described = {
@@ -87,7 +85,6 @@ def connect(cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Callabl
 
 @pytest.fixture
 def client(connect: Callable[..., str]) -> Any:
-    """boto3's client of the connection ``direct``."""
     return AllasHook(connect("direct")).get_conn()
 
 
@@ -112,9 +109,6 @@ def proxy(cluster: dict[str, Any], connect: Callable[..., str]) -> Iterator[Byte
     with ByteProxy((url.hostname or "", url.port or 0)) as between:
         connect(url=between.url)
         yield between
-
-
-# Of Slurm.
 
 
 @pytest.fixture

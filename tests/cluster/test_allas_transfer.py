@@ -15,6 +15,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow_provider_csc.errors import AllasError, ChecksumError, ConfigError
 from airflow_provider_csc.operators.allas import AllasAbortUploadsOperator
 from airflow_provider_csc.transfers.allas import LocalToAllasOperator
+from tests.support.rgw import unfinished
 from tests.support.tls import serve_tls
 from tests.support.transfers import (
     LARGE,
@@ -27,7 +28,6 @@ from tests.support.transfers import (
     keys,
     read,
     send,
-    unfinished,
 )
 
 if TYPE_CHECKING:
@@ -265,6 +265,20 @@ def test_symbolic_links_are_followed_skipped_or_refused(
     with pytest.raises(AllasError, match="leads nowhere"):
         send(top, f"s3://{bucket}/nowhere")
     assert len(keys(client, bucket)) == 4
+
+
+def test_a_link_in_a_circle_concerns_only_who_follows_it(
+    bucket: str, client: Any, tmp_path: Path
+) -> None:
+    top = tmp_path / "top"
+    top.mkdir()
+    (top / "a").write_text("x")
+    (top / "loop").symlink_to("loop")
+    assert send(top, f"s3://{bucket}/skipped", symlinks="skip")["transferred"] == 1
+    assert send(top, f"s3://{bucket}/excluded", exclude=["loop"])["transferred"] == 1
+    with pytest.raises(AllasError, match="loop"):
+        send(top, f"s3://{bucket}/followed")
+    assert keys(client, bucket) == ["excluded/a", "skipped/a"]
 
 
 @pytest.mark.parametrize("symlinks", ["skip", "refuse"])

@@ -534,10 +534,22 @@ def test_a_refused_change_is_refused_at_once(store: LittleStore) -> None:
     assert caught.value.attempts == 1
 
 
-def test_a_missing_bucket_is_no_missing_record(store: LittleStore) -> None:
-    store.interrupt = lambda _method, _key: 403
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_missing_bucket_is_no_missing_record(store: LittleStore, status: int) -> None:
+    change(target(store), count)
+    store.interrupt = lambda _method, _key: status
     with pytest.raises(RecordError, match="cannot be read"):
         read(target(store))
+    with pytest.raises(RecordError, match="cannot be read"):
+        change(target(store), count)
+
+
+def test_what_a_proxy_says_to_a_write_is_no_conflict(store: LittleStore) -> None:
+    change(target(store), count)
+    store.interrupt = lambda method, _key: 404 if method == "PUT" else None
+    with pytest.raises(RecordError, match="was not changed") as caught:
+        change(target(store), count)
+    assert caught.value.attempts == 1
 
 
 # History

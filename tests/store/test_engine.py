@@ -13,7 +13,7 @@ import pytest
 from airflow_provider_csc.errors import AllasError, TransferCancelledError
 from airflow_provider_csc.store import engine as engine_module
 from airflow_provider_csc.store.connection import RequestError, StoreSettings
-from airflow_provider_csc.store.engine import Engine, SpeedLimit
+from airflow_provider_csc.store.engine import LATER, Engine, SpeedLimit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -243,6 +243,101 @@ def test_an_interruption_of_who_waits_ends_it_too() -> None:
     with pytest.raises(OutOfTime):
         Engine(SETTINGS, report=report, report_seconds=0.05).run(fakes)
     assert all(fake.ends in ([], ["given up"]) for fake in fakes)
+
+
+@dataclass(eq=False)
+class Making(Fake):
+    """A file whose parts are made one after the other, as parts of their own: ("make", number)."""
+
+    made: list[int] = field(default_factory=list)
+    is_making: bool = False
+    most_made: int = 0
+
+    def prepare(self, lane: Lane) -> Iterator[Any]:
+        self.on_prepare()
+        return self._parts()
+
+    def _parts(self) -> Iterator[Any]:
+        made = given = 0
+        while given < self.parts:
+            if len(self.made) > given:
+                yield self.made[given]
+                given += 1
+            elif not self.is_making and made < self.parts:
+                self.is_making = True
+                yield ("make", made)
+                made += 1
+            else:
+                yield LATER
+
+    def carry(self, part: Any, lane: Lane) -> None:
+        if not isinstance(part, tuple):
+            super().carry(part, lane)
+            return
+        time.sleep(0.002)
+        self.on_carry(-1, 1)
+        self.made.append(part[1])
+        self.is_making = False
+
+
+@pytest.mark.parametrize("workers", [1, 2, 8])
+def test_parts_that_are_not_there_yet_are_waited_for(workers: int) -> None:
+    fakes: list[Fake] = [Making("a", parts=20), Fake("b", parts=5), Making("c", parts=20)]
+    began = time.monotonic()
+    run(fakes, workers)
+    assert [sorted(fake.carried) for fake in fakes] == [list(range(fake.parts)) for fake in fakes]
+    assert all(fake.ends == ["finished"] for fake in fakes)
+    # Nobody slept while there was something to do.
+    assert time.monotonic() - began < 2
+
+
+def test_who_waits_for_a_part_does_not_keep_other_files_back() -> None:
+    others = [Fake(str(number)) for number in range(50)]
+    seen: list[int] = []
+
+    def slow(part: int, _attempt: int) -> None:
+        if part == -1:
+            time.sleep(0.1)
+            seen.append(sum(bool(other.ends) for other in others))
+
+    run([Making("slow", parts=3, on_carry=slow), *others], workers=2)
+    assert seen[0] > 40
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_failure_ends_a_file_of_which_parts_are_waited_for(workers: int) -> None:
+    bad = Making("bad", parts=5, on_carry=fail(AllasError("bad")))
+    began = time.monotonic()
+    with pytest.raises(AllasError, match="bad"):
+        run([bad, Fake("good")], workers)
+    assert bad.ends == ["given up"]
+    assert time.monotonic() - began < 2
+
+
+def test_a_wake_has_parts_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it they are asked for again only after some time."""
+    monkeypatch.setattr(engine_module, "_LOOK_SECONDS", 5.0)
+    allowed: list[float] = []
+    asked: list[float] = []
+
+    class Long(Fake):
+        def prepare(self, lane: Lane) -> Iterator[Any]:
+            yield 0
+            while not allowed:
+                yield LATER
+            asked.append(time.monotonic())
+            yield 1
+
+        def carry(self, part: int, lane: Lane) -> None:
+            super().carry(part, lane)
+            if not part:
+                time.sleep(0.05)
+                allowed.append(time.monotonic())
+                lane.wake()
+                time.sleep(0.5)
+
+    run([Long("f", parts=2)], workers=2)
+    assert asked[0] - allowed[0] < 0.1
 
 
 def test_a_speed_limit_is_of_all_together() -> None:

@@ -337,7 +337,10 @@ LISTED = (
 )
 
 
-@pytest.mark.parametrize("body", ["", "<html><body>Welcome</body></html>"])
+ENDLESS = "<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>"
+
+
+@pytest.mark.parametrize("body", ["", "<html><body>Welcome</body></html>", ENDLESS])
 def test_an_answer_that_is_no_listing_is_no_empty_one(
     body: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -227,6 +227,7 @@ def test_a_session_that_went_on_without_us_is_a_riddle() -> None:
         ("PreconditionFailed", 412, Verdict.CONFLICT),
         ("ConditionalRequestConflict", 409, Verdict.CONFLICT),
         ("NoSuchKey", 404, Verdict.CONFLICT),
+        ("404", 404, Verdict.REFUSED),
         ("NoSuchBucket", 404, Verdict.REFUSED),
         ("UnknownError", 500, Verdict.LOST),
         ("SlowDown", 503, Verdict.LOST),
