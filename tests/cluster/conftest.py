@@ -17,7 +17,8 @@ from airflow_provider_csc.hooks.allas import AllasHook
 from airflow_provider_csc.store import download, engine, upload
 from tests.support.bad_input import build_connection
 from tests.support.byte_proxy import ByteProxy
-from tests.support.transfers import PART, unfinished
+from tests.support.rgw import unfinished
+from tests.support.transfers import PART
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -26,8 +26,9 @@ from airflow_provider_csc.errors import (
 from airflow_provider_csc.store import unpack
 from airflow_provider_csc.store.pack import Packer
 from airflow_provider_csc.transfers.allas import AllasToLocalOperator, LocalToAllasOperator
+from tests.support.rgw import unfinished
 from tests.support.run_transfer import start_transfer
-from tests.support.transfers import LARGE, MIB, PART, keys, unfinished
+from tests.support.transfers import LARGE, MIB, PART, keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

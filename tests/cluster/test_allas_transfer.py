@@ -15,6 +15,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow_provider_csc.errors import AllasError, ChecksumError, ConfigError
 from airflow_provider_csc.operators.allas import AllasAbortUploadsOperator
 from airflow_provider_csc.transfers.allas import LocalToAllasOperator
+from tests.support.rgw import unfinished
 from tests.support.tls import serve_tls
 from tests.support.transfers import (
     LARGE,
@@ -27,7 +28,6 @@ from tests.support.transfers import (
     keys,
     read,
     send,
-    unfinished,
 )
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tests.support.transfers import hidden, read, unfinished
+from tests.support.rgw import unfinished
+from tests.support.transfers import hidden, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -112,3 +112,8 @@ class Swift:
         )
         with urllib.request.urlopen(request) as answer:
             return bytes(answer.read())
+
+
+def unfinished(client: Any, bucket: str) -> list[dict[str, Any]]:
+    """Return the uploads in parts that nobody completed."""
+    return list(client.list_multipart_uploads(Bucket=bucket).get("Uploads", ()))

@@ -26,10 +26,6 @@ def content(size: int, seed: int = 1) -> bytes:
     return (block * (size // len(block) + 1))[:size]
 
 
-def unfinished(client: Any, bucket: str) -> list[dict[str, Any]]:
-    return list(client.list_multipart_uploads(Bucket=bucket).get("Uploads", ()))
-
-
 def read(client: Any, bucket: str, key: str) -> bytes:
     data: bytes = client.get_object(Bucket=bucket, Key=key)["Body"].read()
     return data
