@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,9 @@ class StagingDir:
 
         :raises SlurmError: when they cannot be written.
         """
-        frames = await self.client.ask(build_issue(self.run_dir, record, manifest))
+        # Of many inputs these are megabytes.
+        program = await asyncio.to_thread(build_issue, self.run_dir, record, manifest)
+        frames = await self.client.ask(program)
         if frames["write"].status != 0:
             raise SlurmError(
                 f"The URLs cannot be written into {self.run_dir}: {frames['write'].complaint}",
@@ -69,7 +72,7 @@ class StagingDir:
                 raise
             data += part
             if len(part) < _READ_BYTES:
-                return parse_receipts(data)
+                return await asyncio.to_thread(parse_receipts, data)
 
     async def clean(self) -> None:
         """Remove URLs, and what has no use any more."""

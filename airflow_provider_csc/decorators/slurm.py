@@ -220,8 +220,8 @@ class _SlurmDecoratedOperator(DecoratedOperator, SlurmSubmitOperator):  # pyrigh
         """Wait, and return the attempt as it goes on."""
         pause = attempt.pause_seconds if attempt.is_resumed else None
         attempt = attempt.left_open()
-        trigger = self._build_site_trigger(context, attempt, error, pause)
-        trigger.reason = f"the result of job {result.job_id} could not be read: {error.message}"
+        reason = f"the result of job {result.job_id} could not be read: {error.message}"
+        trigger = self._build_site_trigger(context, attempt, reason=reason, pause=pause)
         if self.deferrable:
             kwargs = {"result": result.to_payload(), "attempt": attempt.to_payload()}
             self._hand_over(context, trigger, self.execute_fetch.__name__, kwargs)

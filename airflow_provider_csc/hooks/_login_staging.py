@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from airflow_provider_csc.allas.names import ObjectName, check_key
-from airflow_provider_csc.errors import AllasError, ConfigError, SlurmError
+from airflow_provider_csc.errors import (
+    AllasError,
+    ConfigError,
+    SlurmError,
+    UnreadableOutputError,
+)
 from airflow_provider_csc.slurm.batch import at_home
 from airflow_provider_csc.staging.commands import (
     build_list,
@@ -107,6 +112,8 @@ class LoginStaging:
             path = f"{work.rstrip('/')}/{each.path}".rstrip("/")
             try:
                 found = await self._list(path)
+            except UnreadableOutputError:
+                raise
             except SlurmError as error:
                 problems.append(f"{own}: {error.message.rstrip('.')}")
                 continue
@@ -131,6 +138,18 @@ class LoginStaging:
         if problems:
             outcome |= {"problem": "; ".join(problems), "phase": "out"}
         return outcome
+
+    async def put_aside(self, work: str) -> None:
+        """
+        Move a directory out of the way, whose files are those of a DAG run that was deleted.
+
+        An output that the job does not write would be theirs.
+        """
+        place = at_home(work)
+        program = f'[ ! -e {place} ] || mv -T -- {place} {place}"~$(date +%s)"'
+        moved = await self.client.run(program)
+        if moved.status != 0:
+            raise SlurmError(f"{work} cannot be moved aside: {moved.complaint}", path=work)
 
     async def _make(self, work: str) -> None:
         made = await self.client.run(f"mkdir -p -- {at_home(work)}")
@@ -176,7 +195,11 @@ class LoginStaging:
         receipts = parse_receipts(frames["receipts"].data + b"\n")
         if frames["stage"].status != 0:
             problem = receipts.problem or frames["stage"].complaint or "the helper was killed"
-            raise AllasError(f"By the log-in node: {problem.rstrip('.')}.", phase=phase)
+            raise AllasError(
+                f"By the log-in node: {problem.rstrip('.')}.",
+                phase=phase,
+                is_passing=receipts.is_passing,
+            )
         return receipts
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -24,7 +25,7 @@ from airflow_provider_csc.hooks.slurm import open_client
 from airflow_provider_csc.notation import NotationError
 from airflow_provider_csc.staging.manifest import render_refusal
 from airflow_provider_csc.staging.plan import Staging
-from airflow_provider_csc.staging.verdict import EXIT_CODES
+from airflow_provider_csc.staging.verdict import EXIT_CODES, is_passing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -45,8 +46,9 @@ _LONGEST_STORE_PAUSE = 60.0
 _FINISH_SECONDS = 20.0
 # A shared file system may show the last lines of a job that ended late.
 _RECEIPT_PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0)
-_SERVER_FAULT = 500
 _STRANGE_ATTEMPTS = 10
+# So long a job that has its node waits for squeue; then its URLs live as long as they can.
+_UNTOLD_SECONDS = 60.0
 
 
 class Stager:
@@ -61,6 +63,7 @@ class Stager:
         self._task: asyncio.Task[None] | None = None
         self._store: Store | None = None
         self._told = ""
+        self._untold_since: float | None = None
 
     def begin(self, job_id: str, client: SlurmClient) -> None:
         """Give the job its URLs, beside all else, as soon as it asks for them."""
@@ -90,7 +93,7 @@ class Stager:
             try:
                 return await self._settle(result, client)
             except (TransportError, SlurmError, AllasError) as error:
-                if isinstance(error, AllasError) and not _is_passing(error):
+                if not is_passing(error):
                     return {"problem": error.message, "phase": "out"}
                 self._tell(f"The outputs of job {result.job_id} cannot be settled yet", error)
             except Exception as error:
@@ -142,6 +145,12 @@ class Stager:
         look = await directory.look(job_id)
         if not look.wanted or look.is_served:
             return bool(look.wanted)
+        if not look.is_told and self._may_ask_again():
+            raise SlurmError(
+                f"squeue does not tell how long job {job_id} may still run, and its URLs are to "
+                "live no longer.",
+                job_id=job_id,
+            )
         staging, earlier = self._staging, look.issued
         if earlier is not None:
             await self._with_store(lambda store: withdraw(store, staging.outputs, earlier))
@@ -151,7 +160,7 @@ class Stager:
             )
         except (ConfigError, NotationError, AllasError) as error:
             is_awaited = isinstance(error, MissingInputError) and staging.is_patient
-            if is_awaited or (isinstance(error, AllasError) and _is_passing(error)):
+            if is_awaited or (isinstance(error, AllasError) and is_passing(error)):
                 raise
             await directory.issue(
                 {"epoch": look.wanted, "uploads": {}}, render_refusal(look.wanted, str(error))
@@ -170,6 +179,12 @@ class Stager:
             job_id, issued.count, _size(issued.size), len(staging.outputs), issued.seconds / 3600,
         )  # fmt: skip
         return True
+
+    def _may_ask_again(self) -> bool:
+        """Whether squeue may still come to tell how long the job has, before the job gives up."""
+        now = time.monotonic()
+        since = self._untold_since = now if self._untold_since is None else self._untold_since
+        return now - since < min(_UNTOLD_SECONDS, self._staging.timeout / 3)
 
     async def _settle(self, result: JobResult, client: SlurmClient) -> dict[str, Any]:
         from airflow_provider_csc.store.staging import settle  # noqa: PLC0415 - boto3
@@ -263,16 +278,6 @@ def _open_store(conn_id: str) -> Store:
     from airflow_provider_csc.hooks.allas import AllasHook  # noqa: PLC0415 - boto3
 
     return AllasHook(conn_id).get_store()
-
-
-def _is_passing(error: AllasError) -> bool:
-    """Whether the store may do later what it did not do now."""
-    if error.details.get("is_passing"):
-        return True
-    if "status" not in error.details:
-        return False
-    status = error.details["status"]
-    return not isinstance(status, int) or status >= _SERVER_FAULT
 
 
 def _moved(moved: Moved | None) -> dict[str, int] | None:

@@ -23,7 +23,7 @@ from airflow_provider_csc.sync import run_sync
 from airflow_provider_csc.transport.connection import ConnectionFields, parse_connection
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 
     from airflow.sdk import Connection
 
@@ -125,7 +125,7 @@ class SlurmHook(BaseHook):
         """Return an async client of the site; whoever takes it closes it."""
         return _open(self.get_settings())
 
-    def submit(
+    def submit(  # noqa: PLR0913 - what a submission may depend on
         self,
         spec: JobSpec,
         identity: TaskIdentity,
@@ -136,11 +136,14 @@ class SlurmHook(BaseHook):
         is_resumed: bool = False,
         needs: Needs | None = None,
         ended: ArrayRecord | None = None,
+        before: Callable[[SlurmClient], Awaitable[None]] | None = None,
     ) -> Submission:
         """
         Submit a job exactly once for this task instance; see `Submitter` and `ArraySubmitter`.
 
-        ``needs`` is what it is to wait for inside Slurm (see `client.dependencies`).
+        ``needs`` is what it is to wait for inside Slurm (see `client.dependencies`). ``before`` is
+        done once it is known that the request can be, and that no job was submitted before; where
+        it raises, nothing is submitted.
 
         ``is_resumed`` is for a submission that has waited already: where its fate is still open, it
         is soon left alone again. ``ended`` are the tasks of an array that ended in this try.
@@ -172,7 +175,7 @@ class SlurmHook(BaseHook):
                 report=report,
                 is_fresh=is_fresh,
                 delays=BRIEF_DELAYS if is_resumed else RESOLVE_DELAYS,
-                prepare=linker.prepare if linker else None,
+                prepare=_after(before, client, linker.prepare if linker else None),
             )
             if request.array:
                 submission = await ArraySubmitter(
@@ -292,6 +295,22 @@ async def _plan(
         path, text = await client.read_script("remote_script", spec.remote_script)
         spec = replace(spec, remote_script=path)
     return _prepare(settings, spec, identity, text)
+
+
+def _after(
+    before: Callable[[SlurmClient], Awaitable[None]] | None,
+    client: SlurmClient,
+    prepare: Callable[[SubmitRequest], Awaitable[SubmitRequest]] | None,
+) -> Callable[[SubmitRequest], Awaitable[SubmitRequest]] | None:
+    """Return what completes a request when something else is done."""
+    if before is None:
+        return prepare
+
+    async def do(request: SubmitRequest) -> SubmitRequest:
+        await before(client)
+        return await prepare(request) if prepare else request
+
+    return do
 
 
 def _prepare(

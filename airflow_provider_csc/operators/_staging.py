@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowFailException
-
-from airflow_provider_csc.errors import AllasError, ConfigError, JobStagingError
+from airflow_provider_csc.errors import AllasError, ConfigError, CscError, JobStagingError
 from airflow_provider_csc.notation import NotationError
 from airflow_provider_csc.operators._checks import check_seconds, seconds_of
 from airflow_provider_csc.operators._killable import KillableOperator
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from datetime import timedelta
 
     from airflow.providers.openlineage.extractors import (  # pyright: ignore[reportMissingImports]
         OperatorLineage,
     )
 
+    from airflow_provider_csc.client.slurm import SlurmClient
     from airflow_provider_csc.slurm.plan import JobSpec
     from airflow_provider_csc.slurm.result import JobResult
     from airflow_provider_csc.staging.declarations import Entry
     from airflow_provider_csc.staging.plan import Staging
-    from airflow_provider_csc.staging.receipts import Moved
     from airflow_provider_csc.store.store import Store
     from airflow_provider_csc.transport.base import SiteSettings
 
 _LEAST_TIMEOUT = 10
-# Where the log-in node stages: beside the run directory.
-_FILES = ".files"
 
 
 class StagingOperator(KillableOperator):
@@ -55,7 +52,7 @@ class StagingOperator(KillableOperator):
     def _stages(self) -> bool:
         return bool(self.inputs or self.outputs)
 
-    def _check_staging(self, *, wait_for_completion: bool, coalesce: bool) -> None:
+    def _check_staging(self, *, wait_for_completion: bool, coalesce: bool, options: object) -> None:
         """Check what no template can change, and tell Airflow of the assets."""
         from airflow_provider_csc.hooks._lineage import assets_of  # noqa: PLC0415 - few stage
         from airflow_provider_csc.staging.declarations import (  # noqa: PLC0415
@@ -78,6 +75,13 @@ class StagingOperator(KillableOperator):
             raise _refusal(
                 "coalesce", coalesce, "does not go together with inputs or outputs",
                 "Leave it out: each instance is then a job of its own, which stages its own files.",
+            )  # fmt: skip
+        if (array := _array_of(options)) is not None:
+            raise _refusal(
+                "options['array']", array,
+                "makes one job of several, which would all fetch and deliver the same files",
+                "Leave it out and use .expand(), or have the jobs share files that another task "
+                "has staged.",
             )  # fmt: skip
         if not is_template(self.inputs):
             read_declared("inputs", self.inputs)
@@ -115,38 +119,40 @@ class StagingOperator(KillableOperator):
         token: str,
         *,
         is_fresh: bool,
-    ) -> JobSpec:
+    ) -> tuple[JobSpec, Callable[[SlurmClient], Awaitable[None]]]:
         """
-        See that the files of a job can be staged, or fetch them by the log-in node; return the job.
+        Return a job as it stages, and what is to be done before its submission.
 
-        :raises AllasError: for an input that is not there, or a bucket that cannot be used.
+        That sees whether its files can be staged, or has the log-in node fetch them; where a job is
+        found that was submitted before, which may have fetched what is gone by now, it is not done.
+        It raises an AllasError for an input that is not there, or a bucket that cannot be used.
         """
         from airflow_provider_csc.hooks.allas import AllasHook  # noqa: PLC0415
-        from airflow_provider_csc.store.staging import check_staging  # noqa: PLC0415
-
-        is_by_login = settings.staging == "login"
-        try:
-            store = AllasHook(staging.conn_id).get_store()
-            # A later try may find a job that has fetched what is gone by now.
-            if is_fresh or is_by_login:
-                check_staging(store, staging)
-            if is_by_login:
-                return self._fetch_by_login(spec, staging, store, settings, token)
-        except (ConfigError, NotationError) as error:
-            raise AirflowFailException(str(error)) from error
         from airflow_provider_csc.slurm.plan import Stage  # noqa: PLC0415
         from airflow_provider_csc.staging.helper import helper_text  # noqa: PLC0415
 
-        self._staged_files = staging.to_payload()
-        return replace(spec, stage=Stage(helper_text(), staging.timeout))
+        store = AllasHook(staging.conn_id).get_store()
+        if settings.staging == "login":
+            return self._plan_by_login(spec, staging, store, settings, token, is_fresh=is_fresh)
 
-    def _fetch_by_login(
-        self, spec: JobSpec, staging: Staging, store: Store, settings: SiteSettings, token: str
-    ) -> JobSpec:
-        from airflow_provider_csc.hooks._login_staging import LoginStaging  # noqa: PLC0415
-        from airflow_provider_csc.hooks.slurm import open_client  # noqa: PLC0415
-        from airflow_provider_csc.store.staging import plan_inputs  # noqa: PLC0415
-        from airflow_provider_csc.sync import run_sync  # noqa: PLC0415
+        async def check(_client: SlurmClient) -> None:
+            await _check(store, staging)
+
+        self._staged_files = staging.to_payload()
+        return replace(spec, stage=Stage(helper_text(), staging.timeout)), check
+
+    def _plan_by_login(
+        self,
+        spec: JobSpec,
+        staging: Staging,
+        store: Store,
+        settings: SiteSettings,
+        token: str,
+        *,
+        is_fresh: bool,
+    ) -> tuple[JobSpec, Callable[[SlurmClient], Awaitable[None]]]:
+        from airflow_provider_csc.slurm.plan import Stage  # noqa: PLC0415
+        from airflow_provider_csc.slurm.run_dir import FILES_SUFFIX  # noqa: PLC0415
 
         if not staging.in_run_dir and spec.work_dir is None:
             raise ConfigError(
@@ -155,19 +161,32 @@ class StagingOperator(KillableOperator):
                 field="work_dir",
             )
         # The run directory is made by the submission, and by nobody else.
-        work = spec.work_dir or f"{settings.work_dir.rstrip('/')}/{token}{_FILES}"
+        given = spec.work_dir
+        work = given or f"{settings.work_dir.rstrip('/')}/{token}{FILES_SUFFIX}"
 
-        async def fetch() -> Moved:
-            async with open_client(settings) as client:
-                login = LoginStaging(client, store, settings.work_dir, self.log)
-                return await login.fetch(plan_inputs(store, staging.inputs), work)
+        async def fetch(client: SlurmClient) -> None:
+            from airflow_provider_csc.hooks._login_staging import LoginStaging  # noqa: PLC0415
+            from airflow_provider_csc.store.staging import plan_inputs  # noqa: PLC0415
 
-        moved = run_sync(fetch())
-        self.log.info("The log-in node fetched %d files into %s.", moved.count, work)
-        return replace(spec, work_dir=work)
+            await _check(store, staging)
+            login = LoginStaging(client, store, settings.work_dir, self.log)
+            if is_fresh and given is None:
+                await login.put_aside(work)
+            try:
+                fetches = await asyncio.to_thread(plan_inputs, store, staging.inputs)
+            except NotationError as error:
+                raise ConfigError(f"inputs: {error}", field="inputs") from error
+            moved = await login.fetch(fetches, work)
+            self.log.info("The log-in node fetched %d files into %s.", moved.count, work)
+
+        return replace(spec, work_dir=work, stage=Stage("", staging.timeout)), fetch
 
     def _stage_after(self, result: JobResult, staging: Staging | None) -> JobStagingError | None:
-        """Deliver by the log-in node what a job wrote, where that is its way; tell what came."""
+        """
+        Deliver by the log-in node what a job wrote, where that is its way; tell what came.
+
+        :raises CscError: where the site or the store is away (`staging.verdict.is_passing`).
+        """
         if staging is None:
             return None
         from airflow_provider_csc.hooks.slurm import SlurmHook  # noqa: PLC0415
@@ -191,7 +210,7 @@ class StagingOperator(KillableOperator):
         from airflow_provider_csc.sync import run_sync  # noqa: PLC0415
 
         store = AllasHook(staging.conn_id).get_store()
-        work = self.work_dir or f"{result.run_dir}{_FILES}"
+        work = self._files_of(result)
 
         async def deliver() -> dict[str, Any]:
             async with open_client(settings) as client:
@@ -201,7 +220,22 @@ class StagingOperator(KillableOperator):
         try:
             return run_sync(deliver())
         except AllasError as error:
+            if self._may_pass(error):
+                raise
             return {"problem": error.message, "phase": "out"}
+
+    @staticmethod
+    def _may_pass(error: CscError) -> bool:
+        """Whether a site or a store may do later what it did not do now."""
+        from airflow_provider_csc.staging.verdict import is_passing  # noqa: PLC0415
+
+        return is_passing(error)
+
+    def _files_of(self, result: JobResult) -> str:
+        """Return where the log-in node finds the files of a job."""
+        from airflow_provider_csc.slurm.run_dir import FILES_SUFFIX  # noqa: PLC0415
+
+        return self.work_dir or f"{result.run_dir}{FILES_SUFFIX}"
 
     def _find_staging_problem(self, result: JobResult) -> JobStagingError | None:
         """Tell what was staged; return the error where that is why the task fails."""
@@ -240,6 +274,22 @@ class StagingOperator(KillableOperator):
             [str(each.name) for each in read_declared("inputs", self.inputs)],
             [str(each.name) for each in read_declared("outputs", self.outputs)],
         )
+
+
+async def _check(store: Store, staging: Staging) -> None:
+    from airflow_provider_csc.store.staging import check_staging  # noqa: PLC0415 - boto3
+
+    await asyncio.to_thread(check_staging, store, staging)
+
+
+def _array_of(options: object) -> object:
+    """Return the array that a job is asked to be, perhaps as a template; None where it is none."""
+    if not isinstance(options, Mapping):
+        return None
+    from airflow_provider_csc.slurm.option_names import canonical_names  # noqa: PLC0415
+
+    key = canonical_names(options).get("array")
+    return options[key] or None if key is not None else None
 
 
 def _urls(entries: object) -> list[object]:

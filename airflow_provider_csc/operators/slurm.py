@@ -15,6 +15,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_csc.errors import (
+    AllasError,
     ConfigError,
     CscError,
     SiteUnavailableError,
@@ -42,12 +43,13 @@ from airflow_provider_csc.slurm.sources import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Sequence
     from datetime import timedelta
 
     from airflow.sdk import Context
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
+    from airflow_provider_csc.client.slurm import SlurmClient
     from airflow_provider_csc.links.slurm import SlurmJobLink
     from airflow_provider_csc.slurm.array_attempt import ArrayAttempt
     from airflow_provider_csc.slurm.attempt import Attempt
@@ -290,7 +292,9 @@ class SlurmSubmitOperator(StagingOperator):
 
             check_depends_on(named, options, self.task_id, self.get_dag())
         if inputs is not None or outputs is not None:
-            self._check_staging(wait_for_completion=wait_for_completion, coalesce=coalesce)
+            self._check_staging(
+                wait_for_completion=wait_for_completion, coalesce=coalesce, options=options
+            )
         if coalesce:
             check_coalesce(
                 deferrable=deferrable,
@@ -388,6 +392,19 @@ class SlurmSubmitOperator(StagingOperator):
         result = JobResult.from_payload(payload)
         return self._conclude(context, result, attempt)
 
+    def execute_delivery(
+        self,
+        context: Context,
+        event: dict[str, Any],
+        attempt: dict[str, Any],
+        result: dict[str, Any],
+    ) -> Any:
+        """Go on with the outputs of a job that has ended; the site or the store was away."""
+        from airflow_provider_csc.slurm.result import JobResult  # noqa: PLC0415
+
+        known = JobResult.from_payload(result)
+        return self._deliver_again(context, event, known, _remembered(attempt))
+
     def _run(self, context: Context, attempt: Attempt) -> Any:
         """Submit one job and wait for it."""
         if self.coalesce:
@@ -472,6 +489,10 @@ class SlurmSubmitOperator(StagingOperator):
                 if error.details.get("is_lasting") and self._is_fresh(context, attempt):
                     raise  # Nothing can have been submitted, and waiting cannot help.
                 attempt = self._wait_for_site(context, attempt, error)
+            except AllasError as error:
+                if not self._may_pass(error):
+                    raise
+                attempt = self._wait_for_site(context, attempt, error)
 
     def _learn(self, context: Context) -> dict[str, str]:
         """Return what earlier tries found out, unless the author asks for something else now."""
@@ -500,18 +521,22 @@ class SlurmSubmitOperator(StagingOperator):
         # Of a job that a policy replaces nothing is to be killed any more, of the new one all.
         self._job_id = self._run_dir = self._signal = None
         self._end_if_killed()
+        is_fresh = self._is_fresh(context, attempt)
+        before: Callable[[SlurmClient], Awaitable[None]] | None = None
         if (staging := self._staging) is not None:
-            is_fresh = self._is_fresh(context, attempt)
-            spec = self._stage_before(spec, staging, settings, identity.token, is_fresh=is_fresh)
+            spec, before = self._stage_before(
+                spec, staging, settings, identity.token, is_fresh=is_fresh
+            )
         submission = hook.submit(
             spec,
             identity,
             since=_run_start(context),
             report=self.log.info,
-            is_fresh=self._is_fresh(context, attempt),
+            is_fresh=is_fresh,
             is_resumed=attempt.is_resumed,
             needs=attempt.needs,
             ended=_known_array(attempt.array).record,
+            before=before,
         )
         self._job_id, self._run_dir = submission.job_id, submission.run_dir
         self._signal = _signal_of(submission.asked)
@@ -659,10 +684,10 @@ class SlurmSubmitOperator(StagingOperator):
 
     def _wait_for_site(self, context: Context, attempt: Attempt, error: CscError) -> Attempt:
         pause = None
-        # The site may be well, and only the fate of a submission is open.
-        if isinstance(error, (SubmitUnknownError, SiteUnavailableError)):
+        # The site may be well, and only the fate of a submission be open, or the store be away.
+        if isinstance(error, (SubmitUnknownError, SiteUnavailableError, AllasError)):
             pause, attempt = attempt.pause_seconds, attempt.left_open()
-        trigger = self._build_site_trigger(context, attempt, error, pause)
+        trigger = self._build_site_trigger(context, attempt, reason=error.message, pause=pause)
         return self._wait_by(context, attempt, trigger)
 
     def _wait_by(self, context: Context, attempt: Attempt, trigger: SlurmSiteTrigger) -> Attempt:
@@ -692,7 +717,12 @@ class SlurmSubmitOperator(StagingOperator):
             self.log.info("Accounting of job %s:\n%s", result.job_id, result.accounting)
         if result.array is not None:
             return self._conclude_array(context, result, attempt)
-        problem = self._stage_after(result, self._staging)
+        try:
+            problem = self._stage_after(result, self._staging)
+        except CscError as error:
+            if not self._may_pass(error):
+                raise
+            return self._deliver_later(context, result, attempt, error)
         if problem is not None:
             if result.is_success:
                 raise problem
@@ -703,6 +733,35 @@ class SlurmSubmitOperator(StagingOperator):
             self.log.info("%s", describe_result(result))
             return self._take_result(context, result, attempt)
         return self._follow_failure(context, result, attempt, self._explain(result))
+
+    def _deliver_later(
+        self, context: Context, result: JobResult, attempt: Attempt, error: CscError
+    ) -> Any:
+        """Wait for a site or a store that is away, of which the job's outputs are in need."""
+        reason = f"the outputs of job {result.job_id} cannot be delivered yet. {error.message}"
+        following = attempt.left_open()
+        trigger = self._build_site_trigger(
+            context, following, reason=reason, pause=attempt.pause_seconds
+        )
+        if self.deferrable:
+            kwargs = {"attempt": following.to_payload(), "result": result.to_payload()}
+            self._hand_over(context, trigger, self.execute_delivery.__name__, kwargs)
+        from airflow_provider_csc.hooks.slurm import SlurmHook  # noqa: PLC0415
+        from airflow_provider_csc.sync import run_sync  # noqa: PLC0415
+
+        settings = SlurmHook(self.slurm_conn_id).get_settings()
+        event = run_sync(trigger.wait(settings, self.log))
+        return self._deliver_again(context, event, result, following)
+
+    def _deliver_again(
+        self, context: Context, event: dict[str, Any], result: JobResult, attempt: Attempt
+    ) -> Any:
+        if event["status"] == "deadline":
+            raise AirflowTaskTimeout(
+                f"execution_timeout is reached while the outputs of job {result.job_id} could not "
+                f"be delivered; see above for why. They are at {self._files_of(result)}."
+            )
+        return self._conclude(context, result, attempt)
 
     def _conclude_array(self, context: Context, result: JobResult, attempt: Attempt) -> Any:
         """Submit what is still to do of an array; when all has ended, conclude as for one job."""
@@ -890,14 +949,14 @@ class SlurmSubmitOperator(StagingOperator):
         }
 
     def _build_site_trigger(
-        self, context: Context, attempt: Attempt, error: CscError, pause: float | None
+        self, context: Context, attempt: Attempt, *, reason: str, pause: float | None
     ) -> SlurmSiteTrigger:
         from airflow_provider_csc.triggers.slurm import SlurmSiteTrigger  # noqa: PLC0415
 
         return SlurmSiteTrigger(
             slurm_conn_id=self.slurm_conn_id,
             deadline=attempt.deadline,
-            reason=error.message,
+            reason=reason,
             poll_interval=self.poll_interval,
             token=self._identity.token if self._identity else None,
             identity=self._identity.to_json() if self._identity else None,

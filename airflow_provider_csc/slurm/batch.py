@@ -197,6 +197,11 @@ done
 finish "$csc_status"
 """
 
+# Of the user's variables the helper gets these, which curl(1) honours.
+_PROXIES = (
+    *("http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"),
+    *("no_proxy", "NO_PROXY"),
+)
 # Before modules are loaded, whose libraries may not be those of the system's curl. What a login
 # shell says of every shell (BASH_ENV, an exported xtrace) must not make the helper tell its URLs.
 _FETCH = """
@@ -204,7 +209,7 @@ csc_epoch=$csc_self.${{SLURM_RESTART_COUNT:-0}}
 csc_system=("PATH=$PATH" "LD_LIBRARY_PATH=${{LD_LIBRARY_PATH-}}")
 stage() {{
   trap - INT QUIT
-  exec env -u BASH_ENV -u SHELLOPTS -u BASHOPTS "${{csc_system[@]}}" \\
+{proxies}  exec env -u BASH_ENV -u SHELLOPTS -u BASHOPTS "${{csc_system[@]}}" \\
     bash --noprofile --norc "$csc_run_dir"/@STAGE "$1" "$csc_run_dir" "$csc_epoch" "$2"
 }}
 conduct() {{
@@ -262,7 +267,7 @@ def render_batch_script(
     directory (`render_exports`). As an array it gets the array's directory, and a second argument.
 
     With ``staging_timeout`` (seconds) it fetches inputs before, and delivers outputs after the
-    user's script, by the helper in its run directory.
+    user's script, by the helper in its run directory; of the user's variables that gets the proxy.
     """
     element = fill_names(_ELEMENT) if is_shared else ""
     log = fill_names(_LINK_LOG) if is_shared else ""
@@ -271,7 +276,9 @@ def render_batch_script(
     body = _render_environment(environment, promised or {}, exports)
     if staging_timeout is None:
         return head + body + fill_names(_TAIL).format()
-    fetch = fill_names(_FETCH).format(timeout=staging_timeout)
+    proxies = {name: value for name, value in environment.env.items() if name in _PROXIES}
+    exports = f"{_render_exports(proxies)}\n" if proxies else ""
+    fetch = fill_names(_FETCH).format(timeout=staging_timeout, proxies=exports)
     return head + fetch + body + _DELIVER
 
 

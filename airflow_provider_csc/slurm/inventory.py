@@ -26,6 +26,7 @@ from airflow_provider_csc.slurm.output import (
 )
 from airflow_provider_csc.slurm.run_dir import (
     EXIT_FILE,
+    FILES_SUFFIX,
     IDENTITY_FILE,
     JOB_ID_FILE,
     NAME_FILE,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 # A token as bash, find and Python read it alike (POSIX extended regular expressions).
 _CALLED = r"af[0-9a-f]{20}\.[1-9][0-9]*(\.[1-9][0-9]*)?"
-_NAME = rf"{_CALLED}(~[0-9]+)?"
+_NAME = rf"{_CALLED}({re.escape(FILES_SUFFIX)})?(~[0-9]+)?"
 _IS_NAME = re.compile(_NAME)
 _ENDS_WITH_TOKEN = re.compile(rf"(?:^|\.)({_CALLED})$")
 
@@ -64,6 +65,8 @@ choose() {
     while read -r line; do wanted[${line##*/}]=1; done <"$name/@MEMBERS"
   done
   while read -r modified inode name; do
+    # They are removed with their run directory.
+    [[ $name != *"$files_suffix" ]] || [ ! -d "${name%"$files_suffix"}" ] || continue
     total=$((total + 1))
     if [ -z "${wanted[$name]}" ]; then
       [ "$rest" -gt 0 ] || continue
@@ -81,7 +84,11 @@ records() {
     xargs -0 -r grep --text --with-filename --no-messages --max-count=40 --devices=skip ''
 }
 usage() {
-  printf '%s\0' "${names[@]}" | timeout 100 du --summarize --one-file-system "$@" --files0-from=-
+  local name
+  for name in "${names[@]}"; do
+    printf '%s\0' "$name"
+    [[ $name = *~* ]] || [ ! -d "$name$files_suffix" ] || printf '%s\0' "$name$files_suffix"
+  done | timeout 100 du --summarize --one-file-system "$@" --files0-from=-
 }
 inventory() {
   local total=0 listed= line base
@@ -102,22 +109,30 @@ inventory() {
 
 # A directory is renamed before it is removed, so that nobody finds half of it under its token, and
 # looked at once more under a name that nobody else uses. What is removed is what was judged: the
-# same inode, in which nothing was made since.
+# same inode, in which nothing was made since. What the log-in node staged beside it goes with it.
 _REMOVE = r"""
 is_same() {
   [ -d "$1" ] && [ ! -L "$1" ] && [ "$(stat --format='%i %Y %u' -- "$1")" = "$2 $3 $uid" ]
 }
 remove() {
-  local name=$1 away=$1 token=${1%%~*}
+  local name=$1 away=$1 token=${1%%~*} files
+  token=${token%"$files_suffix"}
   [[ $name =~ ^$name_pattern$ ]] || { printf 'is not the name of a run directory'; return 1; }
   if [[ $jobs == *".$token"$'\n'* ]]; then printf 'has a job in the queue'; return 1; fi
   is_same "$name" "$2" "$3" || { printf 'has changed since it was judged'; return 1; }
-  if [ "$name" = "$token" ]; then
+  if [ "$name" != "$token" ] && [[ $name != *~* ]] && [ -e "$token" ]; then
+    printf 'has a run directory'
+    return 1
+  fi
+  if [[ $name != *~* ]]; then
     away=$name~$now
     mv -T -- "$name" "$away" || return
     is_same "$away" "$2" "$3" || { mv -T -- "$away" "$name"; printf 'has changed'; return 1; }
   fi
-  rm -rf --one-file-system -- "./$away"
+  rm -rf --one-file-system -- "./$away" || return
+  files=$token$files_suffix
+  [ "$name" = "$token" ] && [ -d "$files" ] && [ ! -L "$files" ] && [ -O "$files" ] || return 0
+  mv -T -- "$files" "$files~$now" && rm -rf --one-file-system -- "./$files~$now"
 }
 removal() {
   local jobs now uid name inode modified
@@ -177,8 +192,9 @@ class RunDirectory:
     """
     One directory directly below the base that is called as a token, or as one moved aside.
 
-    ``modified`` is in seconds since 1970; ``bytes`` are what it takes up on the disk; None where it
-    was not measured. One that ``is_array`` holds what the jobs of several tasks share.
+    ``modified`` is in seconds since 1970; ``bytes`` are what it takes up on the disk, with what the
+    log-in node staged beside it; None where it was not measured. One that ``is_array`` holds what
+    the jobs of several tasks share.
     """
 
     name: str
@@ -195,7 +211,12 @@ class RunDirectory:
     @property
     def token(self) -> str:
         """The token it was made for."""
-        return self.name.partition("~")[0]
+        return self.name.partition("~")[0].removesuffix(FILES_SUFFIX)
+
+    @property
+    def is_files(self) -> bool:
+        """Whether it is what the log-in node staged, for a job whose run directory is not there."""
+        return self.name.partition("~")[0].endswith(FILES_SUFFIX)
 
     @property
     def is_moved_aside(self) -> bool:
@@ -245,6 +266,7 @@ def build_inventory(base_dir: str, *, limit: int, with_sizes: bool) -> str:
             "name_pattern": _NAME,
             "token_pattern": _CALLED,
             "record_files": words(_RECORD_FILES),
+            "files_suffix": FILES_SUFFIX,
         }
     )
     listing = fill_names(_LIST).replace("SQUEUE", squeue())
@@ -254,7 +276,14 @@ def build_inventory(base_dir: str, *, limit: int, with_sizes: bool) -> str:
 def build_removal(base: str, directories: Sequence[RunDirectory]) -> str:
     """Remove run directories as they were listed; one that has changed since is left alone."""
     rows = "\n".join(f"{one.name} {one.inode} {one.modified}" for one in directories)
-    values = assignments({"base": base, "directories": rows, "name_pattern": _NAME})
+    values = assignments(
+        {
+            "base": base,
+            "directories": rows,
+            "name_pattern": _NAME,
+            "files_suffix": FILES_SUFFIX,
+        }
+    )
     return f"{values}\n{SLURM}{_REMOVE}\nremoval\n"
 
 
@@ -410,9 +439,9 @@ def _parse_directories(frames: Mapping[str, Frame]) -> tuple[RunDirectory, ...]:
                 exit_record=parse_exit_record(exit_text.encode()) if exit_text else None,
                 # Of an array a second line follows.
                 verdict=files.get(VERDICT_FILE, "").partition("\n")[0].strip() or None,
-                inodes=inodes.get(name),
+                inodes=_with_files(inodes, name),
                 is_array=NAME_FILE in files,
-                bytes=sizes.get(name),
+                bytes=_with_files(sizes, name),
             )
         )
     return tuple(found)
@@ -435,6 +464,10 @@ def _parse_usage(frame: Frame | None) -> dict[str, int]:
     lines = frame.text.splitlines() if frame else []
     pairs = [line.split("\t", 1) for line in lines]
     return {pair[1]: int(pair[0]) for pair in pairs if len(pair) == 2 and pair[0].isdecimal()}  # noqa: PLR2004
+
+
+def _with_files(usage: Mapping[str, int], name: str) -> int | None:
+    return usage[name] + usage.get(f"{name}{FILES_SUFFIX}", 0) if name in usage else None
 
 
 def parse_identity(text: str) -> RunIdentity | None:

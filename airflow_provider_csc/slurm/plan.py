@@ -45,7 +45,11 @@ _DEFAULTS = ("account", "partition", "time")
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """The program by which a job stages files, and how long (seconds) it waits for their URLs."""
+    """
+    The program by which a job stages files, and how long (seconds) it waits for their URLs.
+
+    Where the log-in node stages, before and after the job, there is no program.
+    """
 
     helper: str
     timeout: int
@@ -228,7 +232,7 @@ def build_request(
             environment=environment,
             promised=promise(whole, part) if whole and part else None,
             is_shared=is_shared,
-            staging_timeout=spec.stage.timeout if spec.stage else None,
+            staging_timeout=spec.stage.timeout if spec.stage and spec.stage.helper else None,
         ),
         helper=spec.stage.helper if spec.stage else "",
         exports=render_exports(environment.env) if is_shared else "",

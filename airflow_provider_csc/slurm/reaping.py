@@ -266,6 +266,8 @@ def is_proven_over(directory: RunDirectory) -> bool:
 def _kind(directory: RunDirectory) -> str:
     if directory.is_moved_aside:
         return "moved aside"
+    if directory.is_files:
+        return "files without a run directory"
     return "succeeded" if has_succeeded(directory) else "did not succeed"
 
 
@@ -314,7 +316,7 @@ def _why_needed(directory: RunDirectory, deployment: str, states: States) -> str
     identity = directory.identity
     if identity is None:
         # What was moved aside is nobody's any more; its identity went with a removal cut short.
-        is_nobodys = directory.is_moved_aside or directory.is_array
+        is_nobodys = directory.is_moved_aside or directory.is_array or directory.is_files
         return "" if is_nobodys else "it does not say whose it is"
     if identity.deployment != deployment:
         return "another deployment's"

@@ -42,6 +42,8 @@ STAGE_WANTED_FILE = "staging.wanted"
 STAGE_URLS_FILE = "staging.urls"
 STAGE_ISSUED_FILE = "staging.issued"
 STAGE_RECEIPTS_FILE = "staging.receipts"
+# Beside the run directory, not in it: where the log-in node stages, the files of a job.
+FILES_SUFFIX = ".files"
 # The end its task took note of; of an array, in a second line, which of its tasks completed.
 VERDICT_FILE = "verdict"
 

@@ -26,12 +26,13 @@ class Look:
 
     ``wanted`` is what its present start calls itself, empty as long as it has not begun to wait;
     ``issued`` is what was begun for some start; ``left`` how many seconds it may still run, None
-    where there is no limit, or where that is not known.
+    where there is no limit, or where squeue did not tell; then ``is_told`` is false.
     """
 
     wanted: str
     issued: Mapping[str, Any] | None
     left: int | None
+    is_told: bool = True
 
     @property
     def is_served(self) -> bool:
@@ -60,10 +61,12 @@ def read_look(frames: Mapping[str, Frame]) -> Look:
     words = job.text.split() if job.status == 0 else []
     left, restarts = words if len(words) == 2 else ("", "")  # noqa: PLR2004
     epoch = (wanted or b"").decode(errors="replace").strip()
+    seconds, is_told = _read_left(left)
     return Look(
         wanted=epoch if _is_of(epoch, restarts) else "",
         issued=None if issued is None else _read_record(issued),
-        left=_read_left(left),
+        left=seconds,
+        is_told=is_told,
     )
 
 
@@ -99,13 +102,20 @@ def _read_record(data: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _read_left(text: str) -> int | None:
-    """Read squeue's TimeLeft: ``[D-]HH:MM:SS``, UNLIMITED, NOT_SET or INVALID."""
+# Of TimeLeft, beside [D-]HH:MM:SS: no limit; more than a year, or none any more (_print_secs in
+# src/squeue/print.c).
+_BEYOND = ("UNLIMITED", "INVALID")
+
+
+def _read_left(text: str) -> tuple[int | None, bool]:
+    """Return the seconds that are left, and whether squeue told."""
+    if text in _BEYOND:
+        return None, True
     try:
         seconds = parse_elapsed(text)
     except NotationError:
-        return None
-    return None if seconds is None else int(seconds)
+        return None, False
+    return (None, False) if seconds is None else (int(seconds), True)
 
 
 # Each appears as a whole; first what was begun, so that it can be undone if that is all.

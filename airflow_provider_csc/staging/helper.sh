@@ -49,6 +49,7 @@ clean() {
     partial "$pid"
     [ ! -e "$part" ] || rm -f -- "$part"
   done
+  remove_small_dirs
   [ -z "$tmp" ] || rm -rf -- "$tmp"
 }
 trap clean EXIT
@@ -94,8 +95,8 @@ request() {
 }
 # again NUMBER: whether to try again, after a pause. What the store refuses is not asked twice.
 again() {
-  # curl could not write what it read: the disk is full.
-  [ "${curled:-0}" != 23 ] || return 1
+  # curl could not write what it read, for the disk is full; or does not trust the store.
+  case ${curled:-0} in 23 | 60) return 1 ;; esac
   case $http in
     408 | 429 | 5* | 000 | 2* | 1*) ;;
     400) [ "$code" = BadDigest ] || [ "$code" = RequestTimeout ] || return 1 ;;
@@ -119,19 +120,36 @@ explain() {
   printf '%s' "${said:-no answer}"
 }
 give_up() {
+  may_pass || printf '%s\n' "$1" >>"$tmp/lasting"
   printf '%s\n' "$1" >>"$tmp/failures"
   return 1
 }
+# may_pass: whether the store was away, or said to come later. No way to it (curl's 5 to 7), no
+# answer in time (28, 52) and a connection that broke (16, 18, 55, 56, 92) are no refusal.
+may_pass() {
+  case ${http-} in
+    408 | 429 | 5*) ;;
+    000) case ${curled-} in 5 | 6 | 7 | 16 | 18 | 28 | 52 | 55 | 56 | 92) ;; *) return 1 ;; esac ;;
+    *) return 1 ;;
+  esac
+}
+tell_if_passing() { [ -s "$tmp/lasting" ] || note passing; }
 
 # --- tasks, several at a time
 
-tasks=() running=0
+# Those of small files wait for the store most of the time (an answer of RGW in two packets on a
+# connection that is kept takes 40 ms), so that more of them go together.
+tasks=() small_tasks=() running=0
+readonly MORE=3
 run_all() {
-  local next=0 shown=$SECONDS
+  local next=0 shown=$SECONDS most_at_once=$((MORE * parallel)) small=${#small_tasks[@]}
+  tasks=("${small_tasks[@]}" "${tasks[@]}")
+  small_tasks=()
   rm -f -- "$tmp/done" "$tmp/failures"
   while [ "$next" -lt "${#tasks[@]}" ] || [ "$running" -gt 0 ]; do
     if [ -s "$tmp/failures" ] && [ "$phase" = in ]; then next=${#tasks[@]}; fi
-    if [ "$next" -lt "${#tasks[@]}" ] && [ "$running" -lt "$parallel" ]; then
+    [ "$next" -lt "$small" ] || most_at_once=$parallel
+    if [ "$next" -lt "${#tasks[@]}" ] && [ "$running" -lt "$most_at_once" ]; then
       # shellcheck disable=SC2086  # words that are ours
       ${tasks[next]} &
       next=$((next + 1)) running=$((running + 1))
@@ -160,6 +178,11 @@ progress() {
 # The part of a file's name before it is whole.
 partial() {
   part=${get_path[$1]%/*}/.airflow-$1$own_mark.part
+}
+# A small file is in a directory beside its place until then, under its own name: so that one process
+# puts many in their places.
+small_partial() {
+  part=${get_path[$1]%/*}/.airflow-small$own_mark.part/${get_path[$1]##*/}
 }
 # span I OFFSET SIZE: a piece of an object, written in place. Of whole parts the MD5 is noted.
 span() {
@@ -203,11 +226,12 @@ sum_span() {
 batch() {
   local i part line n=0 http etag code= own=b$1 here=() files=()
   request "$own" 9< <(for i; do
-    partial "$i"
-    printf 'url = "%s"\noutput = %s\n' "${get_url[i]}" "$(quoted "$part")"
+    small_partial "$i"
+    line=${part//\\/\\\\}
+    printf 'url = "%s"\noutput = "%s"\n' "${get_url[i]}" "${line//\"/\\\"}"
   done)
   for i; do
-    partial "$i"
+    small_partial "$i"
     if [ -f "$part" ]; then here+=("$i") files+=("$part"); fi
   done
   while IFS= read -r line; do
@@ -254,10 +278,40 @@ settle() {
   mv -f -T -- "$part" "${get_path[$1]}" 2>"$tmp/mv.$1" ||
     give_up "${get_path[$1]#./}: it cannot be put there: $(without_urls "$tmp/mv.$1")"
 }
+# settle_small DIR I...: give files of one directory their names.
+settle_small() {
+  local dir=$1 i part parts=()
+  shift
+  for i; do
+    small_partial "$i"
+    parts+=("$part")
+  done
+  mv -f -t "$dir" -- "${parts[@]}" 2>/dev/null && return
+  for i; do
+    small_partial "$i"
+    [ ! -f "$part" ] || mv -f -T -- "$part" "${get_path[i]}" 2>"$tmp/mv.$i" ||
+      give_up "${get_path[i]#./}: it cannot be put there: $(without_urls "$tmp/mv.$i")"
+  done
+}
+# make_dirs DIR...
+make_dirs() {
+  local i dirs=("$@")
+  for ((i = 0; i < ${#dirs[@]}; i += 200)); do
+    mkdir -p -- "${dirs[@]:i:200}" 2>"$tmp/mkdir" ||
+      fail "$FAILED" "no directory for the inputs can be made: $(without_urls "$tmp/mkdir")"
+  done
+}
+remove_small_dirs() {
+  local i
+  for ((i = 0; i < ${#small_dirs[@]}; i += 200)); do rm -rf -- "${small_dirs[@]:i:200}"; done
+  small_dirs=()
+}
 
-readonly SMALL=$((8 * MIB)) BATCH=48
+readonly SMALL=$((8 * MIB)) BATCH=32
+small_dirs=()
 fetch_all() {
-  local i j offset step span members=() bytes=0 tries left=("$@")
+  local i j offset step span dir members=() bytes=0 tries left=("$@")
+  local -A right groups known
   total=0 verb=fetched
   for i in "${left[@]}"; do total=$((total + get_size[i])); done
   for ((tries = 1; tries <= 3 && ${#left[@]} > 0; tries++)); do
@@ -269,8 +323,11 @@ fetch_all() {
       if [ "${get_size[i]}" = 0 ]; then continue; fi
       if [ "${get_step[i]}" = 0 ] && [ "${get_size[i]}" -le "$SMALL" ] && [ "$tries" = 1 ]; then
         members+=("$i") bytes=$((bytes + get_size[i]))
+        small_partial "$i"
+        dir=${part%/*}
+        if [ -z "${known[$dir]-}" ]; then known[$dir]=1 small_dirs+=("$dir"); fi
         if [ "${#members[@]}" -ge "$BATCH" ] || [ "$bytes" -ge "$((4 * SMALL))" ]; then
-          tasks+=("batch ${members[*]}")
+          small_tasks+=("batch ${members[*]}")
           members=() bytes=0
         fi
         continue
@@ -282,14 +339,15 @@ fetch_all() {
         tasks+=("span $i $offset $((j < span ? j : span))")
       done
     done
-    [ "${#members[@]}" = 0 ] || tasks+=("batch ${members[*]}")
+    [ "${#members[@]}" = 0 ] || small_tasks+=("batch ${members[*]}")
+    make_dirs "${small_dirs[@]}"
     run_all
     stop_if_failed
-    declare -A right=()
+    right=() groups=()
     while IFS= read -r i; do right[$i]=1; done 2>/dev/null <"$tmp/right"
     for i in "${left[@]}"; do
       if [ -n "${right[$i]-}" ]; then
-        settle "$i"
+        groups[${get_path[i]%/*}]+="$i "
       elif [ "${get_step[i]}" = 0 ] && [ "${get_size[i]}" -le "$SMALL" ] && [ "$tries" = 1 ] &&
         [ "${get_size[i]}" -gt 0 ]; then
         printf '%s\n' "$i" >>"$tmp/wrong"
@@ -297,6 +355,12 @@ fetch_all() {
         tasks+=("whole $i")
       fi
     done
+    for dir in "${!groups[@]}"; do
+      # shellcheck disable=SC2206  # numbers
+      members=(${groups[$dir]})
+      for ((j = 0; j < ${#members[@]}; j += 200)); do settle_small "$dir" "${members[@]:j:200}"; done
+    done
+    remove_small_dirs
     stop_if_failed
     run_all
     stop_if_failed
@@ -310,6 +374,7 @@ stop_if_failed() {
   [ -s "$tmp/failures" ] || return 0
   local first count
   IFS= read -r first <"$tmp/failures"
+  tell_if_passing
   count=$(wc -l <"$tmp/failures")
   fail "$FAILED" "$first$([ "$count" = 1 ] || printf ' (and %d more)' "$((count - 1))")"
 }
@@ -351,10 +416,7 @@ fetch() {
       seen[$dir]=1 dirs+=("$dir")
     fi
   done
-  for ((i = 0; i < ${#dirs[@]}; i += 200)); do
-    mkdir -p -- "${dirs[@]:i:200}" 2>"$tmp/mkdir" ||
-      fail "$FAILED" "no directory for the inputs can be made: $(without_urls "$tmp/mkdir")"
-  done
+  make_dirs "${dirs[@]}"
   fetch_all "${todo[@]}"
   note "fetched$TAB${#todo[@]}$TAB$bytes$TAB$((SECONDS - started))$TAB${#there[@]}"
   say "fetched ${#todo[@]} objects, $(human "$bytes"), in $((SECONDS - started)) s, $(
@@ -425,6 +487,54 @@ send_post() {
     return
   done
 }
+# send_posts I NUMBER...: small files over one connection, for a process and a connection for each
+# take ten times as long; what does not come out right is sent alone.
+send_posts() {
+  local i=$1 number n=0 http etag code= problem= curled= own=q$1.$2 hash
+  local files=() sizes=() hashes=() left=() made=()
+  shift
+  for number; do files+=("${put_path[i]}${tree_files[number]}"); done
+  mapfile -t sizes < <(stat -L -c %s -- "${files[@]}" 2>/dev/null)
+  mapfile -t hashes < <(md5sum -- "${files[@]}" 2>/dev/null)
+  if [ "${#sizes[@]}" = "$#" ] && [ "${#hashes[@]}" = "$#" ]; then
+    curl -q --silent --show-error --config /dev/fd/9 >/dev/null 2>"$tmp/$own.said" 9< <(forms "$own" "$i" "$@")
+  fi
+  for number; do
+    hash=${hashes[n]:0:32} code= problem=
+    if [ -n "$hash" ] && take_result "$own.$n" "$hash"; then
+      printf 'file\t%s\t%s\t%s\t%s\n' "$i" "${sizes[n]}" "$hash" "${tree_files[number]}" >>"$tmp/receipts"
+      passed "${sizes[n]}"
+    else
+      left+=("$number")
+    fi
+    made+=("$tmp/$own.$n.head" "$tmp/$own.$n.body")
+    n=$((n + 1))
+  done
+  rm -f -- "${made[@]}"
+  for number in "${left[@]}"; do send_post "$i" "$number"; done
+}
+# forms NAME I NUMBER...: curl's configuration for these files, which takes all options for each.
+forms() {
+  local own=$1 i=$2 number n=0 field same= text place=${tmp//\\/\\\\}
+  place=${place//\"/\\\"}
+  shift 2
+  same=$'globoff\nproto = "=http,https"\nconnect-timeout = 30\nspeed-limit = 1000\nspeed-time = 120\nheader = "Expect:"\n'
+  case ${tls[0]-} in
+    --cacert) same+="cacert = \"$place/cacert\""$'\n' ;;
+    --insecure) same+=$'insecure\n' ;;
+  esac
+  same+="url = \"${put_url[i]}\""$'\n'
+  while IFS= read -r field; do same+="form-string = $(quoted "$field")"$'\n'; done <<<"${put_form[i]}"
+  for number; do
+    [ "$n" = 0 ] || printf 'next\n'
+    text=${put_key[i]}${tree_files[number]} text=${text//\\/\\\\} text=${text//\"/\\\"}
+    printf 'dump-header = "%s"\noutput = "%s"\n' "$place/$own.$n.head" "$place/$own.$n.body"
+    # The key comes first: some stores take fields behind it only.
+    printf 'form-string = "key=%s"\n%s' "$text" "$same"
+    printf 'form = "file=@%s;filename=file;type=application/octet-stream"\n' "${put_path[i]}${tree_files[number]}"
+    n=$((n + 1))
+  done
+}
 # is_taken NAME HASH: whether the store has taken a body, and has it as it was sent.
 is_taken() {
   local body=
@@ -441,7 +551,9 @@ is_taken() {
 # A pipe's request is a process of its own, of which only the files tell.
 take_result() {
   local line
-  http=000 etag=
+  http=000 etag= curled=0
+  IFS= read -r line 2>/dev/null <"$tmp/$1.said"
+  [[ $line =~ ^curl:\ \(([0-9]+)\) ]] && curled=${BASH_REMATCH[1]}
   while IFS= read -r line; do
     line=${line%$'\r'}
     case $line in
@@ -482,22 +594,32 @@ plan_put() {
   done
 }
 plan_tree() {
-  local i=$1 entry size found=0 path=${put_path[$1]}
+  local i=$1 entry size found=0 path=${put_path[$1]} members=() bytes=0
   if [ -d "$path" ]; then
     while IFS= read -r -d '' entry; do
       size=${entry%%"$TAB"*} entry=${entry#*"$TAB"}
       case $entry in
         *[[:cntrl:]]*) give_up "${path#./}$(printf %q "$entry"): its name has a control character"; continue ;;
-        .airflow-*.part | */.airflow-*.part) continue ;;
+        .airflow-*.part | */.airflow-*.part | .airflow-*.part/* | */.airflow-*.part/*) continue ;;
       esac
       if [ "$size" -gt "$most" ]; then
         give_up "${path#./}$entry: it has more than $(human "$most"); declare it as an output of its own"
         continue
       fi
-      tasks+=("send_post $i ${#tree_files[@]}")
+      # What has a meaning in curl's option goes another way.
+      if [ "$size" -le "$SMALL" ] && [[ $path$entry != *[\;,\"\\[:space:]]* ]]; then
+        members+=("${#tree_files[@]}") bytes=$((bytes + size))
+        if [ "${#members[@]}" -ge "$BATCH" ] || [ "$bytes" -ge "$((4 * SMALL))" ]; then
+          small_tasks+=("send_posts $i ${members[*]}")
+          members=() bytes=0
+        fi
+      else
+        tasks+=("send_post $i ${#tree_files[@]}")
+      fi
       tree_files+=("$entry")
       found=$((found + 1)) total=$((total + size)) count=$((count + 1))
     done < <(find -L "$path" -type f -printf '%s\t%P\0' 2>"$tmp/find")
+    [ "${#members[@]}" = 0 ] || small_tasks+=("send_posts $i ${members[*]}")
     [ ! -s "$tmp/find" ] || give_up "${path#./}: it cannot be read whole: $(without_urls "$tmp/find")"
   fi
   if [ "$found" = 0 ]; then
@@ -518,13 +640,15 @@ deliver() {
   for each in "${stats[@]}"; do
     i=${each%%"$TAB"*}
     [ "$(stat -L -c '%s %y' -- "${put_path[i]}" 2>/dev/null)" = "${each#*"$TAB"}" ] ||
-      printf '%s: it was changed while it was sent\n' "${put_path[i]#./}" >>"$tmp/failures"
+      printf '%s: it was changed while it was sent\n' "${put_path[i]#./}" |
+        tee -a -- "$tmp/lasting" >>"$tmp/failures"
   done
   cat -- "$tmp/receipts" >>"$receipts"
   mapfile -t problems < <(cat -- "$tmp/planned" "$tmp/failures" 2>/dev/null)
   say "delivered $(human "$total") in $count files in $((SECONDS - started)) s$(
     [ "${#problems[@]}" = 0 ] || printf '; %d could not be' "${#problems[@]}")"
   if [ "${#problems[@]}" -gt 0 ]; then
+    tell_if_passing
     fail "$FAILED" "${problems[0]}$([ "${#problems[@]}" = 1 ] || printf ' (and %d more)' "$((${#problems[@]} - 1))")"
   fi
   note "delivered$TAB$count$TAB$total$TAB$((SECONDS - started))"

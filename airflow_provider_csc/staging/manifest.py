@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
     from airflow_provider_csc.staging.plan import Fetch
 
 _NOTHING = "-"
+# Their other name, and the form with OpenSSL's own additions, are read as well (curl's OpenSSL).
+_CERTIFICATE = re.compile(
+    rb"-----BEGIN (X509 |TRUSTED |)CERTIFICATE-----.*?-----END \1CERTIFICATE-----", re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +91,11 @@ def render_refusal(epoch: str, reason: str) -> str:
     """Return the file that ends a job which waits for URLs that cannot be issued."""
     text = " ".join(reason.split())
     return f"{_first(epoch)}\n{_line('error', text)}\nend\n"
+
+
+def certificates_in(text: bytes) -> bytes:
+    """Return the certificates of a PEM file, without what else is in it (keys, comments)."""
+    return b"".join(found[0] + b"\n" for found in _CERTIFICATE.finditer(text))
 
 
 def _render_put(put: Put) -> list[str]:

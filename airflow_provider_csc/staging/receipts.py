@@ -48,8 +48,9 @@ class Receipts:
     """
     What one start of a job has done.
 
-    ``problem`` is what ended it in the phase ``in`` or ``out``, if something did; ``fetched`` and
-    ``delivered`` are None where it came to no end.
+    ``problem`` is what ended it in the phase ``in`` or ``out``, if something did, and
+    ``is_passing`` whether that was all due to a store that gave no answer, or said to come later.
+    ``fetched`` and ``delivered`` are None where it came to no end.
     """
 
     epoch: str = ""
@@ -58,6 +59,7 @@ class Receipts:
     outputs: dict[int, Sent] = field(default_factory=dict)
     problem: str = ""
     phase: str = ""
+    is_passing: bool = False
 
     def of(self, number: int) -> Sent:
         """Return what became of an output, by its place in the declaration."""
@@ -82,7 +84,7 @@ def _lines(data: bytes) -> Iterator[list[str]]:
             yield line.decode("utf-8", "surrogateescape").split("\t")
 
 
-def _take(found: Receipts, words: list[str]) -> None:
+def _take(found: Receipts, words: list[str]) -> None:  # noqa: C901 - one case for each kind of line
     match words:
         case ["epoch", epoch]:
             found.epoch = epoch
@@ -92,6 +94,8 @@ def _take(found: Receipts, words: list[str]) -> None:
             found.delivered = Moved(int(count), int(size), int(seconds))
         case ["failed", phase, *text]:
             found.phase, found.problem = phase, " ".join(text)
+        case ["passing"]:
+            found.is_passing = True
         case ["missing", number]:
             found.of(int(number)).is_missing = True
         case ["put", number, size, md5]:

@@ -1,14 +1,21 @@
-"""Whether it was the staging of files that a job failed of."""
+"""Whether it was the staging of files that a job failed of, and what may be mended by waiting."""
 
 from __future__ import annotations
 
-from airflow_provider_csc.errors import JobStagingError
+from airflow_provider_csc.errors import (
+    AllasError,
+    CscError,
+    JobStagingError,
+    SlurmError,
+    TransportError,
+)
 from airflow_provider_csc.slurm.failures import FailureReason
 from airflow_provider_csc.slurm.result import JobResult, to_xcom
 
 EXIT_CODES = (74, 75)
 """The helper's own: what could not be done (EX_IOERR), and what may be possible later."""
 
+_SERVER_FAULT = 500
 _DONE = {"in": "its inputs could not be fetched", "out": "its outputs were not all delivered"}
 
 
@@ -32,3 +39,15 @@ def error_of(result: JobResult, *, problem: str, phase: str) -> JobStagingError 
         problem=problem,
         phase=phase,
     )
+
+
+def is_passing(error: CscError) -> bool:
+    """Whether a site or a store may do later what it did not do now."""
+    if not isinstance(error, AllasError):
+        return isinstance(error, (TransportError, SlurmError))
+    if error.details.get("is_passing"):
+        return True
+    if "status" not in error.details:
+        return False
+    status = error.details["status"]
+    return not isinstance(status, int) or status >= _SERVER_FAULT

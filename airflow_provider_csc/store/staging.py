@@ -14,8 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_csc.allas.parts import etag_of_parts, parse_etag
 from airflow_provider_csc.allas.plan import Item
-from airflow_provider_csc.errors import AllasError, ChecksumError, MissingInputError
-from airflow_provider_csc.staging.manifest import Get, Manner, Put, render_manifest
+from airflow_provider_csc.errors import AllasError, ChecksumError, ConfigError, MissingInputError
+from airflow_provider_csc.staging.manifest import (
+    Get,
+    Manner,
+    Put,
+    certificates_in,
+    render_manifest,
+)
 from airflow_provider_csc.staging.plan import Fetch, plan_fetches, url_seconds
 from airflow_provider_csc.store.connection import RequestError
 from airflow_provider_csc.store.upload import PART_SIZE
@@ -60,7 +66,9 @@ def check_staging(store: Store, staging: Staging) -> None:
 
     :raises MissingInputError: for an input that is not there, unless it is waited for.
     :raises RequestError: for a bucket that is not there, or not open to these keys.
+    :raises ConfigError: for certificates that cannot be given to the job.
     """
+    manner_of(store)
     for bucket in {each.name.bucket for each in (*staging.inputs, *staging.outputs)}:
         store.call("list_objects_v2", bucket, "", MaxKeys=1)
     if staging.is_patient:
@@ -235,7 +243,7 @@ def manner_of(store: Store, *, on_failure: bool = False) -> Manner:
     bundle = ""
     if isinstance(verify, str):
         # The certificates that vouch for the store are no secret, and not on the cluster.
-        bundle = base64.b64encode(Path(verify).read_bytes()).decode()
+        bundle = base64.b64encode(_read_certificates(Path(verify))).decode()
     return Manner(
         piece=PIECE_BYTES,
         single=SINGLE_BYTES,
@@ -243,6 +251,26 @@ def manner_of(store: Store, *, on_failure: bool = False) -> Manner:
         is_insecure=verify is False,
         ca_bundle=bundle,
     )
+
+
+def _read_certificates(path: Path) -> bytes:
+    """Return the certificates in a file, and nothing else: a key may stand beside them."""
+    try:
+        found = certificates_in(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(
+            f"ca_bundle: {path} cannot be read here: {error.strerror}. Where files are staged, it "
+            "has to be a file on the workers and on the triggerers.",
+            field="ca_bundle",
+            value=str(path),
+        ) from error
+    if not found:
+        raise ConfigError(
+            f"ca_bundle: there is no certificate in {path}. Give a file in PEM form.",
+            field="ca_bundle",
+            value=str(path),
+        )
+    return found
 
 
 def settle(

@@ -546,7 +546,7 @@ class SlurmSiteTrigger(KillableTrigger):
     :param reason: why the task has to wait, for the log.
     :param poll_interval: seconds between the first two attempts; later pauses are longer.
     :param base_dir: the directory that must take files; default: the connection's work directory.
-    :param token: names the submission, which a user's kill stops.
+    :param token: names the submission, which a user's kill stops; None where there is none.
     :param identity: whose it is (JSON), for the mark that a kill leaves.
     :param since: when the wait began (seconds since 1970); default: now.
     :param task_key: dag_id, run_id, task_id and map_index of the task that waits.
@@ -654,6 +654,7 @@ class SlurmSiteTrigger(KillableTrigger):
         return WANTED_BEFORE_JOB
 
     def _describe_wait(self, settings: SiteSettings) -> str:
+        purpose = " to take a job" if self.token else ""
         target, base_dir = settings.ssh.target, self.base_dir or settings.work_dir
         until = f" It ends at {_moment(self.deadline)}." if self.deadline is not None else ""
         certificate = settings.ssh.certificate_file or (
@@ -661,7 +662,7 @@ class SlurmSiteTrigger(KillableTrigger):
         )
         renew = f" An expired certificate is read anew from {certificate}." if certificate else ""
         return (
-            f"Waiting since {_moment(self.since)} for {target} to take a job: "
+            f"Waiting since {_moment(self.since)} for {target}{purpose}: "
             f"{(self.reason or 'it could not be submitted').rstrip('.')}. It goes on by itself, "
             f"without using up a retry, when {target.host} lets us log in, Slurm answers there and "
             f"{base_dir} can be written.{until}{renew}"

@@ -226,6 +226,23 @@ def test_old_directories_go_and_everything_that_may_be_needed_stays(base: Base) 
     assert report.total == 7
 
 
+def test_what_the_login_node_staged_goes_with_its_run_directory(base: Base) -> None:
+    old = base.make(age_days=8, live=False)
+    new = base.make(age_days=6, live=False)
+    live = base.make(age_days=99)
+    lost, recent = f"af{uuid.uuid4().hex[:20]}.1", f"af{uuid.uuid4().hex[:20]}.1"
+    for one in (old.token, new.token, live.token, lost, recent):
+        as_alice(f"mkdir -p {base.path}/{one}.files/deep && echo x >{base.path}/{one}.files/deep/x")
+    as_alice(f"touch --date=@{int(time.time() - 31 * DAY)} {base.path}/{lost}.files")
+
+    report = prune(get_states=states(), deployment=DEPLOYMENT, dry_run=False)
+
+    assert sorted(report.removed) == sorted([old.token, f"{lost}.files"])
+    assert report.not_removed == {}
+    kept = [f"{one}{end}" for one in (new.token, live.token) for end in ("", ".files")]
+    assert sorted(base.ls()) == sorted([*kept, f"{recent}.files"])
+
+
 def purged_job(base: Base) -> str:
     """A job that sacct knows and squeue does not any more, of an earlier test if there is one."""
     # With --state sacct wants to know until when, too (sacct(1)).

@@ -4,37 +4,55 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import json
 import re
 import subprocess
 import threading
+import time
 import uuid
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 import pytest
-from airflow.providers.common.compat.sdk import TaskDeferred
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowTaskTimeout,
+    TaskDeferred,
+)
 
+from airflow_provider_csc import worker_kill
 from airflow_provider_csc.errors import (
+    ConnectFailedError,
     JobExitCodeError,
     JobFailedError,
     JobStagingError,
     MissingInputError,
+    SubmitKilledError,
 )
+from airflow_provider_csc.hooks._login_staging import LoginStaging
 from airflow_provider_csc.hooks.allas import AllasHook
 from airflow_provider_csc.hooks.slurm import SlurmHook
 from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
+from airflow_provider_csc.slurm import attempt
+from airflow_provider_csc.staging.manifest import Manner
 from airflow_provider_csc.store import staging
+from airflow_provider_csc.store.store import Store
+from airflow_provider_csc.task_state import Standing
 from airflow_provider_csc.transfers.allas_slurm import AllasToSlurmOperator, SlurmToAllasOperator
-from airflow_provider_csc.triggers.slurm import SlurmJobTrigger
+from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
 from tests.support.byte_proxy import ByteProxy
-from tests.support.task import build_context, first_event, run_task, stored
+from tests.support.forward_proxy import serve_proxy
+from tests.support.task import after, build_context, first_event, resume, run_task, stored
+from tests.support.tls import serve_tls
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from tests.cluster.conftest import SlurmConnection
 
@@ -84,8 +102,15 @@ class Bucket:
         return data
 
     def keys(self, prefix: str = "") -> list[str]:
-        found = self.client.list_objects_v2(Bucket=self.name, Prefix=prefix)
-        return [each["Key"] for each in found.get("Contents", ())]
+        return [f"{prefix}{name}" for name in self.etags(prefix)]
+
+    def etags(self, prefix: str) -> dict[str, str]:
+        """What there is below a prefix, by its path below it."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(
+            Bucket=self.name, Prefix=prefix
+        )
+        found = [each for page in pages for each in page.get("Contents", ())]
+        return {each["Key"].removeprefix(prefix): each["ETag"] for each in found}
 
     def unfinished(self) -> list[str]:
         found = self.client.list_multipart_uploads(Bucket=self.name)
@@ -104,30 +129,31 @@ def bucket(cluster: dict[str, Any]) -> Iterator[Bucket]:
     made = Bucket(f"staging-{uuid.uuid4().hex[:12]}", client, cluster["s3_secret_key"])
     client.create_bucket(Bucket=made.name)
     yield made
-    for key in made.keys():  # noqa: SIM118 - no dict
-        client.delete_object(Bucket=made.name, Key=key)
+    while keys := made.keys()[:1000]:
+        doomed = [{"Key": key} for key in keys]
+        client.delete_objects(Bucket=made.name, Delete={"Objects": doomed, "Quiet": True})
     for left in client.list_multipart_uploads(Bucket=made.name).get("Uploads", ()):
         client.abort_multipart_upload(Bucket=made.name, Key=left["Key"], UploadId=left["UploadId"])
     client.delete_bucket(Bucket=made.name)
 
 
-def allas_connection(cluster: dict[str, Any], url: str) -> dict[str, Any]:
+def allas_connection(cluster: dict[str, Any], url: str, **extra: Any) -> dict[str, Any]:
     return {
         "conn_type": "allas",
         "login": cluster["s3_access_key"],
         "password": cluster["s3_secret_key"],
-        "extra": {"endpoint_url": url},
+        "extra": {"endpoint_url": url, **extra},
     }
 
 
 @pytest.fixture
-def allas(cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+def allas(cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """``allas_default``; small parts, so that few bytes are many of them."""
     monkeypatch.setattr(staging, "SINGLE_BYTES", PART)
     monkeypatch.setattr(staging, "PIECE_BYTES", PART)
 
-    def define(url: str) -> None:
-        described = json.dumps(allas_connection(cluster, url))
+    def define(url: str, **extra: Any) -> None:
+        described = json.dumps(allas_connection(cluster, url, **extra))
         monkeypatch.setenv("AIRFLOW_CONN_ALLAS_DEFAULT", described)
 
     define(cluster["s3_endpoint_url"])
@@ -375,6 +401,91 @@ def test_a_killed_job_leaves_neither_an_upload_nor_a_url(
     assert bucket.keys(f"{top}/") == []
 
 
+def test_a_worker_that_is_killed_while_its_job_runs_leaves_neither_an_upload_nor_a_url(
+    bucket: Bucket, top: str, task_log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = operator(command="sleep 300", outputs=[bucket.url(f"{top}/never")])
+    trigger = submitted(task)
+    asyncio.run(stopped_after(stored(trigger), task_log, "was given URLs"))
+    urls = Path(trigger.run_dir or "") / "staging.urls"
+    assert urls.exists()
+    assert bucket.unfinished() == [f"{top}/never"]
+    monkeypatch.setattr(worker_kill, "ask_standing", lambda *_, **__: Standing.ENDED)
+
+    task.on_kill()
+
+    assert bucket.unfinished() == []
+    wait_until(lambda: not urls.exists())
+    assert state_of(trigger.job_ids) == {"CANCELLED"}
+
+
+@pytest.mark.parametrize("by", ["worker", "trigger"])
+def test_a_job_that_is_killed_before_it_started_has_begun_nothing(
+    bucket: Bucket, top: str, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    task = operator(
+        options={"time": "00:05:00", "hold": True},
+        inputs=[bucket.put(f"{top}/x", b"x")],
+        outputs=[bucket.url(f"{top}/never")],
+    )
+    trigger = submitted(task)
+    monkeypatch.setattr(worker_kill, "ask_standing", lambda *_, **__: Standing.ENDED)
+
+    if by == "worker":
+        task.on_kill()
+    else:
+        asyncio.run(trigger._kill(SlurmHook().get_settings(), 30))
+
+    assert state_of(trigger.job_ids) == {"CANCELLED"}
+    assert bucket.unfinished() == []
+    assert staging_files(trigger.run_dir) == {"stage.sh"}
+
+
+@pytest.mark.parametrize("staging", ["node", "login"])
+def test_a_submission_that_is_killed_becomes_no_job_and_leaves_no_upload_and_no_url(
+    bucket: Bucket,
+    top: str,
+    slurm_connection: SlurmConnection,
+    monkeypatch: pytest.MonkeyPatch,
+    task_log: list[str],
+    staging: str,
+) -> None:
+    slurm_connection.set(staging=staging)
+    monkeypatch.setattr(worker_kill, "ask_standing", lambda *_, **__: Standing.ENDED)
+    task = operator(inputs=[bucket.put(f"{top}/x", b"x")], outputs=[bucket.url(f"{top}/never")])
+    submit = SlurmHook.submit
+
+    def killed_first(self: SlurmHook, *arguments: Any, **more: Any) -> Any:
+        task.on_kill()
+        return submit(self, *arguments, **more)
+
+    monkeypatch.setattr(SlurmHook, "submit", killed_first)
+
+    with pytest.raises(SubmitKilledError):
+        run_task(task)
+
+    identity = task._identity
+    assert identity is not None
+    place = SlurmHook().run(f"cd ~ && realpath {SlurmHook().get_settings().work_dir}").text
+    assert staging_files(f"{place}/{identity.token}") == set()
+    assert list(Path(place).glob("staging.????????")) == []
+    assert bucket.unfinished() == []
+    queue = subprocess.run(
+        ["squeue", "--all", "--noheader", "-o%j"], capture_output=True, check=True
+    )
+    assert identity.token.encode() not in queue.stdout
+    assert [line for line in task_log if "it had become no job" in line]
+
+
+def staging_files(run_dir: str | None) -> set[str]:
+    """What there is in a run directory for, and of, staging."""
+    return {path.name for path in Path(run_dir or "").glob("stag*")}
+
+
+def state_of(job_ids: Sequence[str]) -> set[str]:
+    return {each.state for each in SlurmHook().query(job_ids).values()}
+
+
 def test_a_job_that_somebody_cancels_is_no_success_and_leaves_no_upload(
     bucket: Bucket, top: str, task_log: list[str]
 ) -> None:
@@ -519,6 +630,379 @@ def test_where_nodes_have_no_way_out_the_login_node_stages(
     assert bucket.unfinished() == []
 
 
+def rgw_of(cluster: dict[str, Any]) -> tuple[str, int]:
+    url = urlsplit(cluster["s3_endpoint_url"])
+    return url.hostname or "", url.port or 80
+
+
+@pytest.fixture
+def proxy(cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[ByteProxy]:
+    """A way to the store that can be closed; who waits for it does not wait for long."""
+    monkeypatch.setattr(attempt, "_SHORTEST_PAUSE", 0.2)
+    with ByteProxy(rgw_of(cluster)) as made:
+        yield made
+
+
+def parked(step: Callable[[], Any]) -> TaskDeferred:
+    """Take a step by which the task is parked, not failed."""
+    with pytest.raises(TaskDeferred) as deferred:
+        step()
+    assert isinstance(deferred.value.trigger, SlurmSiteTrigger)
+    return deferred.value
+
+
+@pytest.mark.parametrize("staging", ["node", "login"])
+def test_a_store_that_is_away_before_the_submission_is_waited_for(
+    bucket: Bucket,
+    top: str,
+    slurm_connection: SlurmConnection,
+    allas: Callable[..., None],
+    proxy: ByteProxy,
+    task_log: list[str],
+    staging: str,
+) -> None:
+    slurm_connection.set(staging=staging)
+    allas(proxy.url)
+    task = operator(
+        command="cp x y", inputs=[bucket.put(f"{top}/x", b"x")], outputs=[bucket.url(f"{top}/y")]
+    )
+    context = build_context(task)
+    proxy.is_refusing = True
+
+    first = parked(lambda: task.execute(context))  # type: ignore[arg-type]
+    second = parked(after(task, context, first))
+    assert task._job_id is None
+    proxy.is_refusing = False
+    result = resume(task, context, after(task, context, second))
+
+    assert result["state"] == "COMPLETED"
+    assert bucket.read(f"{top}/y") == b"x"
+    assert [line for line in task_log if "Waiting since" in line and proxy.url[7:] in line]
+
+
+@pytest.mark.parametrize("away", ["store", "site", "store of the log-in node"])
+def test_what_is_away_when_the_login_node_is_to_deliver_is_waited_for(
+    bucket: Bucket,
+    top: str,
+    slurm_connection: SlurmConnection,
+    allas: Callable[..., None],
+    proxy: ByteProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    away: str,
+) -> None:
+    slurm_connection.set(staging="login", login_setup="export CSC_STAGING_ATTEMPTS=1")
+    task = operator(command="echo 1 >one", outputs=[bucket.url(f"{top}/one")])
+    context = build_context(task)
+    trigger = submitted(task, context)
+    event = json.loads(json.dumps(asyncio.run(first_event(trigger))))
+    proxy.is_refusing = True
+
+    with pytest.MonkeyPatch.context() as patch:
+        match away:
+            case "store":
+                allas(proxy.url)
+            case "site":
+                lost = ConnectFailedError("nobody is let in")
+                patch.setattr(LoginStaging, "_list", raiser(lost))
+            case _:
+                patch.setattr(Store, "presign", presigner(proxy.url))
+        deferred = parked(lambda: task.execute_complete(context, event))  # type: ignore[arg-type]
+        again = parked(after(task, context, deferred))
+    proxy.is_refusing = False
+
+    assert deferred.method_name == "execute_delivery"
+    assert bucket.unfinished() == bucket.keys(f"{top}/") == []
+    late = functools.partial(task.execute_delivery, **json.loads(json.dumps(again.kwargs)))
+    with pytest.raises(AirflowTaskTimeout, match=r"job \d+ could not be delivered.*\.files"):
+        late(context, {"status": "deadline"})
+    value = resume(task, context, after(task, context, again))
+    assert value["staged"]["delivered"]["files"] == 1
+    assert bucket.read(f"{top}/one") == b"1\n"
+
+
+def raiser(error: Exception) -> Callable[..., Any]:
+    async def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+def presigner(url: str) -> Callable[..., str]:
+    """URLs that lead elsewhere, for whoever has nothing else."""
+    presign = Store.presign
+
+    def elsewhere(*arguments: Any, **more: Any) -> str:
+        right = urlsplit(presign(*arguments, **more))
+        return right._replace(netloc=urlsplit(url).netloc).geturl()
+
+    return elsewhere
+
+
+def test_a_worker_that_waits_itself_waits_for_the_store_too(
+    bucket: Bucket,
+    top: str,
+    slurm_connection: SlurmConnection,
+    allas: Callable[..., None],
+    proxy: ByteProxy,
+    task_log: list[str],
+) -> None:
+    slurm_connection.set(staging="login", login_setup="export CSC_STAGING_ATTEMPTS=1")
+    allas(proxy.url)
+    task = operator(
+        command="sleep 4; echo 1 >one", outputs=[bucket.url(f"{top}/one")], deferrable=False
+    )
+    said = "the outputs of job"
+
+    def come_and_go() -> None:
+        wait_until(lambda: any("RUNNING" in line for line in task_log))
+        proxy.is_refusing = True
+        wait_until(lambda: any(said in line for line in task_log))
+        proxy.is_refusing = False
+
+    changing = threading.Thread(target=come_and_go)
+    changing.start()
+    value = run_task(task)
+    changing.join()
+
+    assert value["staged"]["delivered"]["files"] == 1
+    assert [line for line in task_log if said in line]
+
+
+def test_what_the_store_refuses_the_login_node_is_not_waited_for(
+    bucket: Bucket,
+    top: str,
+    slurm_connection: SlurmConnection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slurm_connection.set(staging="login")
+    task = operator(command="echo 1 >one", outputs=[bucket.url(f"{top}/one")])
+    presign = Store.presign
+    monkeypatch.setattr(Store, "presign", lambda *all, **more: presign(*all, **more)[:-4] + "0000")
+
+    with pytest.raises(JobStagingError, match="the store answered 403"):
+        run_task(task)
+
+
+def test_who_finds_his_job_again_does_not_fetch_its_inputs_again(
+    bucket: Bucket, top: str, slurm_connection: SlurmConnection, task_log: list[str]
+) -> None:
+    slurm_connection.set(staging="login")
+    arguments: dict[str, Any] = {
+        "inputs": [bucket.put(f"{top}/short-lived", b"x")],
+        "outputs": [bucket.url(f"{top}/y")],
+        "command": "cp short-lived y",
+        "options": {"time": "00:05:00", "hold": True},
+    }
+    first = operator(**arguments)
+    trigger = submitted(first, build_context(first, run_id=f"again-{top}"))
+    bucket.client.delete_object(Bucket=bucket.name, Key=f"{top}/short-lived")
+
+    task = operator(**arguments)
+    context = build_context(task, run_id=f"again-{top}", try_number=2)
+    again = submitted(task, context)
+    subprocess.run(["scontrol", "release", *again.job_ids], check=True)
+    event = asyncio.run(first_event(again))
+
+    assert again.job_ids == trigger.job_ids
+    value = task.execute_complete(context, json.loads(json.dumps(event)))  # type: ignore[arg-type]
+    assert value["staged"]["delivered"]["files"] == 1
+    assert len([line for line in task_log if "The log-in node fetched" in line]) == 1
+
+
+def test_files_of_a_run_that_was_deleted_are_no_outputs_of_the_next(
+    bucket: Bucket, top: str, slurm_connection: SlurmConnection
+) -> None:
+    slurm_connection.set(staging="login")
+    task = operator(command="true", outputs=[bucket.url(f"{top}/stale")])
+    context = build_context(task)
+    work_dir = SlurmHook().get_settings().work_dir
+    place = f"{work_dir}/{task._identify(context, attempt.Attempt()).token}.files"  # type: ignore[arg-type]
+    SlurmHook().run(f"mkdir -p {place} && echo old >{place}/stale")
+
+    with pytest.raises(JobStagingError, match="did not write stale"):
+        run_task(task, context)
+
+    assert bucket.keys(f"{top}/") == []
+    assert SlurmHook().run(f"cat {place}~*/stale; rm -r {place}*").text == "old"
+
+
+@pytest.mark.parametrize("staging", ["node", "login"])
+def test_the_certificates_of_the_connection_reach_who_stages_and_no_key_does(
+    bucket: Bucket,
+    top: str,
+    slurm_connection: SlurmConnection,
+    allas: Callable[..., None],
+    cluster: dict[str, Any],
+    tmp_path: Path,
+    staging: str,
+) -> None:
+    slurm_connection.set(staging=staging)
+    large = content(LARGE)
+    task = operator(
+        command="cp large copy; grep ^cacert staging.urls | cut -f 2 | base64 -d >certificates",
+        inputs=[bucket.put_parts(f"{top}/large", large)],
+        outputs=[bucket.url(f"{top}/copy"), bucket.url(f"{top}/certificates")],
+    )
+    with serve_tls(tmp_path, rgw_of(cluster)) as front:
+        # The file of the tests has the front's key, too.
+        allas(front.url, ca_bundle=str(front.certificate))
+
+        run_task(task)
+
+        held = front.certificate.read_bytes()
+    assert bucket.read(f"{top}/copy") == large
+    if staging == "node":
+        sent = bucket.read(f"{top}/certificates")
+        assert b"BEGIN CERTIFICATE" in sent
+        assert sent in held
+        assert b"PRIVATE KEY" in held
+        assert b"PRIVATE KEY" not in sent
+
+
+def test_a_node_that_does_not_trust_the_store_says_so(
+    bucket: Bucket,
+    top: str,
+    allas: Callable[..., None],
+    cluster: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As if the worker's own system trusted it.
+    monkeypatch.setattr(staging, "manner_of", lambda *_, **__: Manner())
+    task = operator(inputs=[bucket.put(f"{top}/x", b"x" * 9_000_000)], command="true")
+    with serve_tls(tmp_path, rgw_of(cluster)) as front:
+        allas(front.url, ca_bundle=str(front.certificate))
+
+        with pytest.raises(JobStagingError, match=r"x: curl: \(60\) SSL"):
+            run_task(task)
+
+
+def test_a_connection_that_verifies_nothing_has_the_node_verify_nothing(
+    bucket: Bucket,
+    top: str,
+    allas: Callable[..., None],
+    cluster: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    task = operator(
+        command="cp x y", inputs=[bucket.put(f"{top}/x", b"x")], outputs=[bucket.url(f"{top}/y")]
+    )
+    with serve_tls(tmp_path, rgw_of(cluster)) as front, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        allas(front.url, verify=False)
+
+        run_task(task)
+
+    assert bucket.read(f"{top}/y") == b"x"
+
+
+@pytest.mark.parametrize("text", [None, "no certificate"], ids=["missing", "another"])
+def test_certificates_that_cannot_be_sent_are_an_error_before_anything_is_queued(
+    bucket: Bucket,
+    top: str,
+    allas: Callable[..., None],
+    cluster: dict[str, Any],
+    tmp_path: Path,
+    text: str | None,
+) -> None:
+    bundle = tmp_path / "bundle.pem"
+    if text is not None:
+        bundle.write_text(text)
+    # Over http nobody else looks at them.
+    allas(cluster["s3_endpoint_url"], ca_bundle=str(bundle))
+    task = operator(outputs=[bucket.url(f"{top}/y")])
+
+    with pytest.raises(AirflowFailException, match=f"ca_bundle: .*{bundle}"):
+        run_task(task)
+    assert task._job_id is None
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("given", ["env", "login_setup"])
+def test_a_proxy_of_the_environment_is_gone_through(
+    bucket: Bucket,
+    top: str,
+    slurm_connection: SlurmConnection,
+    allas: Callable[..., None],
+    cluster: dict[str, Any],
+    tmp_path: Path,
+    scheme: str,
+    given: str,
+) -> None:
+    large = content(LARGE)
+    task = operator(
+        command="set -e; mkdir tree; cp large tree/large; cp a tree; cp b tree/c; cp large one",
+        inputs=[bucket.put(f"{top}/{name}", name.encode()) for name in "ab"]
+        + [bucket.put_parts(f"{top}/large", large)],
+        outputs=[bucket.url(f"{top}/out/tree/"), bucket.url(f"{top}/out/one")],
+    )
+    with serve_proxy() as proxy, serve_tls(tmp_path, rgw_of(cluster)) as front:
+        if given == "env":
+            task.env = {f"{scheme}_proxy": proxy.url}
+        else:
+            slurm_connection.set(login_setup=f"export {scheme}_proxy={proxy.url}")
+        if scheme == "https":
+            allas(front.url, ca_bundle=str(front.certificate))
+
+        run_task(task)
+
+    methods = {method for method, _ in proxy.asked}
+    assert methods == ({"GET", "PUT", "POST"} if scheme == "http" else {"CONNECT"})
+    assert len(proxy.asked) >= 6
+    assert bucket.read(f"{top}/out/one") == bucket.read(f"{top}/out/tree/large") == large
+    assert bucket.read(f"{top}/out/tree/c") == b"b"
+
+
+@dataclass
+class Beat:
+    """How long an event loop did not come round: by the clock, and by its own processor time."""
+
+    longest: float = 0.0
+    busiest: float = 0.0
+
+    async def measure(self) -> None:
+        while True:
+            clock, busy = time.monotonic(), time.thread_time()
+            await asyncio.sleep(0.01)
+            self.longest = max(self.longest, time.monotonic() - clock - 0.01)
+            self.busiest = max(self.busiest, time.thread_time() - busy)
+
+
+async def with_beat(trigger: Any) -> tuple[Any, Beat]:
+    beat = Beat()
+    measuring = asyncio.create_task(beat.measure())
+    try:
+        return await first_event(trigger), beat
+    finally:
+        measuring.cancel()
+
+
+def test_a_thousand_files_travel_in_seconds_and_keep_no_trigger_waiting(
+    bucket: Bucket, top: str
+) -> None:
+    """Five hundred in, and out again; one process for each took five times as long."""
+    names = [f"{number % 9}/{number}" for number in range(500)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: bucket.put(f"{top}/in/{name}", name.encode() * 300), names))
+    bucket.put(f"{top}/in/large", content(50 * MIB))
+    task = operator(
+        command="cp -r in out",
+        inputs=[bucket.url(f"{top}/in/")],
+        outputs=[bucket.url(f"{top}/out/")],
+    )
+    context = build_context(task)
+
+    event, beat = asyncio.run(with_beat(submitted(task, context)))
+
+    staged = task.execute_complete(context, json.loads(json.dumps(event)))["staged"]  # type: ignore[arg-type]
+    assert staged["fetched"]["files"] == staged["delivered"]["files"] == 501
+    assert max(staged[way]["seconds"] for way in ("fetched", "delivered")) < 15
+    assert bucket.etags(f"{top}/out/") == bucket.etags(f"{top}/in/")
+    # Of its own processor time: what else the machine does is not its doing.
+    assert beat.busiest < 0.1
+    assert beat.longest < 2.0
+
+
 def test_a_job_of_which_nothing_tells_what_it_delivered_is_no_success(
     bucket: Bucket, top: str
 ) -> None:
@@ -627,8 +1111,6 @@ def test_trees_and_files_travel_between_the_store_and_the_cluster(bucket: Bucket
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
-    import time
-
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"

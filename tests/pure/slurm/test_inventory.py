@@ -683,6 +683,93 @@ def test_nothing_is_removed_while_squeue_gives_no_answer(site: FakeSite, tmp_pat
     assert made.exists()
 
 
+# ---- what the log-in node staged, beside the run directory ----
+
+FILES = f"{TOKEN}.files"
+
+
+def test_files_are_measured_and_removed_with_their_run_directory(
+    site: FakeSite, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    make(base, TOKEN, script="x")
+    files = make(base, FILES, age_days=99, large="x" * 100_000)
+    (files / "deep er").mkdir()
+    (files / "deep er" / "link").symlink_to(tmp_path)
+    stays = make(base, f"{TOKEN}.1.files", small="x")
+    make(base, f"{TOKEN}.1")
+
+    inventory = look(site, base)
+    found = next(one for one in inventory.directories if one.name == TOKEN)
+
+    assert (inventory.total, len(inventory.directories)) == (2, 2)
+    assert found.inodes == 2 + 4
+    assert (found.bytes or 0) > 100_000
+    assert remove(site, base, found) == {}
+    assert {one.name for one in base.iterdir()} == {f"{TOKEN}.1", stays.name}
+    assert list_files(stays) == {"small"}
+
+
+def test_files_of_another_kind_are_not_followed(site: FakeSite, tmp_path: Path) -> None:
+    base, precious = tmp_path / "base", make(tmp_path, "precious", x="x")
+    make(base, TOKEN)
+    (base / FILES).symlink_to(precious)
+
+    assert remove(site, base, listed(site, base, TOKEN)) == {}
+    assert list_files(precious) == {"x"}
+    assert (base / FILES).is_symlink()
+
+
+def test_files_without_a_run_directory_are_listed_and_removed_when_they_are_old(
+    site: FakeSite, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    make(base, FILES, x="x")
+    (found,) = look(site, base).directories
+
+    assert (found.token, found.is_files, found.inodes) == (TOKEN, True, 2)
+    assert remove(site, base, found) == {}
+    assert list_files(base) == set()
+
+
+def test_files_that_have_a_run_directory_by_now_stay(site: FakeSite, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    make(base, FILES, x="x")
+    (found,) = look(site, base).directories
+    make(base, TOKEN)
+
+    assert remove(site, base, found) == {FILES: "has a run directory"}
+    assert (base / FILES / "x").exists()
+
+
+def test_files_whose_removal_was_cut_short_are_found_again(site: FakeSite, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    make(base, TOKEN)
+    make(base, f"{FILES}~17", x="x")
+
+    found = {one.name: one for one in look(site, base).directories}
+
+    assert set(found) == {TOKEN, f"{FILES}~17"}
+    assert remove(site, base, found[f"{FILES}~17"]) == {}
+    assert list_files(base) == {TOKEN}
+
+
+@pytest.mark.parametrize(
+    ("days", "jobs", "goes"), [(31, (), True), (29, (), False), (31, (job(),), False)]
+)
+def test_files_without_a_run_directory_are_kept_as_what_did_not_succeed(
+    days: int, jobs: Any, goes: bool
+) -> None:
+    found = aged(days, name=FILES, identity=None, job_id=None)
+    (verdict,) = judge_directories(
+        site_with(found, jobs=jobs),
+        deployment=OURS,
+        states={},
+        keep=Keep(succeeded=7, otherwise=30),
+    )
+    assert verdict.is_removable is goes
+
+
 # ---- cancelling ----
 
 

@@ -9,7 +9,13 @@ from airflow_provider_csc.errors import ConfigError
 from airflow_provider_csc.slurm.framing import Frame
 from airflow_provider_csc.staging.commands import read_look
 from airflow_provider_csc.staging.declarations import read_declared
-from airflow_provider_csc.staging.manifest import Get, Put, render_manifest, render_refusal
+from airflow_provider_csc.staging.manifest import (
+    Get,
+    Put,
+    certificates_in,
+    render_manifest,
+    render_refusal,
+)
 from airflow_provider_csc.staging.plan import MARGIN_SECONDS, Fetch, plan_fetches, url_seconds
 from airflow_provider_csc.staging.receipts import Moved, parse_receipts
 
@@ -90,6 +96,15 @@ def test_the_file_of_urls_has_no_empty_field_and_is_not_shown() -> None:
     assert "secret" not in repr([get, put])
 
 
+def test_of_a_file_of_certificates_nothing_else_is_sent() -> None:
+    one = b"-----BEGIN CERTIFICATE-----\nAAA\n-----END CERTIFICATE-----\n"
+    two = b"-----BEGIN TRUSTED CERTIFICATE-----\nBBB\n-----END TRUSTED CERTIFICATE-----\n"
+    key = b"-----BEGIN PRIVATE KEY-----\nsecret\n-----END PRIVATE KEY-----\n"
+
+    assert certificates_in(b"# ours\n" + key + one + b"Subject: x\n\n" + two + key) == one + two
+    assert certificates_in(key) == b""
+
+
 def test_a_refusal_is_one_line() -> None:
     assert render_refusal("7.0", "a\n b\tc").splitlines()[1] == "error\ta b c"
 
@@ -127,3 +142,27 @@ def test_what_a_start_before_a_requeue_wants_is_not_wanted_any_more(
     assert look.wanted == wanted
     assert look.is_served is bool(wanted)
     assert look.left == (86_410 if restarts else None)
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "left", "is_told"),
+    [
+        (0, "1-00:00:10 0", 86_410, True),
+        (0, "10:00 0", 600, True),
+        (0, "UNLIMITED 0", None, True),
+        # More than a year, or less than nothing.
+        (0, "INVALID 0", None, True),
+        (0, "NOT_SET 0", None, False),
+        (0, "", None, False),
+        (1, "slurm_load_jobs error: Unable to contact slurm controller", None, False),
+        (1, "Invalid user", None, False),
+    ],
+)
+def test_no_limit_is_told_from_no_answer(
+    status: int, text: str, left: int | None, is_told: bool
+) -> None:
+    frames = {name: Frame(1, b"x: No such file or directory") for name in ("wanted", "issued")}
+
+    look = read_look({**frames, "job": Frame(status, text.encode())})
+
+    assert (look.left, look.is_told) == (left, is_told)
