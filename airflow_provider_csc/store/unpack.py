@@ -421,7 +421,8 @@ class PackedDownload:
             if not read:
                 lane.close()
                 raise RequestError(
-                    f"{self.name}: the connection ended {span.size - size} bytes too early.",
+                    f"{self.name}: the connection ended {span.size - size} bytes too early. Try "
+                    "again.",
                     code=None,
                     status=None,
                     is_passing=True,
