@@ -82,8 +82,9 @@ def update_page(parts: Sequence[Part]) -> None:
             text = replace_block(text, part.name, render_part(part, results[part.name]))
             for name, drawing in part.plots(results[part.name].measured).items():
                 (RESULTS / f"{name}.svg").write_text(drawing)
-    if results:
-        text = replace_block(text, "summary", render_summary(parts, results))
+    whole = {name: found for name, found in results.items() if found.is_complete}
+    if whole:
+        text = replace_block(text, "summary", render_summary(parts, whole))
     PAGE.write_text(text)
 
 

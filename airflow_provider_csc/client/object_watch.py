@@ -285,8 +285,8 @@ class _Book:
             return
         raise StoreRefusedError(
             "The object store ignores the condition of a conditional write (If-Match), so that two "
-            "triggerers could tell the same objects twice. Keep the cursor in another store's "
-            "bucket, which is not supported yet, or use a store that honours it (Ceph 16 or later)."
+            "triggerers could tell the same objects twice. Use a store that honours it (Ceph 16 or "
+            "later)."
         )
 
     async def _describe(self, news: News) -> ChangedObject | None:
