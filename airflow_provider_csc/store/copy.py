@@ -15,9 +15,10 @@ from airflow_provider_csc.allas.parts import (
     etag_of_parts,
     parse_etag,
 )
-from airflow_provider_csc.errors import AllasError, ChecksumError, ObjectChangedError
+from airflow_provider_csc.errors import ChecksumError
 from airflow_provider_csc.store.checksums import part_sizes
-from airflow_provider_csc.store.connection import BUFFER_BYTES, RequestError
+from airflow_provider_csc.store.connection import RequestError
+from airflow_provider_csc.store.reading import ObjectReader
 from airflow_provider_csc.store.upload import PART_SIZE, complete, headers_of
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class _Copy:
         self._verify_checksum = verify_checksum
         self._etag = parse_etag(item.etag)
         self._upload_id = ""
+        self._reader = ObjectReader(self.name, source, bucket, item)
 
     def give_up(self) -> None:
         """Have the server forget the parts."""
@@ -70,14 +72,10 @@ class _Copy:
         if upload_id:
             self._store.abort_upload(self._target.bucket, self._target.key, upload_id)
 
-    @property
-    def _uri(self) -> str:
-        return f"s3://{self._bucket}/{self._item.path}"
-
     def _properties(self) -> dict[str, Any]:
         found = self._source.describe(self._bucket, self._item.path)
         if found is None or str(found["ETag"]).strip('"') != self._item.etag:
-            raise self._changed()
+            raise self._reader.changed()
         return {name: found[name] for name in _PROPERTIES if name in found}
 
     def _begin(self, properties: Mapping[str, Any]) -> Iterator[Part]:
@@ -108,23 +106,10 @@ class _Copy:
             return
         is_comparable = self._etag is not None and self._etag.parts == made.parts
         if is_comparable and self._verify_checksum:
-            raise ChecksumError(
-                f"{self.name}: what was read is not what the store's checksum (ETag "
-                f"{self._item.etag}) says. Nothing was written. Try again; if that is so each "
-                "time, the object is damaged, or was uploaded in parts of an odd size: "
-                "verify_checksum=False takes it as it is.",
-                uri=self._uri,
-            )
+            raise self._reader.mismatch()
         lane.note_unverified(
             f"{self.name}: the original's ETag {self._item.etag!r} does not tell the checksum of "
             "its content, so that only the way from here to the copy was verified."
-        )
-
-    def _changed(self) -> ObjectChangedError:
-        return ObjectChangedError(
-            f"{self._uri} was overwritten while it was read. Try again when who writes it has "
-            "ended.",
-            uri=self._uri,
         )
 
 
@@ -164,7 +149,7 @@ class ServerCopy(_Copy):
                 self._digests[part.number] = self._read_digest(answer)
         except RequestError as error:
             if error.code == "PreconditionFailed":
-                raise self._changed() from error
+                raise self._reader.changed() from error
             raise
         lane.passed(part.size)
 
@@ -259,37 +244,6 @@ class StreamCopy(_Copy):
         self._upload_id = ""
 
     def _read(self, part: Part, lane: Lane, digest: Any) -> Iterator[memoryview]:
-        connection = lane.connection_to(self._source.settings)
-        headers = {}
-        is_whole = part.size == self._item.size
-        if not is_whole:
-            headers["Range"] = f"bytes={part.offset}-{part.offset + part.size - 1}"
-        answer = connection.request("GET", self._bucket, self._item.path, headers=headers)
-        if answer.etag != self._item.etag:
-            connection.close()
-            raise self._changed()
-        if not is_whole and answer.status != _PARTIAL:
-            connection.close()
-            raise AllasError(
-                f"{self.name}: the store sent the whole object where a part was asked for.",
-                uri=self._uri,
-            )
-        left = part.size
-        while left:
-            read = answer.read_into(lane.buffer[: min(BUFFER_BYTES, left)])
-            if not read:
-                connection.close()
-                raise RequestError(
-                    f"{self.name}: the connection ended {left} bytes too early. Try again.",
-                    code=None,
-                    status=None,
-                    is_passing=True,
-                )
-            digest.update(lane.buffer[:read])
-            yield lane.buffer[:read]
-            left -= read
-            lane.passed(read)
-        answer.drain(lane.buffer)
-
-
-_PARTIAL = 206
+        for piece in self._reader.read(part.offset, part.size, lane):
+            digest.update(piece)
+            yield piece

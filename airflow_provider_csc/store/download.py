@@ -4,47 +4,31 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import math
 import os
 import stat
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from airflow_provider_csc.allas.parts import PART_BYTES, etag_of_parts, parse_etag
-from airflow_provider_csc.allas.swift import refuse_swift_manifest
 from airflow_provider_csc.errors import (
     AllasError,
-    ChecksumError,
     ObjectChangedError,
-    SwiftSegmentsError,
 )
 from airflow_provider_csc.store.checksums import PartHasher, digests_of, is_content, part_sizes
-from airflow_provider_csc.store.connection import BUFFER_BYTES, RequestError
 from airflow_provider_csc.store.local_tree import LEFTOVER_PREFIX
-from airflow_provider_csc.store.upload import MTIME, PART_SIZE
+from airflow_provider_csc.store.reading import ObjectReader, Span, read_number
+from airflow_provider_csc.store.upload import MTIME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from airflow_provider_csc.allas.plan import Item
-    from airflow_provider_csc.store.connection import Answer
     from airflow_provider_csc.store.engine import Lane
     from airflow_provider_csc.store.store import Store
 
-_PARTIAL = 206
 # What a file system can hold as a time (seconds since 1970); metadata may say anything.
 _LATEST = 2.0**33
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Neighbouring parts of an object that are read in one request; ``number`` from 0."""
-
-    number: int
-    offset: int
-    size: int
 
 
 class Download:
@@ -76,15 +60,14 @@ class Download:
         self._bucket = bucket
         self._item = item
         self._path = path
+        self._reader = ObjectReader(self.name, store, bucket, item)
         self._compare_first = compare_first
         self._verify_checksum = verify_checksum
         self._keep_time = keep_time
         self._etag = parse_etag(item.etag)
         self._part_size = PART_BYTES
-        self._told_part_size: int | None = None
         self._fd = self._journal = -1
         self._is_open = False
-        self._mtime: float | None = None
         self._is_stale = False
         self._digests: dict[int, list[bytes]] = {}
         seed = "\n".join(
@@ -115,28 +98,11 @@ class Download:
 
     def carry(self, part: Span, lane: Lane) -> None:
         """Read one span."""
-        headers = {}
-        is_whole = part.size == self._item.size
-        if not is_whole:
-            headers["Range"] = f"bytes={part.offset}-{part.offset + part.size - 1}"
-        answer = lane.connection.request("GET", self._bucket, self._item.path, headers=headers)
         try:
-            refuse_swift_manifest(answer.headers, self._bucket, self._item.path)
-        except SwiftSegmentsError:
-            lane.close()
-            raise
-        if answer.etag != self._item.etag:
-            lane.close()
+            digests = self._receive(part, lane)
+        except ObjectChangedError:
             self._is_stale = True
-            raise self._changed(answer.etag)
-        if not is_whole and answer.status != _PARTIAL:
-            lane.close()
-            raise AllasError(
-                f"{self.name}: the store sent the whole object where a part was asked for.",
-                uri=self._uri,
-            )
-        self._read_metadata(answer)
-        digests = self._receive(part, answer, lane)
+            raise
         self._digests[part.number] = digests
         if self._journal >= 0:
             words = (str(part.number), str(self._part_size), *(each.hex() for each in digests))
@@ -148,8 +114,9 @@ class Download:
             return
         os.ftruncate(self._fd, self._item.size)
         self._verify(lane)
-        if self._mtime is not None and self._keep_time:
-            os.utime(self._fd, (self._mtime, self._mtime))
+        mtime = read_number(self._reader.headers.get(f"x-amz-meta-{MTIME}"), _LATEST)
+        if mtime is not None and self._keep_time:
+            os.utime(self._fd, (mtime, mtime))
         with suppress(FileNotFoundError):
             # A file that is replaced keeps who may read it.
             os.fchmod(self._fd, stat.S_IMODE(self._path.stat().st_mode))
@@ -170,10 +137,6 @@ class Download:
             self._temporary.unlink(missing_ok=True)
             self._journal_path.unlink(missing_ok=True)
         self._close()
-
-    @property
-    def _uri(self) -> str:
-        return f"s3://{self._bucket}/{self._item.path}"
 
     def _is_there(self, lane: Lane) -> bool:
         try:
@@ -216,34 +179,14 @@ class Download:
         for number, offset in enumerate(range(0, max(size, 1), each)):
             yield Span(number, offset, min(each, size - offset))
 
-    def _read_metadata(self, answer: Answer) -> None:
-        self._mtime = read_number(answer.headers.get(f"x-amz-meta-{MTIME}"), _LATEST)
-        told = read_number(answer.headers.get(f"x-amz-meta-{PART_SIZE}"), self._item.size)
-        self._told_part_size = int(told) if told else None
-
-    def _receive(self, span: Span, answer: Answer, lane: Lane) -> list[bytes]:
+    def _receive(self, span: Span, lane: Lane) -> list[bytes]:
         """Write a span to the file; return the checksums of its parts."""
-        offset, end = span.offset, span.offset + span.size
+        offset = span.offset
         hasher = PartHasher(self._part_size)
-        while offset < end:
-            read = answer.read_into(lane.buffer[: min(BUFFER_BYTES, end - offset)])
-            if not read:
-                lane.close()
-                raise RequestError(
-                    f"{self.name}: the connection ended {end - offset} bytes too early. Try again.",
-                    code=None,
-                    status=None,
-                    is_passing=True,
-                )
-            hasher.update(lane.buffer[:read])
-            write_all(self._fd, lane.buffer[:read], offset)
-            offset += read
-            lane.passed(read)
-        # The end of the body is read, so that the connection can be used again.
-        if answer.read_into(lane.buffer[:1]):
-            lane.close()
-            self._is_stale = True
-            raise self._changed(answer.etag)
+        for piece in self._reader.read(span.offset, span.size, lane):
+            hasher.update(piece)
+            write_all(self._fd, piece, offset)
+            offset += len(piece)
         return hasher.digests()
 
     def _verify(self, lane: Lane) -> None:
@@ -253,7 +196,7 @@ class Download:
             return
         elif self._etag.parts is None or self._verify_checksum:
             self._is_stale = True
-            raise self._mismatch()
+            raise self._reader.mismatch()
         else:
             reason = "it was uploaded in parts of unknown size"
         lane.note_unverified(f"{self.name}: only its size was verified, for {reason}.")
@@ -271,24 +214,8 @@ class Download:
         # It was uploaded in parts of another size; what is in the file can be cut differently.
         return any(
             etag_of_parts(digests_of(self._fd, 0, size, part_size, lane)) == etag
-            for part_size in part_sizes(size, etag, told=self._told_part_size)
+            for part_size in part_sizes(size, etag, told=self._reader.told_part_size)
             if part_size != self._part_size
-        )
-
-    def _mismatch(self) -> ChecksumError:
-        return ChecksumError(
-            f"{self.name}: what was read is not what the store's checksum (ETag {self._item.etag}) "
-            "says. Nothing was written. Try again; if that is so each time, the object is damaged, "
-            "or was uploaded in parts of an odd size: verify_checksum=False takes it as it is.",
-            uri=self._uri,
-            etag=self._item.etag,
-        )
-
-    def _changed(self, etag: str) -> ObjectChangedError:
-        return ObjectChangedError(
-            f"{self._uri} was overwritten while it was read: its ETag was {self._item.etag} and is "
-            f"{etag or 'not known'} now. Try again when who writes it has ended.",
-            uri=self._uri,
         )
 
     def _read_journal(self, spans: list[Span], lane: Lane) -> None:
@@ -328,12 +255,3 @@ def write_all(fd: int, data: memoryview, offset: int | None = None) -> None:
     while data:
         written = os.write(fd, data) if offset is None else os.pwrite(fd, data, offset)
         data, offset = data[written:], None if offset is None else offset + written
-
-
-def read_number(text: str | None, most: float) -> float | None:
-    """Return a number that a stranger wrote into an object's metadata, if it can be one."""
-    try:
-        number = float(text) if text else math.nan
-    except ValueError:
-        return None
-    return number if 0 < number <= most else None

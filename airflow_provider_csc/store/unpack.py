@@ -17,21 +17,18 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
 
 from airflow_provider_csc.allas.packing import SEAL_BYTES, check_link, member_path, parse_seal
 from airflow_provider_csc.allas.parts import etag_of_parts, parse_etag
-from airflow_provider_csc.allas.swift import refuse_swift_manifest
 from airflow_provider_csc.errors import (
     AllasError,
-    ChecksumError,
     CscError,
-    ObjectChangedError,
 )
 from airflow_provider_csc.notation import NotationError
 from airflow_provider_csc.store.checksums import PartHasher, part_sizes
 from airflow_provider_csc.store.connection import BUFFER_BYTES, RequestError
-from airflow_provider_csc.store.download import Span, read_number, write_all
+from airflow_provider_csc.store.download import write_all
 from airflow_provider_csc.store.engine import LATER
 from airflow_provider_csc.store.local_tree import LEFTOVER_PREFIX
 from airflow_provider_csc.store.pack import is_sealed
-from airflow_provider_csc.store.upload import PART_SIZE
+from airflow_provider_csc.store.reading import ObjectReader, Span
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -44,7 +41,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_csc.allas.packing import Seal
     from airflow_provider_csc.allas.plan import Item
-    from airflow_provider_csc.store.connection import Answer
     from airflow_provider_csc.store.engine import Lane, Packed
     from airflow_provider_csc.store.local_tree import LocalTree
     from airflow_provider_csc.store.store import Store
@@ -54,7 +50,6 @@ if TYPE_CHECKING:
 _SPAN_BYTES = 8 * 1024**2
 _MOST_HELD = 6
 _LOOK_SECONDS = 0.2
-_PARTIAL = 206
 # What a file system can hold as a time (seconds since 1970).
 _LATEST = 2.0**33
 # A long name or an extended header is read into memory; none has to be longer (bytes).
@@ -243,8 +238,8 @@ class PackedDownload:
         self._make_tree = make_tree
         self._figures = figures
         self._manner = manner
+        self._reader = ObjectReader(self.name, store, bucket, item)
         self._window = _Window(item.size)
-        self._told_part_size: int | None = None
         seed = f"{store.settings.endpoint_url}\n{bucket}\n{item.path}\n{root.name}"
         mark = hashlib.sha256(seed.encode("utf-8", "surrogateescape")).hexdigest()[:16]
         self._hidden_name = f"{LEFTOVER_PREFIX}{mark}.part"
@@ -366,15 +361,15 @@ class PackedDownload:
             raise self._damaged(damage) from damage
         if not self._figures.files:
             raise AllasError(
-                f"There is nothing in {self._uri} that is meant. Check include and exclude.",
-                uri=self._uri,
+                f"There is nothing in {self._reader.uri} that is meant. Check include and exclude.",
+                uri=self._reader.uri,
             )
 
     def _decompress(self, stream: _ObjectStream) -> BinaryIO:
         begin = bytes(stream.peek()[: tarfile.BLOCKSIZE])
         plain = cast("BinaryIO", stream)
         if not begin:
-            raise AllasError(f"{self._uri} is empty, and no archive.", uri=self._uri)
+            raise AllasError(f"{self._reader.uri} is empty, and no archive.", uri=self._reader.uri)
         if begin.startswith(_ZSTD):
             return cast("BinaryIO", zstd.ZstdFile(plain))
         if begin.startswith(_GZIP):
@@ -382,9 +377,9 @@ class PackedDownload:
         if begin[_TAR_MAGIC] == b"ustar" or not any(begin):
             return plain
         raise AllasError(
-            f"{self._uri} is no tar archive, neither plain nor compressed with zstd or gzip: it "
-            f"begins with {begin[:8]!r}. Read it without unpack=True.",
-            uri=self._uri,
+            f"{self._reader.uri} is no tar archive, neither plain nor compressed with zstd or "
+            f"gzip: it begins with {begin[:8]!r}. Read it without unpack=True.",
+            uri=self._reader.uri,
         )
 
     def _fetch(self, span: Span, lane: Lane) -> None:
@@ -403,66 +398,21 @@ class PackedDownload:
         self._window.put(span, data)
 
     def _read(self, span: Span, data: memoryview, lane: Lane) -> None:
-        is_whole = span.size == self._item.size
-        place = {"Range": f"bytes={span.offset}-{span.offset + span.size - 1}"}
-        answer = lane.connection.request(
-            "GET", self._bucket, self._item.path, headers={} if is_whole else place
-        )
-        try:
-            self._check_answer(answer, is_whole=is_whole)
-        except AllasError:
-            lane.close()
-            raise
-        told = read_number(answer.headers.get(f"x-amz-meta-{PART_SIZE}"), self._item.size)
-        self._told_part_size = int(told) if told else None
-        size = 0
-        while size < span.size:
-            read = answer.read_into(data[size : size + BUFFER_BYTES])
-            if not read:
-                lane.close()
-                raise RequestError(
-                    f"{self.name}: the connection ended {span.size - size} bytes too early. Try "
-                    "again.",
-                    code=None,
-                    status=None,
-                    is_passing=True,
-                )
-            size += read
-            lane.passed(read)
-        # The end of the body is read, so that the connection can be used again.
-        if answer.read_into(lane.buffer[:1]):
-            lane.close()
-            raise self._changed(answer.etag)
-
-    def _check_answer(self, answer: Answer, *, is_whole: bool) -> None:
-        refuse_swift_manifest(answer.headers, self._bucket, self._item.path)
-        if answer.etag != self._item.etag:
-            raise self._changed(answer.etag)
-        if not is_whole and answer.status != _PARTIAL:
-            raise AllasError(
-                f"{self.name}: the store sent the whole object where a part was asked for.",
-                uri=self._uri,
-            )
+        for _ in self._reader.read(span.offset, span.size, lane, data):
+            pass
 
     def _part_sizes(self) -> list[int]:
         etag = parse_etag(self._item.etag)
         if etag is None:
             return []
-        return part_sizes(self._item.size, etag, told=self._told_part_size)
+        return part_sizes(self._item.size, etag, told=self._reader.told_part_size)
 
     def _verify(self, stream: _ObjectStream, lane: Lane) -> None:
         if stream.is_whole():
             return
         etag = parse_etag(self._item.etag)
         if etag is not None and (etag.parts is None or self._manner.verify_checksum):
-            raise ChecksumError(
-                f"{self.name}: what was read is not what the store's checksum (ETag "
-                f"{self._item.etag}) says. Nothing was written. Try again; if that is so each "
-                "time, the object is damaged, or was uploaded in parts of an odd size: "
-                "verify_checksum=False takes it as it is.",
-                uri=self._uri,
-                etag=self._item.etag,
-            )
+            raise self._reader.mismatch()
         reason = (
             f"its ETag {self._item.etag!r} is no checksum"
             if etag is None
@@ -479,23 +429,11 @@ class PackedDownload:
                 extra.append(self._root / item.path)
         return extra
 
-    @property
-    def _uri(self) -> str:
-        return f"s3://{self._bucket}/{self._item.path}"
-
     def _damaged(self, error: Exception) -> AllasError:
         return AllasError(
-            f"{self._uri} cannot be unpacked: {error}. It is stored as it was sent, so it was cut "
-            "off or damaged before that. Nothing was written; have it made again.",
-            uri=self._uri,
-        )
-
-    def _changed(self, etag: str) -> ObjectChangedError:
-        return ObjectChangedError(
-            f"{self._uri} was overwritten while it was read: its ETag was {self._item.etag} and is "
-            f"{etag or 'not known'} now. Nothing was written; try again when who writes it has "
-            "ended.",
-            uri=self._uri,
+            f"{self._reader.uri} cannot be unpacked: {error}. It is stored as it was sent, so it "
+            "was cut off or damaged before that. Nothing was written; have it made again.",
+            uri=self._reader.uri,
         )
 
     def _close(self) -> None:
