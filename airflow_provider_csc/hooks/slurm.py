@@ -161,7 +161,8 @@ class SlurmHook(BaseHook):
         settings = self.get_settings()
 
         async def work(client: SlurmClient) -> Submission:
-            plan = await _plan(client, settings, spec, identity)
+            placed, script, reasons = await _place(client, settings, spec)
+            plan = _prepare(settings, placed, identity, script)
             request, label = plan()
             linker = (
                 Linker(client=client, needs=needs, label=label, report=report) if needs else None
@@ -175,7 +176,12 @@ class SlurmHook(BaseHook):
                 report=report,
                 is_fresh=is_fresh,
                 delays=BRIEF_DELAYS if is_resumed else RESOLVE_DELAYS,
-                prepare=_after(before, client, linker.prepare if linker else None),
+                prepare=_after(
+                    before,
+                    client,
+                    linker.prepare if linker else None,
+                    tell=partial(_tell, reasons, report),
+                ),
             )
             if request.array:
                 submission = await ArraySubmitter(
@@ -203,7 +209,9 @@ class SlurmHook(BaseHook):
         """
         from airflow_provider_csc.slurm.coalescing import Member  # noqa: PLC0415
 
-        request, label = _prepare(self.get_settings(), spec, identity, None)(is_shared=True)
+        settings = self.get_settings()
+        placed, script, _ = _place_on(settings, spec, None)
+        request, label = _prepare(settings, placed, identity, script)(is_shared=True)
         return Member(
             request=request, identity=identity, label=label, since=since, is_fresh=is_fresh
         )
@@ -286,49 +294,75 @@ def _fields(connection: Connection, extra: dict[str, Any]) -> ConnectionFields:
     )
 
 
-async def _plan(
-    client: SlurmClient, settings: SiteSettings, spec: JobSpec, identity: TaskIdentity
-) -> Callable[..., tuple[SubmitRequest, str]]:
-    """Return `build_request` for a script that may lie on the cluster."""
+async def _place(
+    client: SlurmClient, settings: SiteSettings, spec: JobSpec
+) -> tuple[JobSpec, str, tuple[str, ...]]:
+    """Do the same as `_place_on` for a script that may lie on the cluster."""
     text = None
     if spec.remote_script is not None:
         path, text = await client.read_script("remote_script", spec.remote_script)
         spec = replace(spec, remote_script=path)
-    return _prepare(settings, spec, identity, text)
+    return _place_on(settings, spec, text)
+
+
+def _place_on(
+    settings: SiteSettings, spec: JobSpec, text: str | None
+) -> tuple[JobSpec, str, tuple[str, ...]]:
+    """Return the job with options of the site for what it needs, its script, and why so."""
+    script = read_source(spec, text)
+    if spec.resources is None:
+        return spec, script, ()
+    from airflow_provider_csc.sites.load import load_profile  # noqa: PLC0415 - needs pydantic
+    from airflow_provider_csc.sites.placement import place  # noqa: PLC0415
+
+    profile = load_profile("generic")
+    placed, reasons = place(spec, script, profile, _defaults(settings))
+    return placed, script, reasons
+
+
+def _tell(reasons: Sequence[str], report: Callable[[str], None]) -> None:
+    for reason in reasons:
+        report(reason)
 
 
 def _after(
     before: Callable[[SlurmClient], Awaitable[None]] | None,
     client: SlurmClient,
     prepare: Callable[[SubmitRequest], Awaitable[SubmitRequest]] | None,
-) -> Callable[[SubmitRequest], Awaitable[SubmitRequest]] | None:
-    """Return what completes a request when something else is done."""
-    if before is None:
-        return prepare
+    *,
+    tell: Callable[[], None],
+) -> Callable[[SubmitRequest], Awaitable[SubmitRequest]]:
+    """Return what completes a request when something else is said and done."""
 
     async def do(request: SubmitRequest) -> SubmitRequest:
-        await before(client)
+        tell()
+        if before is not None:
+            await before(client)
         return await prepare(request) if prepare else request
 
     return do
 
 
 def _prepare(
-    settings: SiteSettings, spec: JobSpec, identity: TaskIdentity, text: str | None
+    settings: SiteSettings, spec: JobSpec, identity: TaskIdentity, script: str
 ) -> Callable[..., tuple[SubmitRequest, str]]:
     """Return `build_request`, to which only ``part`` or ``is_shared`` is still to be given."""
     return partial(
         build_request,
         spec,
         identity,
-        script=read_source(spec, text),
-        defaults={
-            "account": settings.account,
-            "partition": settings.partition,
-            "time": settings.time,
-        },
+        script=script,
+        defaults=_defaults(settings),
         base_dir=check_remote_path("work_dir of the connection", settings.work_dir),
     )
+
+
+def _defaults(settings: SiteSettings) -> dict[str, str | None]:
+    return {
+        "account": settings.account,
+        "partition": settings.partition,
+        "time": settings.time,
+    }
 
 
 def _describe_probe(probe: Probe) -> tuple[bool, str]:

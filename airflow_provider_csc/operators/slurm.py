@@ -29,6 +29,7 @@ from airflow_provider_csc.errors import (
 from airflow_provider_csc.operators._checks import (
     check_array,
     check_coalesce,
+    check_names,
     check_policy,
     check_seconds,
     seconds_of,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_csc.client.slurm import SlurmClient
     from airflow_provider_csc.links.slurm import SlurmJobLink
+    from airflow_provider_csc.sites.resources import Resources
     from airflow_provider_csc.slurm.array_attempt import ArrayAttempt
     from airflow_provider_csc.slurm.attempt import Attempt
     from airflow_provider_csc.slurm.failures import FailureReason
@@ -101,6 +103,9 @@ class SlurmSubmitOperator(StagingOperator):
     :param options: sbatch's long options, with ``-`` or ``_``: ``{"nodes": 2, "mem": "4G"}``. They
         win over the script's own lines. ``account``, ``partition`` and ``time`` fall back to the
         connection. (templated)
+    :param job_resources: what the job needs, whatever the site, as a `Resources` or a dict of its
+        fields: the partition and the site's own options follow from it. See docs/resources.md.
+        (templated)
     :param env: environment variables of the job. Not for secrets: they are written into the batch
         script. (templated)
     :param modules: environment modules, each ``name/version``, ``load name`` or ``use /path``.
@@ -152,6 +157,7 @@ class SlurmSubmitOperator(StagingOperator):
         "script",
         "remote_script",
         "options",
+        "job_resources",
         "env",
         "modules",
         "environment",
@@ -168,6 +174,7 @@ class SlurmSubmitOperator(StagingOperator):
         "command": "bash",
         "script": "bash",
         "options": "json",
+        "job_resources": "json",
         "env": "json",
         "inputs": "json",
         "outputs": "json",
@@ -180,6 +187,7 @@ class SlurmSubmitOperator(StagingOperator):
     script: str | None = None
     remote_script: str | None = None
     options: Mapping[str, Any] | None = None
+    job_resources: Mapping[str, Any] | None = None
     env: Mapping[str, Any] | None = None
     modules: Sequence[str] | None = None
     environment: str | None = None
@@ -209,6 +217,7 @@ class SlurmSubmitOperator(StagingOperator):
         script: str | None = None,
         remote_script: str | None = None,
         options: Mapping[str, Any] | None = None,
+        job_resources: Resources | Mapping[str, Any] | None = None,
         env: Mapping[str, Any] | None = None,
         modules: Sequence[str] | None = None,
         environment: str | None = None,
@@ -237,6 +246,7 @@ class SlurmSubmitOperator(StagingOperator):
         staging_timeout: float | timedelta = 1800,
         **kwargs: Any,
     ) -> None:
+        check_names(kwargs)
         super().__init__(**kwargs)
         named = None if depends_on is None else _name_tasks(depends_on)
         self._keep(
@@ -244,6 +254,7 @@ class SlurmSubmitOperator(StagingOperator):
             script=script,
             remote_script=remote_script,
             options=options,
+            job_resources=_plain_resources(job_resources),
             env=env,
             modules=modules,
             environment=environment,
@@ -324,6 +335,7 @@ class SlurmSubmitOperator(StagingOperator):
     @classmethod
     def partial(cls, *, depends_on: object = None, **kwargs: Any) -> OperatorPartial:
         """Make a mapped task; Airflow would take a task in ``depends_on`` for one of its edges."""
+        check_names(kwargs)
         given = {} if depends_on is None else {"depends_on": _name_tasks(depends_on)}
         made: OperatorPartial = super().partial(**given, **kwargs)
         return made
@@ -473,7 +485,7 @@ class SlurmSubmitOperator(StagingOperator):
         settings = SlurmHook(self.slurm_conn_id).get_settings()
         SlurmJobLink().persist(context, web_interface=settings.web_interface, run_dir=run_dir)
         submission = Submission(job_id=job_id, run_dir=run_dir, stdout_path="", stderr_path="")
-        remember(context, submission, self.options, attempt.changes)
+        remember(context, submission, self._asked_for, attempt.changes)
 
     def _submit_patiently(self, context: Context, attempt: Attempt) -> tuple[Submission, Attempt]:
         """Submit, when the site answers; what is uncertain is then looked for first."""
@@ -500,7 +512,7 @@ class SlurmSubmitOperator(StagingOperator):
 
         identity = self._identify(context, _remembered())
         is_retry = self.on_failure is not None and identity.try_number > identity.first_try
-        changes = recall_changes(context, self.options) if is_retry else {}
+        changes = recall_changes(context, self._asked_for) if is_retry else {}
         if changes:
             told = ", ".join(f"{name}={value}" for name, value in changes.items())
             self.log.info("An earlier try of this task found out what it needs: %s.", told)
@@ -544,7 +556,7 @@ class SlurmSubmitOperator(StagingOperator):
         SlurmJobLink().persist(
             context, web_interface=settings.web_interface, run_dir=submission.run_dir
         )
-        remember(context, submission, self.options, attempt.changes)
+        remember(context, submission, self._asked_for, attempt.changes)
         self._end_if_killed()
         return submission
 
@@ -863,16 +875,15 @@ class SlurmSubmitOperator(StagingOperator):
             return None
 
     def _build_spec(self, attempt: Attempt) -> JobSpec:
-        from airflow_provider_csc.slurm.option_names import override_options  # noqa: PLC0415
         from airflow_provider_csc.slurm.plan import JobSpec  # noqa: PLC0415
 
         return JobSpec(
             command=self.command,
             script=self.script,
             remote_script=self.remote_script,
-            options=override_options(self.options or {}, attempt.changes)
-            if attempt.changes
-            else self.options or {},
+            options=self.options or {},
+            resources=self.job_resources,
+            changes=attempt.changes,
             env=self.env,
             modules=self.modules,
             environment=self.environment,
@@ -890,6 +901,11 @@ class SlurmSubmitOperator(StagingOperator):
             # What the jobs write that this one depends on is there when they have ended.
             is_patient=self.depends_on is not None,
         )
+
+    @property
+    def _asked_for(self) -> Mapping[str, Any]:
+        """What the author asks for, by which it is seen whether that is something else now."""
+        return {**(self.options or {}), **(self.job_resources or {})}
 
     def _identify(self, context: Context, attempt: Attempt) -> TaskIdentity:
         from airflow_provider_csc.deployment import deployment_name  # noqa: PLC0415
@@ -963,6 +979,11 @@ class SlurmSubmitOperator(StagingOperator):
             task_key=name_task(context),
             not_before=None if pause is None else time.time() + pause,
         )
+
+
+def _plain_resources(given: Resources | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return what templates can be filled in in, and Airflow shows as JSON."""
+    return given if given is None or isinstance(given, Mapping) else given.to_dict()
 
 
 def _name_tasks(depends_on: object) -> Any:
