@@ -14,6 +14,7 @@ from airflow.providers.common.compat.connection import (
 )
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
+from airflow_provider_csc.deployment import preflight_seconds
 from airflow_provider_csc.errors import ConfigError, CscError
 from airflow_provider_csc.hooks._forms import build_field_behaviour, build_form_widgets
 from airflow_provider_csc.slurm.array_record import ArrayRecord
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from airflow_provider_csc.slurm.identity import TaskIdentity
     from airflow_provider_csc.slurm.plan import JobSpec
     from airflow_provider_csc.slurm.policy import PartitionLimits
+    from airflow_provider_csc.slurm.preflight import Forecast
     from airflow_provider_csc.slurm.queue_limits import QueueLimit, QueueScope
     from airflow_provider_csc.slurm.result import JobResult
     from airflow_provider_csc.slurm.submission import Submission
@@ -137,6 +139,7 @@ class SlurmHook(BaseHook):
         needs: Needs | None = None,
         ended: ArrayRecord | None = None,
         before: Callable[[SlurmClient], Awaitable[None]] | None = None,
+        preflight: bool = False,
     ) -> Submission:
         """
         Submit a job exactly once for this task instance; see `Submitter` and `ArraySubmitter`.
@@ -146,7 +149,8 @@ class SlurmHook(BaseHook):
         it raises, nothing is submitted.
 
         ``is_resumed`` is for a submission that has waited already: where its fate is still open, it
-        is soon left alone again. ``ended`` are the tasks of an array that ended in this try.
+        is soon left alone again. With ``preflight``, what is known to be in its way is reported
+        first. ``ended`` are the tasks of an array that ended in this try.
 
         :raises ConfigError: for a request that cannot be; nothing was submitted.
         """
@@ -180,7 +184,7 @@ class SlurmHook(BaseHook):
                     before,
                     client,
                     linker.prepare if linker else None,
-                    tell=partial(_tell, reasons, report),
+                    tell=partial(_tell, client, settings, reasons, report, preflight=preflight),
                 ),
             )
             if request.array:
@@ -196,6 +200,31 @@ class SlurmHook(BaseHook):
             if linker:
                 await linker.keep_alone(submission)
             return submission
+
+        return self._with_client(work, settings)
+
+    def test_only(
+        self, spec: JobSpec, identity: TaskIdentity, *, report: Callable[[str], None]
+    ) -> tuple[Forecast, tuple[str, ...]]:
+        """
+        Say of a job what is in its way and when it would start; submit nothing.
+
+        Returns that, and the options it would have.
+
+        :raises ConfigError: for a request that cannot be.
+        :raises SubmitRejectedError: for what sbatch would refuse.
+        """
+        from airflow_provider_csc.slurm.preflight import describe_forecast  # noqa: PLC0415
+
+        settings = self.get_settings()
+
+        async def work(client: SlurmClient) -> tuple[Forecast, tuple[str, ...]]:
+            placed, script, reasons = await _place(client, settings, spec)
+            request, _ = _prepare(settings, placed, identity, script)()
+            await _tell(client, settings, reasons, report, request, preflight=True)
+            found = await client.test_only(request)
+            report(describe_forecast(found))
+            return found, request.asked
 
         return self._with_client(work, settings)
 
@@ -320,9 +349,23 @@ def _place_on(
     return placed, script, reasons
 
 
-def _tell(reasons: Sequence[str], report: Callable[[str], None]) -> None:
+async def _tell(
+    client: SlurmClient,
+    settings: SiteSettings,
+    reasons: Sequence[str],
+    report: Callable[[str], None],
+    request: SubmitRequest,
+    *,
+    preflight: bool,
+) -> None:
+    """Say what became of a request, and what is in its way."""
     for reason in reasons:
         report(reason)
+    if preflight:
+        from airflow_provider_csc.hooks._preflight import report_problems  # noqa: PLC0415
+
+        max_age = preflight_seconds()
+        await report_problems(client, settings, request, report, max_age=max_age)
 
 
 def _after(
@@ -330,12 +373,12 @@ def _after(
     client: SlurmClient,
     prepare: Callable[[SubmitRequest], Awaitable[SubmitRequest]] | None,
     *,
-    tell: Callable[[], None],
+    tell: Callable[[SubmitRequest], Awaitable[None]],
 ) -> Callable[[SubmitRequest], Awaitable[SubmitRequest]]:
     """Return what completes a request when something else is said and done."""
 
     async def do(request: SubmitRequest) -> SubmitRequest:
-        tell()
+        await tell(request)
         if before is not None:
             await before(client)
         return await prepare(request) if prepare else request

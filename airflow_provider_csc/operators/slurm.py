@@ -142,6 +142,10 @@ class SlurmSubmitOperator(StagingOperator):
         array, from the triggerer. See docs/mapped-tasks.md.
     :param coalesce_seconds: how long an instance waits for others; again for each that comes, but
         six times at the most.
+    :param preflight: before it is submitted, look for what is known to be in its way (a
+        maintenance, an account that is not the user's, a full disk), and say so. See
+        docs/preflight.md.
+    :param dry_run: end after the preflight, with what sbatch expects of the job; none is submitted.
     :param inputs: what the job fetches from Allas before it runs: ``"s3://bucket/key"``, all below
         ``"s3://bucket/prefix/"``, or ``{"url": ..., "path": "data/file.csv", "optional": True}``
         with where it goes in the job's working directory; default: its own last name. (templated)
@@ -209,6 +213,9 @@ class SlurmSubmitOperator(StagingOperator):
     max_failed_tasks: float | None = 0
     coalesce: bool = False
     coalesce_seconds: float = 5.0
+    preflight: bool = True
+    # Airflow's operators have a method called dry_run.
+    is_dry_run: bool = False
 
     def __init__(  # noqa: PLR0913 - one argument for each thing a user may want to say
         self,
@@ -239,6 +246,8 @@ class SlurmSubmitOperator(StagingOperator):
         max_failed_tasks: float | None = 0,
         coalesce: bool = False,
         coalesce_seconds: float = 5.0,
+        preflight: bool = True,
+        dry_run: bool = False,
         inputs: Sequence[Entry] | None = None,
         outputs: Sequence[Entry] | None = None,
         allas_conn_id: str = "allas_default",
@@ -276,6 +285,8 @@ class SlurmSubmitOperator(StagingOperator):
             max_failed_tasks=max_failed_tasks,
             coalesce=coalesce,
             coalesce_seconds=coalesce_seconds,
+            preflight=preflight,
+            is_dry_run=dry_run,
             inputs=inputs,
             outputs=outputs,
             allas_conn_id=allas_conn_id,
@@ -366,12 +377,31 @@ class SlurmSubmitOperator(StagingOperator):
 
     def execute(self, context: Context) -> Any:
         """Submit, record the job, and wait for it."""
+        if self.is_dry_run:
+            return self._test_only(context)
         limit = self.execution_timeout
         # defer(timeout=...) would expire without anybody cancelling the job.
         deadline = time.time() + limit.total_seconds() if limit else None
         return self._run(
             context, replace(_remembered(), deadline=deadline, changes=self._learn(context))
         )
+
+    def _test_only(self, context: Context) -> dict[str, Any]:
+        """Say what is in the job's way, and return what sbatch expects of it."""
+        from airflow_provider_csc.hooks.slurm import SlurmHook  # noqa: PLC0415
+        from airflow_provider_csc.slurm.plan import check_spec  # noqa: PLC0415
+        from airflow_provider_csc.slurm.preflight import to_value  # noqa: PLC0415
+
+        attempt = _remembered()
+        try:
+            spec = self._build_spec(attempt)
+            check_spec(spec)
+            found, asked = SlurmHook(self.slurm_conn_id).test_only(
+                spec, self._identify(context, attempt), report=self.log.info
+            )
+        except (ConfigError, SubmitRejectedError) as error:
+            raise AirflowFailException(error.message) from error
+        return to_value(found, asked)
 
     def execute_again(
         self, context: Context, event: dict[str, Any], attempt: dict[str, Any]
@@ -549,6 +579,7 @@ class SlurmSubmitOperator(StagingOperator):
             needs=attempt.needs,
             ended=_known_array(attempt.array).record,
             before=before,
+            preflight=self.preflight,
         )
         self._job_id, self._run_dir = submission.job_id, submission.run_dir
         self._signal = _signal_of(submission.asked)
