@@ -30,8 +30,8 @@ from airflow_provider_csc.slurm.framing import (
 from airflow_provider_csc.slurm.output import Answer, NoAnswer, parse_log
 from airflow_provider_csc.slurm.partitions import build_show_partition, parse_limits
 from airflow_provider_csc.slurm.preflight import build_test_only, parse_test_only
+from airflow_provider_csc.slurm.preflight_facts import build_preflight, parse_preflight
 from airflow_provider_csc.slurm.result import JobResult, build_result
-from airflow_provider_csc.slurm.site_facts import build_site_facts, parse_site_facts
 from airflow_provider_csc.slurm.verdict import Evidence
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from airflow_provider_csc.slurm.cancel_commands import Notice
     from airflow_provider_csc.slurm.policy import PartitionLimits
     from airflow_provider_csc.slurm.preflight import Forecast
-    from airflow_provider_csc.slurm.site_facts import SiteFacts
+    from airflow_provider_csc.slurm.preflight_facts import PreflightFacts
     from airflow_provider_csc.slurm.submit_commands import SubmitRequest
     from airflow_provider_csc.transport.base import Transport
 
@@ -163,9 +163,9 @@ class SlurmClient:
         """Return what a partition allows; nothing is known of one that Slurm does not know."""
         return parse_limits((await self.ask(build_show_partition(name)))["partition"])
 
-    async def site_facts(self, base_dir: str) -> SiteFacts:
+    async def preflight_facts(self, base_dir: str) -> PreflightFacts:
         """Return what the site says of itself that matters to any job."""
-        return parse_site_facts(await self.ask(build_site_facts(base_dir)))
+        return parse_preflight(await self.ask(build_preflight(base_dir)))
 
     async def test_only(self, request: SubmitRequest) -> Forecast:
         """

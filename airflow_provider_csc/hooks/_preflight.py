@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_csc.slurm.options import read_arguments
 from airflow_provider_csc.slurm.preflight import find_problems
-from airflow_provider_csc.slurm.site_facts import SiteFacts
+from airflow_provider_csc.slurm.preflight_facts import PreflightFacts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +42,7 @@ async def report_problems(
     place = _place_of(settings, request.base_dir)
     facts = _recall(place, max_age)
     if facts is None:
-        facts = await client.site_facts(request.base_dir)
+        facts = await client.preflight_facts(request.base_dir)
         _keep(place, facts)
     for finding in find_problems(read_arguments(request.asked), facts):
         report(f"Preflight: {finding}")
@@ -63,19 +63,19 @@ def _place_of(settings: SiteSettings, base_dir: str) -> Path | None:
     return folder / f"site-{hashlib.sha256(seed.encode()).hexdigest()[:16]}.json"
 
 
-def _recall(place: Path | None, max_age: float) -> SiteFacts | None:
+def _recall(place: Path | None, max_age: float) -> PreflightFacts | None:
     if place is None:
         return None
     try:
         if not 0 <= time.time() - place.stat().st_mtime < max_age:
             return None
-        return SiteFacts.from_payload(json.loads(place.read_text("utf-8")))
+        return PreflightFacts.from_payload(json.loads(place.read_text("utf-8")))
     except (OSError, ValueError, KeyError, TypeError):
         # Away, half of another version, or whatever else: it is asked again.
         return None
 
 
-def _keep(place: Path | None, facts: SiteFacts) -> None:
+def _keep(place: Path | None, facts: PreflightFacts) -> None:
     if place is None:
         return
     own = place.with_name(f"{place.name}.{os.getpid()}")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from airflow_provider_csc.slurm.framing import Frame
-    from airflow_provider_csc.slurm.site_facts import Reservation, SiteFacts
+    from airflow_provider_csc.slurm.preflight_facts import PreflightFacts, Reservation
 
 _LEAST_BYTES = 100 * 2**20
 _LEAST_FILES = 100
@@ -37,7 +37,7 @@ class Finding:
         return " ".join(filter(None, (self.what, self.why, self.remedy)))
 
 
-def find_problems(options: Mapping[str, str | bool], facts: SiteFacts) -> Iterator[Finding]:
+def find_problems(options: Mapping[str, str | bool], facts: PreflightFacts) -> Iterator[Finding]:
     """
     Yield what is wrong with a job of these options (parsed, by long name) at a site.
 
@@ -49,7 +49,7 @@ def find_problems(options: Mapping[str, str | bool], facts: SiteFacts) -> Iterat
     yield from _find_room(facts)
 
 
-def _find_account(options: Mapping[str, str], facts: SiteFacts) -> Iterator[Finding]:
+def _find_account(options: Mapping[str, str], facts: PreflightFacts) -> Iterator[Finding]:
     account, accounts = options.get("account"), facts.accounts
     if not accounts:
         # A cluster without accounting has none; whether that is so, sbatch knows.
@@ -81,7 +81,7 @@ def _find_account(options: Mapping[str, str], facts: SiteFacts) -> Iterator[Find
         )
 
 
-def _find_maintenance(options: Mapping[str, str], facts: SiteFacts) -> Iterator[Finding]:
+def _find_maintenance(options: Mapping[str, str], facts: PreflightFacts) -> Iterator[Finding]:
     limit = parse_time_limit(options["time"]) if "time" in options else None
     if limit is None:
         return
@@ -109,7 +109,7 @@ def _before_maintenance(one: Reservation, limit: int, where: str, until: str, le
     )
 
 
-def _find_room(facts: SiteFacts) -> Iterator[Finding]:
+def _find_room(facts: PreflightFacts) -> Iterator[Finding]:
     room = facts.room
     if room is None:
         return

@@ -12,20 +12,20 @@ import pytest
 
 from airflow_provider_csc.hooks import _preflight
 from airflow_provider_csc.hooks._preflight import report_problems
-from airflow_provider_csc.slurm.site_facts import Room, SiteFacts
+from airflow_provider_csc.slurm.preflight_facts import PreflightFacts, Room
 from airflow_provider_csc.transport.base import Hop, SiteSettings, SshSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-FULL = SiteFacts(asked_at=1, room=Room(path="/scratch", free_bytes=0, free_files=None))
+FULL = PreflightFacts(asked_at=1, room=Room(path="/scratch", free_bytes=0, free_files=None))
 
 
 class Site:
     def __init__(self) -> None:
         self.asked = 0
 
-    async def site_facts(self, _base_dir: str) -> SiteFacts:
+    async def preflight_facts(self, _base_dir: str) -> PreflightFacts:
         self.asked += 1
         return FULL
 

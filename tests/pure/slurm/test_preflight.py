@@ -17,11 +17,11 @@ from airflow_provider_csc.slurm.preflight import (
     parse_test_only,
     to_value,
 )
-from airflow_provider_csc.slurm.site_facts import (
+from airflow_provider_csc.slurm.preflight_facts import (
+    PreflightFacts,
     Reservation,
     Room,
-    SiteFacts,
-    parse_site_facts,
+    parse_preflight,
 )
 
 NOW = 1_790_000_000
@@ -46,8 +46,8 @@ def frames(**texts: str) -> dict[str, Frame]:
     return {name: Frame(0, text.encode()) for name, text in (given | texts).items()}
 
 
-def facts(**changes: Any) -> SiteFacts:
-    return SiteFacts(**{"asked_at": NOW, "user": "alice"} | changes)
+def facts(**changes: Any) -> PreflightFacts:
+    return PreflightFacts(**{"asked_at": NOW, "user": "alice"} | changes)
 
 
 def maintenance(start: int, end: int, **changes: Any) -> Reservation:
@@ -55,7 +55,7 @@ def maintenance(start: int, end: int, **changes: Any) -> Reservation:
     return Reservation(start=start, end=end, **given | changes)
 
 
-def found(options: dict[str, str | bool], facts: SiteFacts) -> list[str]:
+def found(options: dict[str, str | bool], facts: PreflightFacts) -> list[str]:
     return [str(each) for each in find_problems(options, facts)]
 
 
@@ -63,9 +63,9 @@ def test_answers_are_read() -> None:
     line = RESERVATION.format(start=NOW + 9, end=NOW + 99, flags="MAINT,IGNORE_JOBS,ALL_NODES")
     other = RESERVATION.format(start=NOW, end=NOW + 99, flags="SPEC_NODES")
 
-    read = parse_site_facts(frames(reservations=f"{line}\n{other}"))
+    read = parse_preflight(frames(reservations=f"{line}\n{other}"))
 
-    assert read == SiteFacts(
+    assert read == PreflightFacts(
         asked_at=NOW,
         user="alice",
         maintenances=(maintenance(NOW + 9, NOW + 99),),
@@ -81,7 +81,7 @@ def test_what_was_not_answered_is_not_known_and_is_told() -> None:
         "room": Frame(1, b"df: no such file"),
     }
 
-    read = parse_site_facts(answers)
+    read = parse_preflight(answers)
 
     assert (read.maintenances, read.accounts, read.room) == (None, None, None)
     assert len(read.problems) == 3
@@ -89,18 +89,18 @@ def test_what_was_not_answered_is_not_known_and_is_told() -> None:
 
 
 def test_facts_survive_being_kept() -> None:
-    whole = parse_site_facts(
+    whole = parse_preflight(
         frames(
             reservations=RESERVATION.format(start=NOW, end=NOW + 1, flags="MAINT"),
             associations="a|small\na|test\nb|\n",
         )
     )
     for each in (whole, facts()):
-        assert SiteFacts.from_payload(json.loads(json.dumps(each.to_payload()))) == each
+        assert PreflightFacts.from_payload(json.loads(json.dumps(each.to_payload()))) == each
 
 
 def test_an_account_that_is_open_everywhere_once_is_open_everywhere() -> None:
-    read = parse_site_facts(frames(associations="a|small\na|\nb|small\nb|test\n"))
+    read = parse_preflight(frames(associations="a|small\na|\nb|small\nb|test\n"))
 
     assert read.accounts == {"a": (), "b": ("small", "test")}
 
@@ -110,7 +110,7 @@ def test_no_answer_is_an_error(texts: dict[str, str]) -> None:
     answers = frames() | {
         name: Frame(0, text.encode("utf-8", "surrogatepass")) for name, text in texts.items()
     }
-    read = parse_site_facts(answers)
+    read = parse_preflight(answers)
     list(find_problems({"account": "a", "time": "1-00:00:00", "partition": "small"}, read))
 
 

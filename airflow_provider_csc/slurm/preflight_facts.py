@@ -51,7 +51,7 @@ class Room:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SiteFacts:
+class PreflightFacts:
     """
     The answers, and when they were given (seconds since 1970, the site's clock).
 
@@ -71,7 +71,7 @@ class SiteFacts:
         return asdict(self)
 
     @classmethod
-    def from_payload(cls, payload: Mapping[str, Any]) -> SiteFacts:
+    def from_payload(cls, payload: Mapping[str, Any]) -> PreflightFacts:
         """Read what `to_payload` made, as JSON brought it back."""
         maintenances, accounts, room = (
             payload[name] for name in ("maintenances", "accounts", "room")
@@ -90,7 +90,7 @@ class SiteFacts:
         )
 
 
-def build_site_facts(base_dir: str) -> str:
+def build_preflight(base_dir: str) -> str:
     """Ask for everything, each question so that the others are answered when it is not."""
     associations = "sacctmgr --noheader --parsable2 show associations format=account,partition"
     return (
@@ -104,7 +104,7 @@ def build_site_facts(base_dir: str) -> str:
     )
 
 
-def parse_site_facts(frames: Mapping[str, Frame]) -> SiteFacts:
+def parse_preflight(frames: Mapping[str, Frame]) -> PreflightFacts:
     """Read the answers; what Slurm did not answer is not known, and no reason to fail."""
     problems = [
         f"{what}: {frames[name].complaint or f'status {frames[name].status}'}"
@@ -116,7 +116,7 @@ def parse_site_facts(frames: Mapping[str, Frame]) -> SiteFacts:
         if frames[name].status != 0
     ]
     clock = frames["clock"].text
-    return SiteFacts(
+    return PreflightFacts(
         asked_at=int(clock) if clock.isdecimal() else 0,
         user=frames["user"].text if frames["user"].status == 0 else "",
         maintenances=_parse_maintenances(frames["reservations"]),
