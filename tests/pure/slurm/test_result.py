@@ -77,6 +77,7 @@ def test_all_three_sources_make_one_result() -> None:
         "run_dir": "/run",
         "stdout_path": "/out",
         "stderr_path": "/err",
+        "pending_reasons": [],
     }
     assert (found.limit, found.requested_memory, found.time_limit_minutes) == (
         "timeout",
@@ -248,7 +249,7 @@ def test_the_names_of_a_result_are_a_stored_format() -> None:
         *("max_rss_bytes", "run_dir", "stdout_path", "stderr_path", "limit", "cancelled_by"),
         *("requested_memory", "time_limit_minutes", "accounting", "contradiction"),
         *("without_accounting", "restarts", "memory_bytes", "node_count", "cpus"),
-        "array",
+        *("array", "pending_reasons"),
     ]
 
 
