@@ -207,6 +207,7 @@ class JobTracker:
         "limit",
         "logs",
         "spec",
+        "told_expiry",
     )
 
     def __init__(self, name: str, spec: WatchSpec) -> None:
@@ -229,6 +230,14 @@ class JobTracker:
         self._asked_accounting: tuple[str, ...] = ()
         self._clock: int | None = None
         self.limit: str | None = None
+        # Of which certificate, by its end, the task was told that it will expire.
+        self.told_expiry: int | None = None
+
+    @property
+    def ends_by(self) -> int | None:
+        """When the last of its jobs reaches its time limit, by the cluster's clock, if known."""
+        seen = (job.last_seen[0].ends_by for job in self._open if job.last_seen)
+        return max(filter(None, seen), default=None)
 
     @property
     def is_settling(self) -> bool:
