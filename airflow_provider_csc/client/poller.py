@@ -447,6 +447,9 @@ class SitePoller:
             self.meter.gauge(f"slurm.poller.jobs.{state}", states[state], self._tags)
         parked = sum(tracker.is_parked for tracker in trackers)
         self.meter.gauge("slurm.poller.parked", parked, self._tags)
+        if self._certificate is not None and self._certificate.expires:
+            left = self._certificate.valid_before - time.time()
+            self.meter.gauge("slurm.poller.certificate_seconds", left, self._tags)
         pollers = _pollers.get(asyncio.get_running_loop(), {}).values()
         self.meter.gauge("slurm.poller.connections", sum(map(_is_connected, pollers)), {})
 

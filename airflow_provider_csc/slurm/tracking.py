@@ -716,7 +716,7 @@ def _tell_waiting(job: _Job, row: QueueRow, reason: PendingReason) -> list[Event
         told.append(f"it {row.state.meaning}.")
     # Slurm gives a reason to those that wait, and to some that are about to.
     if row.reason or not told:
-        told.append(reason.explain(job.job_id))
+        told.append(reason.explain(job.job_id, "It" if told else "it"))
     about = f" ({reason.code})" if row.reason else ""
     text = f"Job {job.job_id} is {row.state.name}{about} in {row.partition}: {' '.join(told)}"
     return [Note(text, logging.WARNING if reason.is_hopeless else logging.INFO)]

@@ -41,6 +41,11 @@ class Certificate:
     principals: tuple[str, ...]
     place: str
 
+    @property
+    def expires(self) -> bool:
+        """Whether it is not valid for ever."""
+        return self.valid_before < _FOR_EVER
+
     def describe(self, now: float) -> str:
         """Say in a sentence or two until when it is valid, and what to do where it is not."""
         if self.valid_before <= now:
@@ -54,7 +59,7 @@ class Certificate:
                 "the clock of this machine."
             )
         names = ", ".join(self.principals) or "any user"
-        if self.valid_before >= _FOR_EVER:
+        if not self.expires:
             return f"Its certificate never expires; it is for {names}."
         return f"Its certificate is valid until {_moment(self.valid_before)} for {names}."
 

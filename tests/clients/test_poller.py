@@ -18,6 +18,7 @@ import asyncssh
 import pytest
 import pytest_asyncio
 
+from airflow_provider_csc.client.meter import NoMeter
 from airflow_provider_csc.client.pauses import backoff_seconds
 from airflow_provider_csc.client.poller import Moved, SitePoller, Source, poller_for
 from airflow_provider_csc.client.slurm import SlurmClient
@@ -555,6 +556,14 @@ async def test_each_task_is_told_once_of_a_certificate_that_will_expire(
     file.write_text(certify(7100))
     ssh = SshSettings(target=Hop(host="h"), key_file=str(tmp_path / "id"))
     bench.poller.settings = SiteSettings(ssh=ssh)
+    left: list[float] = []
+
+    class Figures(NoMeter):
+        def gauge(self, name: str, value: float, tags: Any) -> None:
+            if name == "slurm.poller.certificate_seconds":
+                left.append(value)
+
+    bench.poller.meter = Figures()
 
     async def rounds(number: int = 3) -> None:
         wanted = len(bench.polls()) + number
@@ -565,6 +574,7 @@ async def test_each_task_is_told_once_of_a_certificate_that_will_expire(
     await rounds()
     assert [len(told_of(each)) for each in everyone] == [1, 1]
     assert f"and put it at {file}" in told_of(everyone[0])[0]
+    assert 0 < left[-1] <= 7100
     # Half of one, one that lasts, and one that does not.
     for text in (certify(7000)[:80], certify(90_000)):
         file.write_text(text)

@@ -184,9 +184,10 @@ def agent(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An SSH agent of the test's own."""
     socket = home / "agent"
     process = subprocess.Popen(["ssh-agent", "-D", "-a", str(socket)], stdout=subprocess.DEVNULL)
-    while not socket.exists():
-        assert process.poll() is None
     monkeypatch.setenv("SSH_AUTH_SOCK", str(socket))
+    # 1 is that it holds no key, 2 that it does not answer yet.
+    while subprocess.run(["ssh-add", "-l"], check=False, capture_output=True).returncode != 1:
+        assert process.poll() is None
     yield
     process.terminate()
     process.wait(10)

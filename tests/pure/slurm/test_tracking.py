@@ -503,6 +503,17 @@ def test_what_a_person_must_do_is_a_warning_and_the_rest_is_not() -> None:
     }
 
 
+def test_a_state_that_says_something_itself_is_told_beside_the_reason() -> None:
+    row = queue_line(state="REQUEUE_HOLD", reason="JobHeldUser", nodes="")
+    story = Story(WatchSpec(job_ids=("123",)), Site(answer(row)))
+    story.round()
+    (note,) = story.notes
+    assert note.startswith(
+        "Job 123 is REQUEUE_HOLD (JobHeldUser) in small: it was requeued and is held until "
+        "released. It is held by its user or an account coordinator. It will not start"
+    )
+
+
 def test_nodes_that_come_and_go_in_a_reason_are_no_news() -> None:
     story = Story(SPEC, Site())
     for nodes in ("c1", "c[1-2]", "c2"):
