@@ -95,7 +95,7 @@ _LAST_END = "waits to be queued again; this is how its last run ended"
 _CODES: dict[str, tuple[Kind, str, str]] = {
     "None": ("waits", "was not looked at by Slurm's scheduler yet", ""),
     "Priority": ("waits", "waits while jobs of higher priority are served", _SOONER),
-    "Resources": ("waits", "is next, and waits for what it asks for to become free", _SOONER),
+    "Resources": ("waits", "waits for what it asks for to become free", _SOONER),
     "Dependency": ("waits", "waits for a job it depends on", ""),
     "BeginTime": ("waits", "waits for its time to begin; a requeued job, for two minutes", ""),
     "Reservation": ("waits", "waits for its reservation to begin", ""),
@@ -284,7 +284,7 @@ _TEXTS: tuple[tuple[str, Kind, str, str], ...] = (
     ("RaisedSignal:.*", *_CODES["RaisedSignal"]),
 )
 PENDING_TEXTS = tuple(text for text, *_ in _TEXTS)
-_PATTERNS = [
+_PATTERNS: list[tuple[re.Pattern[str], Kind, str, str]] = [
     (re.compile(text.replace("_", " ")), kind, words, remedy)
     for text, kind, words, remedy in _TEXTS
 ]
@@ -333,9 +333,9 @@ def _explain_merged(text: str) -> PendingReason | None:
     known = [each for each in parts if each]
     if len(known) < max(len(parts), 2):
         return None
-    kinds = {each.kind for each in known}
+    is_alike = len({each.kind for each in known}) == 1
     words = "; or ".join(each.words for each in known)
-    return PendingReason(text, kinds.pop() if len(kinds) == 1 else "waits", words)
+    return PendingReason(text, known[0].kind if is_alike else "waits", words)
 
 
 def _shorten(nodes: str) -> str:

@@ -95,7 +95,7 @@ While a job is in the queue, the task's log says why in words, and when Slurm ex
 ```text
 Job 4123 is PENDING (Priority) in medium: it waits while jobs of higher priority are served. A shorter `time`, or less of what it asks for, may let it start sooner, in a gap.
 Slurm expects job 4123 to start at 2026-11-22 10:15 UTC (in 2 h 10 min).
-Job 4123 is PENDING (Resources) in medium: it is next, and waits for what it asks for to become free. A shorter `time`, or less of what it asks for, may let it start sooner, in a gap.
+Job 4123 is PENDING (Resources) in medium: it waits for what it asks for to become free. A shorter `time`, or less of what it asks for, may let it start sooner, in a gap.
 Slurm now expects job 4123 to start at 2026-11-22 08:45 UTC (in 31 min 4 s).
 ```
 
@@ -116,9 +116,9 @@ Slurm now expects job 4123 to start at 2026-11-22 08:45 UTC (in 31 min 4 s).
 
 All of it comes with the one question that squeue is asked anyway.
 
-The task's result has `pending_reasons`: what the job was seen to wait for, and how many seconds. It
-is as exact as the task looks often (`poll_interval`), begins anew when the triggerer is restarted, and
-is empty for a job that nobody saw waiting. Of an array it says during how many seconds any of its
+The task's result has `pending_reasons`: what the job was seen to wait for, and for how many seconds.
+It is as exact as squeue is asked often (`poll_interval`), begins anew with a restart of the triggerer,
+and is empty for a job that nobody saw waiting. Of an array it says for how many seconds any of its
 tasks waited for each reason.
 
 ```python
