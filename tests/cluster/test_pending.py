@@ -26,8 +26,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("slurm_connection")]
 
 FEW, ONE, SPENT = "csc_few", "csc_one", "csc_spent"
 QOS = "csc_single"
-# A job of all nodes, which nobody else can have beside it.
-EVERYTHING = {"nodes": 4, "exclusive": True, "mem": 100, "time": 2}
+# All GPUs of the cluster, which one job at a time can have; nobody else is kept waiting.
+GPUS = {"partition": "gpu", "nodes": 2, "gres": "gpu:gh200:4", "mem": 50, "time": 2}
 ROUNDS_SECONDS = 2
 
 
@@ -68,7 +68,8 @@ def limits(cluster: dict[str, Any]) -> Iterator[None]:
     manage("modify", "user", "bob", "where", f"account={FEW}", "set", f"qos+={QOS}")
     time.sleep(2)  # slurmdbd tells slurmctld
     yield
-    subprocess.run(["scancel", "--user=bob"], check=False)
+    for account in (FEW, ONE, SPENT):
+        admin("scancel", "--user=bob", f"--account={account}")
 
 
 @dataclass
@@ -174,17 +175,18 @@ def test_a_job_waits_for_another_one(task_log: list[str]) -> None:
     asyncio.run(play())
 
 
-def test_a_full_cluster_is_told_with_the_estimated_start(task_log: list[str]) -> None:
+def test_resources_that_are_in_use_are_told_with_the_estimated_start(task_log: list[str]) -> None:
     """The first that waits for it waits for resources, the next one for the first."""
 
     async def play() -> None:
-        first = sbatch("--nodes=4", "--exclusive", "--mem=100", "--time=2", "--wrap=sleep 100")
+        wanted = [f"--{name}={value}" for name, value in GPUS.items()]
+        first = sbatch(*wanted, "--wrap=sleep 100")
         try:
             while admin("squeue", "-h", "-j", first, "-o", "%T") != "RUNNING":
                 await asyncio.sleep(0.2)
             async with (
-                waiting(task_log, options=EVERYTHING) as (second, _),
-                waiting(task_log, options=EVERYTHING) as (third, _),
+                waiting(task_log, options=GPUS) as (second, _),
+                waiting(task_log, options=GPUS) as (third, _),
             ):
                 line = await second.tells("Resources")
                 assert sentence("Resources", second.job_id) in line
@@ -266,7 +268,7 @@ def test_a_maintenance_is_named_as_what_a_job_waits_for(task_log: list[str]) -> 
             Users="root",
             Flags="MAINT,IGNORE_JOBS",
         ):
-            async with waiting(task_log, options={"time": 60}) as (job, _):
+            async with waiting(task_log, options={"time": 60, "nodelist": "c4"}) as (job, _):
                 line = await job.tells(code)
                 assert sentence(code, job.job_id) in line
                 assert "a maintenance" in line
@@ -276,7 +278,7 @@ def test_a_maintenance_is_named_as_what_a_job_waits_for(task_log: list[str]) -> 
 
 def test_a_reservation_that_is_deleted_holds_its_jobs(task_log: list[str]) -> None:
     async def play() -> None:
-        with reservation(StartTime="now+1hour", Duration="10", Nodes="c1", Users="alice") as name:
+        with reservation(StartTime="now+5hours", Duration="10", Nodes="c1", Users="alice") as name:
             async with waiting(task_log, options={"reservation": name, "time": 1}) as (job, _):
                 line = await job.tells("Reservation")
                 assert sentence("Reservation", job.job_id) in line
