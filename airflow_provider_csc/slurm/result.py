@@ -263,11 +263,25 @@ def _describe_circumstances(result: JobResult) -> list[str]:
     if result.restarts:
         times = "once" if result.restarts == 1 else f"{result.restarts} times"
         told.append(f"Slurm had requeued it {times}.")
+    if result.limit and (waits := _describe_waits(result)):
+        told.append(waits)
     if result.without_accounting and not result.is_success:
         told.append(
             "This site keeps no accounting: what it used, and who cancelled it, cannot be known."
         )
     return told
+
+
+def _describe_waits(result: JobResult) -> str:
+    """Say what a job that this task gave up had waited for in the queue."""
+    from airflow_provider_csc.slurm.parking import describe_seconds  # noqa: PLC0415 - rarely
+
+    waits = [
+        f"{each['reason']} ({describe_seconds(int(each['seconds']))})"
+        for each in result.pending_reasons
+        if each["reason"] != "None"
+    ]
+    return f"In the queue it waited for: {', '.join(waits)}." if waits else ""
 
 
 # What slurmstepd ends with when it cannot set up the job's files (tried on 22.05).

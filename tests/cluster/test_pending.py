@@ -264,7 +264,7 @@ def test_a_maintenance_is_named_as_what_a_job_waits_for(task_log: list[str]) -> 
         with reservation(
             StartTime="now+2minutes",
             Duration="10",
-            Nodes="ALL",
+            Nodes="c4",
             Users="root",
             Flags="MAINT,IGNORE_JOBS",
         ):

@@ -119,7 +119,8 @@ All of it comes with the one question that squeue is asked anyway.
 The task's result has `pending_reasons`: what the job was seen to wait for, and for how many seconds.
 It is as exact as squeue is asked often (`poll_interval`), begins anew with a restart of the triggerer,
 and is empty for a job that nobody saw waiting. Of an array it says for how many seconds any of its
-tasks waited for each reason.
+tasks waited for each reason. The error of a task that gave its job up, as after `queue_timeout`, says
+it as well.
 
 ```python
 {{"job_id": "4123", "state": "COMPLETED", "pending_reasons": [{{"reason": "Priority", "seconds": 5412}}, {{"reason": "Resources", "seconds": 610}}], ...}}

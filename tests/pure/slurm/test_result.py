@@ -270,6 +270,29 @@ def test_the_names_of_a_result_are_a_stored_format() -> None:
         ),
         ({"state": "FAILED"}, "Job 123 ended FAILED: exit code unknown."),
         (
+            {
+                "state": "CANCELLED",
+                "limit": "queue_timeout",
+                "pending_reasons": [
+                    {"reason": "None", "seconds": 1},
+                    {"reason": "Priority", "seconds": 500},
+                    {"reason": "Resources", "seconds": 100},
+                ],
+            },
+            (
+                "Job 123 ended CANCELLED: this task cancelled it because queue_timeout was reached. "
+                "In the queue it waited for: Priority (8 min 20 s), Resources (1 min 40 s)."
+            ),
+        ),
+        (
+            {
+                "state": "FAILED",
+                "exit_code": 1,
+                "pending_reasons": [{"reason": "Priority", "seconds": 500}],
+            },
+            "Job 123 ended FAILED: exit code 1.",
+        ),
+        (
             {"state": "FAILED", "exit_code": 139, "signal": 11},
             "Job 123 ended FAILED: it was killed by signal 11 (SIGSEGV).",
         ),
