@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from airflow_provider_csc.transport.base import SshSettings
     from airflow_provider_csc.transport.ssh_credentials import Credential
 
-_FOR_EVER = 2**64 - 1
+# No certificate that is meant to end does so after the year 9999, where Python's dates end;
+# ssh-keygen writes 2**64 - 1.
+_FOR_EVER = 253_402_300_800
 # Who has so little left is told while he is at it; of a day's certificate that is the last tenth.
 _SHORT_SECONDS = 2 * 3600
 _VERY_SHORT_SECONDS = 3600
@@ -184,13 +186,12 @@ async def _ask_agent() -> list[Certificate]:
 def _read_defaults() -> list[Certificate]:
     """Return the certificates beside the default keys."""
     found = []
-    for path in sorted(Path("~/.ssh").expanduser().glob("id_*-cert.pub")):
-        with suppress(OSError):
-            found.append(_parse(path.read_bytes(), f"at {path}"))
+    # There may be no home, or one of somebody else's.
+    with suppress(OSError, RuntimeError):
+        for path in sorted(Path("~/.ssh").expanduser().glob("id_*-cert.pub")):
+            found.append(_parse(path.read_bytes(), f"at {path}"))  # noqa: PERF401 - until one fails
     return [each for each in found if each]
 
 
 def _moment(seconds: int) -> str:
-    if seconds >= _FOR_EVER:
-        return "for ever"
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return f"{datetime.fromtimestamp(min(seconds, _FOR_EVER - 1), UTC):%Y-%m-%d %H:%M:%S} UTC"

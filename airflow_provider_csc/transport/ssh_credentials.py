@@ -128,14 +128,20 @@ def _load_key(settings: SshSettings) -> asyncssh.SSHKey | None:
 def _read(field: str, path: str) -> str:
     try:
         return Path(path).expanduser().read_text(encoding="utf-8")
+    except RuntimeError as error:  # That of pathlib, about a home.
+        raise _unreadable(field, path, "there is no such home directory") from error
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
-        raise ConfigError(
-            f"{field}: {path!r} cannot be read on this machine ({reason}). The workers and the "
-            "triggerer all need it; correct the path or its permissions.",
-            field=field,
-            value=path,
-        ) from error
+        raise _unreadable(field, path, reason) from error
+
+
+def _unreadable(field: str, path: str, reason: str) -> ConfigError:
+    return ConfigError(
+        f"{field}: {path!r} cannot be read on this machine ({reason}). The workers and the "
+        "triggerer all need it; correct the path or its permissions.",
+        field=field,
+        value=path,
+    )
 
 
 def certificate_text(settings: SshSettings) -> str | None:
@@ -147,8 +153,17 @@ def certificate_text(settings: SshSettings) -> str | None:
     if settings.certificate:
         return settings.certificate
     path = certificate_path(settings)
-    is_there = settings.certificate_file or (path and Path(path).expanduser().exists())
-    return _read("certificate_file", path) if path and is_there else None
+    if path is None or not (settings.certificate_file or _is_there(path)):
+        return None
+    return _read("certificate_file", path)
+
+
+def _is_there(path: str) -> bool:
+    """Whether there is a file, as far as we may know; reading it tells why not."""
+    try:
+        return Path(path).expanduser().exists()
+    except (OSError, RuntimeError):
+        return True
 
 
 def certificate_path(settings: SshSettings) -> str | None:

@@ -132,8 +132,11 @@ def test_a_warning_says_until_when_and_how_long_the_job_may_run() -> None:
     assert "EXPIRED on 2026-11-22 10:00:00 UTC; the connection" in certificate().warn(NOON + 1)
 
 
-def test_one_that_never_expires_is_no_matter() -> None:
-    assert certificate(end=2**64 - 1).warn(NOON, NOON + 10**9) == ""
+@pytest.mark.parametrize("end", [2**64 - 1, 2**60, 253_402_300_800])
+def test_one_that_never_expires_is_no_matter(end: int) -> None:
+    assert certificate(end=end).warn(NOON, NOON + 10**9) == ""
+    assert "never expires" in certificate(end=end).describe(NOON)
+    assert "9999" in certificate(end=end, valid_after=end - 1).describe(NOON)
 
 
 @pytest.mark.asyncio
@@ -166,6 +169,9 @@ async def test_what_is_no_certificate_is_none_and_what_cannot_be_read_is_an_erro
         assert await read_certificate(settings(key_file=str(home / "id"))) is None
     with pytest.raises(ConfigError):
         await read_certificate(settings(key_file="~/id", certificate_file="/no/such"))
+    for path in ("~nobody-here/id", str(home / ("x" * 300))):
+        with pytest.raises(ConfigError, match=r"certificate_file: .* cannot be read"):
+            await read_certificate(settings(key_file=path))
 
 
 @pytest.mark.asyncio
