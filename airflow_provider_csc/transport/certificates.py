@@ -154,9 +154,11 @@ async def describe_shown(settings: SshSettings, credentials: list[Credential]) -
         found = _parse(shown.export_certificate(), _place(settings))
     else:
         found = None if credentials else await read_certificate(settings)
-    if found is None:
-        return "There is no certificate; a site that wants one refuses the key alone."
-    return found.describe(datetime.now(UTC).timestamp())
+    if found is not None:
+        return found.describe(datetime.now(UTC).timestamp())
+    if shown is not None:
+        return "There is a certificate, of a form in which its end cannot be read."
+    return "There is no certificate; a site that wants one refuses the key alone."
 
 
 def _place(settings: SshSettings) -> str:
