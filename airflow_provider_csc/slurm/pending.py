@@ -224,8 +224,9 @@ _TEXTS: tuple[tuple[str, Kind, str, str], ...] = (
     (
         "ReqNodeNotAvail, ?May be reserved for other job",
         "waits",
-        "waits for nodes that are reserved for another job",
-        _SOONER,
+        # Also of nodes that a maintenance will take, where the job names them (seen on 22.05).
+        "waits for nodes that are, or soon will be, reserved for others or for a maintenance",
+        _NOTICES,
     ),
     (
         r"ReqNodeNotAvail[,(] ?Unavailable(Nodes)?: ?(?P<nodes>.*?)\)?",

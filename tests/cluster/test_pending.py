@@ -257,18 +257,22 @@ def reservation(**values: str) -> Iterator[str]:
         subprocess.run(["scontrol", "delete", f"ReservationName={name}"], check=False)
 
 
-def test_a_maintenance_is_named_as_what_a_job_waits_for(task_log: list[str]) -> None:
-    code = "ReqNodeNotAvail, Reserved for maintenance"
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"partition": "gpu"}, "ReqNodeNotAvail, Reserved for maintenance"),
+        ({"nodelist": "c4"}, "ReqNodeNotAvail, May be reserved for other job"),
+    ],
+    ids=["any-node", "one-node"],
+)
+def test_a_maintenance_is_named_as_what_a_job_waits_for(
+    options: dict[str, Any], code: str, task_log: list[str]
+) -> None:
+    nodes = {"Nodes": "c3,c4", "Users": "root", "Flags": "MAINT,IGNORE_JOBS"}
 
     async def play() -> None:
-        with reservation(
-            StartTime="now+2minutes",
-            Duration="10",
-            Nodes="c4",
-            Users="root",
-            Flags="MAINT,IGNORE_JOBS",
-        ):
-            async with waiting(task_log, options={"time": 60, "nodelist": "c4"}) as (job, _):
+        with reservation(StartTime="now+2minutes", Duration="10", **nodes):
+            async with waiting(task_log, options={"time": 60, **options}) as (job, _):
                 line = await job.tells(code)
                 assert sentence(code, job.job_id) in line
                 assert "a maintenance" in line
@@ -276,31 +280,34 @@ def test_a_maintenance_is_named_as_what_a_job_waits_for(task_log: list[str]) -> 
     asyncio.run(play())
 
 
-def test_a_reservation_that_is_deleted_holds_its_jobs(task_log: list[str]) -> None:
+def test_a_reservation_that_has_not_begun_is_waited_for(task_log: list[str]) -> None:
     async def play() -> None:
         with reservation(StartTime="now+5hours", Duration="10", Nodes="c1", Users="alice") as name:
             async with waiting(task_log, options={"reservation": name, "time": 1}) as (job, _):
-                line = await job.tells("Reservation")
-                assert sentence("Reservation", job.job_id) in line
-                admin("scontrol", "delete", f"ReservationName={name}")
-                line = await job.tells(f"Reservation {name} was deleted")
-                assert "It will not start until it is released." in line
+                assert sentence("Reservation", job.job_id) in await job.tells("Reservation")
 
     asyncio.run(play())
 
 
 def test_what_cannot_start_as_it_stands_is_said_to(task_log: list[str]) -> None:
-    """No partition takes such a job from sbatch; an administrator can make one of it."""
+    """sbatch refuses such a request; a partition may be changed after that."""
+    name = f"csc_{uuid.uuid4().hex[:8]}"
 
     async def play() -> None:
-        options = {"partition": "test", "time": 5, "hold": True}
-        async with waiting(task_log, options=options) as (job, _):
-            admin("scontrol", "update", f"JobId={job.job_id}", "TimeLimit=60")
+        async with waiting(task_log, options={"partition": name, "time": 30, "hold": True}) as (
+            job,
+            _,
+        ):
+            admin("scontrol", "update", f"PartitionName={name}", "MaxTime=5")
             admin("scontrol", "release", job.job_id)
             line = await job.tells("PartitionTimeLimit")
             assert "It will not start as it stands." in line
 
-    asyncio.run(play())
+    admin("scontrol", "create", f"PartitionName={name}", "Nodes=c1", "MaxTime=60", "State=UP")
+    try:
+        asyncio.run(play())
+    finally:
+        admin("scontrol", "delete", f"PartitionName={name}")
 
 
 def test_of_an_array_each_reason_is_told_once(task_log: list[str]) -> None:
