@@ -30,6 +30,8 @@ SLOW = (
     "cluster/test_chains",
     "cluster/test_slurm",
     "cluster/test_outages",
+    "cluster/test_certificates",
+    "cluster/test_pending",
     "cluster/test_policy",
     "cluster/test_allas_leases",
     "cluster/test_allas_sensor",

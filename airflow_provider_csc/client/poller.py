@@ -27,6 +27,7 @@ from airflow_provider_csc.client.slurm import SlurmClient
 from airflow_provider_csc.client.turns import Turns
 from airflow_provider_csc.errors import (
     CommandTimeoutError,
+    ConfigError,
     ConnectionLostError,
     CscError,
     SlurmError,
@@ -39,6 +40,7 @@ from airflow_provider_csc.slurm.events import Ended, Event, Moment, Note
 from airflow_provider_csc.slurm.output import RowMemo
 from airflow_provider_csc.slurm.parking import Outage
 from airflow_provider_csc.slurm.tracking import TRACKED_STATES, WatchSpec
+from airflow_provider_csc.transport.certificates import read_certificate
 from airflow_provider_csc.transport.ssh import SshTransport
 
 if TYPE_CHECKING:
@@ -58,7 +60,8 @@ if TYPE_CHECKING:
     from airflow_provider_csc.slurm.framing import Frame
     from airflow_provider_csc.slurm.output import QueueRow
     from airflow_provider_csc.slurm.tracking import JobTracker
-    from airflow_provider_csc.transport.base import SiteSettings
+    from airflow_provider_csc.transport.base import SiteSettings, SshSettings
+    from airflow_provider_csc.transport.certificates import Certificate
 
 _log = logging.getLogger(__name__)
 # A tracker keeps its name when it goes on with another poller.
@@ -79,6 +82,8 @@ _MAX_NOTES = 400
 _WRITE_SECONDS = 10.0
 # What merely begins an outage, or happens within one, beside what keeps the site away.
 _PASSING = (ConnectionLostError, CommandTimeoutError, UnreadableOutputError)
+# How often it is looked whether the certificate of the connection will expire, or was renewed.
+_CERTIFICATE_SECONDS = 60.0
 # Long enough for every watcher on the loop to pass its lines on before they are acknowledged.
 _DELIVERY_SECONDS = 0.05
 
@@ -221,6 +226,8 @@ class SitePoller:
         self._failures = 0
         self._vain_rounds = 0
         self._outage: Outage | None = None
+        self._certificate: Certificate | None = None
+        self._looked = float("-inf")
 
     @property
     def is_connected(self) -> bool:
@@ -415,6 +422,7 @@ class SitePoller:
             await self._cancel(watchers)
             await self._acknowledge()
             self._failures, self._outage = 0, None
+            await self._warn_of_expiry()
             # sshd is there, but none of those who wait is served: Slurm itself is away.
             is_vain = all(one.tracker.is_parked for one in watchers)
             self._vain_rounds = self._vain_rounds + 1 if is_vain and watchers else 0
@@ -439,8 +447,41 @@ class SitePoller:
             self.meter.gauge(f"slurm.poller.jobs.{state}", states[state], self._tags)
         parked = sum(tracker.is_parked for tracker in trackers)
         self.meter.gauge("slurm.poller.parked", parked, self._tags)
+        if self._certificate is not None and self._certificate.expires:
+            left = self._certificate.valid_before - time.time()
+            self.meter.gauge("slurm.poller.certificate_seconds", left, self._tags)
         pollers = _pollers.get(asyncio.get_running_loop(), {}).values()
         self.meter.gauge("slurm.poller.connections", sum(map(_is_connected, pollers)), {})
+
+    async def _warn_of_expiry(self) -> None:
+        """Tell each watcher once of a certificate that will expire too early for it."""
+        if self.settings is None:
+            return
+        now = _now()
+        if now.steady - self._looked >= _CERTIFICATE_SECONDS:
+            self._looked = now.steady
+            await self._read_certificate(self.settings.ssh, now)
+        certificate = self._certificate
+        if certificate is None:
+            return
+        for watcher in self._watchers.values():
+            tracker = watcher.tracker
+            if tracker.is_done or tracker.told_expiry == certificate.valid_before:
+                continue
+            if text := certificate.warn(now.wall, tracker.ends_by):
+                tracker.told_expiry = certificate.valid_before
+                watcher.deliver([Note(text, logging.WARNING)])
+
+    async def _read_certificate(self, ssh: SshSettings, now: Moment) -> None:
+        try:
+            self._certificate = await read_certificate(ssh)
+        except ConfigError:
+            # It is the next log-in that needs it, and complains.
+            self._certificate = None
+            return
+        # One that stands in the connection may be renewed there already.
+        if ssh.certificate and self._certificate and self._certificate.is_short(now.wall):
+            await self._reload()
 
     async def _reload(self) -> None:
         """Send the watchers of a connection that was changed meanwhile to the poller of that."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -306,9 +307,13 @@ class SlurmHook(BaseHook):
     def test_connection(self) -> tuple[bool, str]:
         """Log in, and say whom we are and which Slurm answers; or precisely what failed."""
         try:
-            return _describe_probe(self._with_client(lambda client: client.probe()))
+            settings = self.get_settings()
+            probe = self._with_client(lambda client: client.probe(), settings)
+            rest = run_sync(_describe_certificate(settings))
         except CscError as error:
             return False, error.message
+        passed, text = _describe_probe(probe)
+        return passed, f"{text} {rest}".strip()
 
 
 def _fields(connection: Connection, extra: dict[str, Any]) -> ConnectionFields:
@@ -406,6 +411,14 @@ def _defaults(settings: SiteSettings) -> dict[str, str | None]:
         "partition": settings.partition,
         "time": settings.time,
     }
+
+
+async def _describe_certificate(settings: SiteSettings) -> str:
+    """Say until when the certificate lets us in; empty where there is none."""
+    from airflow_provider_csc.transport.certificates import read_certificate  # noqa: PLC0415
+
+    certificate = await read_certificate(settings.ssh)
+    return certificate.describe_rest(time.time()) if certificate else ""
 
 
 def _describe_probe(probe: Probe) -> tuple[bool, str]:

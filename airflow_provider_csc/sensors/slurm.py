@@ -111,7 +111,7 @@ class SlurmJobSensor(BaseSensorOperator):
         if missing:
             raise AirflowFailException(_describe_missing(missing))
         for result in found.values():
-            self.log.info("Job %s is %s.", result.job_id, result.state)
+            self.log.info("%s", _describe_present(result))
         if not all(result.is_final and not _awaits_accounting(result) for result in found.values()):
             return False
         return PokeReturnValue(is_done=True, xcom_value=self._finish(list(found.values())))
@@ -141,6 +141,18 @@ class SlurmJobSensor(BaseSensorOperator):
             raise AirflowFailException(told) from error_for(failed[0])
         values = [to_xcom(result) for result in results]
         return values[0] if len(values) == 1 else values
+
+
+def _describe_present(result: JobResult) -> str:
+    """Say where a job is, and of one that waits why."""
+    from airflow_provider_csc.slurm.pending import explain_reason  # noqa: PLC0415 - where it runs
+
+    text = f"Job {result.job_id} is {result.state}"
+    if result.state != "PENDING":
+        return f"{text}."
+    reason = explain_reason(result.reason or "")
+    about = f" ({reason.code})" if result.reason else ""
+    return f"{text}{about}: {reason.explain(result.job_id)}"
 
 
 def _awaits_accounting(result: JobResult) -> bool:

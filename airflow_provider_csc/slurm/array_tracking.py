@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,13 @@ from airflow_provider_csc.slurm.output import (
     QueueRow,
 )
 from airflow_provider_csc.slurm.ownership import own_rows, write_memories
+from airflow_provider_csc.slurm.pending import (
+    PendingReason,
+    describe_start,
+    explain_reason,
+    is_news,
+    report_waits,
+)
 from airflow_provider_csc.slurm.result import build_result
 from airflow_provider_csc.slurm.states import Phase
 from airflow_provider_csc.slurm.tracking import (
@@ -42,7 +49,7 @@ from airflow_provider_csc.slurm.tracking import (
 from airflow_provider_csc.slurm.verdict import Evidence, is_revoked
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from airflow_provider_csc.slurm.answers import Answers
     from airflow_provider_csc.slurm.cancel_commands import Notice
@@ -87,6 +94,10 @@ class ArrayTracker(JobTracker):
         self._ends: dict[int, TaskEnd] = {}
         self._results: list[JobResult] = []
         self._told: dict[str, int] = {}
+        # Which reasons to wait were told and still hold, how long each did, and when that was seen.
+        self._reasons: frozenset[str] = frozenset()
+        self._waits: dict[str, int] = {}
+        self._waits_clock = 0
         self._has_told = self._is_revoked_told = False
         self._odd = 0
         self._runs = False
@@ -231,6 +242,7 @@ class ArrayTracker(JobTracker):
         nameless = rows_of_array(rows, self._base)
         nothing: Answer[QueueRow] = Answer(())
         requeued: list[int] = []
+        waiting: dict[str, _Waiting] = {}
         self._runs = any(row.state.phase is Phase.RUNNING for row in live)
         for index, job in self._left.items():
             own = shown.get(index, nothing if _has_row(job) else nameless)
@@ -240,6 +252,7 @@ class ArrayTracker(JobTracker):
             if job.is_live:
                 if self._observe_live_task(index, job, answers.clock):
                     requeued.append(index + self._shift)
+                _count_waiting(job, waiting)
             elif job.settling_since is None:
                 job.settling_since = now.steady
                 self._over[index] = job
@@ -247,8 +260,32 @@ class ArrayTracker(JobTracker):
         return [
             *_describe_requeued(requeued),
             *self._note_revoked(rows),
-            *(self._explain_pending(self._whole) if live else ()),
+            *self._tell_reasons(waiting, answers.clock),
+            *(self._give_up(self._whole) if live else ()),
         ]
+
+    def _tell_reasons(self, waiting: Mapping[str, _Waiting], clock: int) -> list[Event]:
+        """Say why tasks wait, once for each reason and not for each task."""
+        found = {explain_reason(text): group for text, group in waiting.items()}
+        passed = max(clock - self._waits_clock, 0) if self._waits_clock else 0
+        self._waits_clock = clock
+        events: list[Event] = []
+        for reason, group in found.items():
+            self._waits[reason.code] = self._waits.get(reason.code, 0) + passed
+            # Every job has no reason at first; the counts tell that it waits.
+            if reason.code not in self._reasons and group.row.reason:
+                events.append(self._tell_reason(reason, group, clock))
+        self._reasons = frozenset(reason.code for reason in found)
+        return events
+
+    def _tell_reason(self, reason: PendingReason, group: _Waiting, clock: int) -> Note:
+        tasks = "1 task waits" if group.count == 1 else f"{group.count} tasks wait"
+        text = f"Array {self._base}: {tasks} ({reason.code}): "
+        text += reason.explain(self._base, "it" if group.count == 1 else "each")
+        start = None if group.row.nodes else group.row.started
+        if is_news(None, start, clock) and start is not None:
+            text += f" Slurm expects the next to start at {describe_start(start, clock)}."
+        return Note(text, logging.WARNING if reason.is_hopeless else logging.INFO)
 
     def _note_identity(self, live: Sequence[QueueRow]) -> None:
         """Keep by what the array is known again; a requeue of one task is none of the array."""
@@ -421,7 +458,24 @@ class ArrayTracker(JobTracker):
             stdout_path=self.spec.stdout_path,
             stderr_path=self.spec.stderr_path,
         )
-        return [result]
+        return [replace(result, pending_reasons=report_waits(self._waits.items()))]
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """How many tasks wait for one reason, and how squeue shows the first of them."""
+
+    row: QueueRow
+    count: int = 0
+
+
+def _count_waiting(job: _Job, waiting: dict[str, _Waiting]) -> None:
+    row = job.last_seen[0] if job.last_seen else None
+    if row is None or row.state.phase is not Phase.QUEUED:
+        return
+    if row.reason not in waiting:
+        waiting[row.reason] = _Waiting(row)
+    waiting[row.reason].count += 1
 
 
 def _has_row(job: _Job) -> bool:

@@ -76,7 +76,12 @@ class NoAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueRow:
-    """One job or array element as squeue shows it. Times: seconds since 1970, None if not set."""
+    """
+    One job or array element as squeue shows it. Times: seconds since 1970, None if not set.
+
+    Of one that waits ``started`` is when Slurm expects it to start, None where it does not say.
+    ``ends_by`` is when one that runs, or is expected to, reaches its time limit.
+    """
 
     job_id: str
     state: JobState
@@ -86,6 +91,7 @@ class QueueRow:
     submitted: int | None
     started: int | None
     ended: int | None
+    ends_by: int | None
     user: str
     name: str
 
@@ -257,6 +263,7 @@ def _parse_queue_row(fields: list[str]) -> QueueRow:
         started=_integer(started),
         # Until the end it is when the time limit would be reached.
         ended=_integer(ended) if state.is_final else None,
+        ends_by=None if state.is_final else _integer(ended),
         user=intern(user),
         name=name,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal as signals
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ class JobResult:
     ``memory_bytes`` is the peak of the largest step, all its tasks together; ``restarts`` how often
     Slurm requeued the job. ``array`` is what became of each task of an array (see `ArrayRecord`);
     the rest is then of the task whose failure tells most, or of the job as a whole.
+    ``pending_reasons`` says why it was seen to wait in the queue, and for how many seconds.
     """
 
     job_id: str
@@ -63,6 +64,7 @@ class JobResult:
     node_count: int | None = None
     cpus: int | None = None
     array: dict[str, Any] | None = None
+    pending_reasons: list[dict[str, str | int]] = field(default_factory=list)
 
     @property
     def noted(self) -> str:
@@ -110,7 +112,7 @@ class JobResult:
     @classmethod
     def from_payload(cls, payload: Mapping[str, Any]) -> JobResult:
         """Read what `to_payload` made, also when a newer version added fields to it."""
-        known = {field.name for field in fields(cls)}
+        known = {each.name for each in fields(cls)}
         return cls(**{name: value for name, value in payload.items() if name in known})
 
 
@@ -133,6 +135,7 @@ _XCOM_FIELDS = (
     "run_dir",
     "stdout_path",
     "stderr_path",
+    "pending_reasons",
 )
 
 
@@ -260,11 +263,25 @@ def _describe_circumstances(result: JobResult) -> list[str]:
     if result.restarts:
         times = "once" if result.restarts == 1 else f"{result.restarts} times"
         told.append(f"Slurm had requeued it {times}.")
+    if result.limit and (waits := _describe_waits(result)):
+        told.append(waits)
     if result.without_accounting and not result.is_success:
         told.append(
             "This site keeps no accounting: what it used, and who cancelled it, cannot be known."
         )
     return told
+
+
+def _describe_waits(result: JobResult) -> str:
+    """Say what a job that this task gave up had waited for in the queue."""
+    from airflow_provider_csc.slurm.parking import describe_seconds  # noqa: PLC0415 - rarely
+
+    waits = [
+        f"{each['reason']} ({describe_seconds(int(each['seconds']))})"
+        for each in result.pending_reasons
+        if each["reason"] != "None"
+    ]
+    return f"In the queue it waited for: {', '.join(waits)}." if waits else ""
 
 
 # What slurmstepd ends with when it cannot set up the job's files (tried on 22.05).

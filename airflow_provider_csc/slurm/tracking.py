@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import is_
 from typing import TYPE_CHECKING
 
@@ -35,8 +35,16 @@ from airflow_provider_csc.slurm.parking import (
     accounting_outage,
     controller_outage,
 )
+from airflow_provider_csc.slurm.pending import (
+    PendingReason,
+    Waiting,
+    describe_start,
+    explain_reason,
+    is_news,
+    report_waits,
+)
 from airflow_provider_csc.slurm.result import JobResult, build_result
-from airflow_provider_csc.slurm.states import JobState, Phase, explain_reason
+from airflow_provider_csc.slurm.states import Phase
 from airflow_provider_csc.slurm.verdict import Evidence, is_live, is_revoked, judge
 
 if TYPE_CHECKING:
@@ -120,7 +128,8 @@ class _Job:
     last_seen: tuple[QueueRow, int] | None = None
     ends: dict[str, QueueRow] = field(default_factory=dict)
     shown: tuple[str, str] | None = None
-    explained: str = ""
+    # Why it waits in the queue, once it was seen to.
+    waiting: Waiting | None = None
     settling_since: float | None = None
     forgotten_since: float | None = None
     limit: str | None = None
@@ -198,6 +207,7 @@ class JobTracker:
         "limit",
         "logs",
         "spec",
+        "told_expiry",
     )
 
     def __init__(self, name: str, spec: WatchSpec) -> None:
@@ -220,6 +230,14 @@ class JobTracker:
         self._asked_accounting: tuple[str, ...] = ()
         self._clock: int | None = None
         self.limit: str | None = None
+        # Of which certificate, by its end, the task was told that it will expire.
+        self.told_expiry: int | None = None
+
+    @property
+    def ends_by(self) -> int | None:
+        """When the last of its jobs reaches its time limit, by the cluster's clock, if known."""
+        seen = (job.last_seen[0].ends_by for job in self._open if job.last_seen)
+        return max(filter(None, seen), default=None)
 
     @property
     def is_settling(self) -> bool:
@@ -467,7 +485,7 @@ class JobTracker:
             events.append(Note(text))
         if self.spec.tells_start and row.state.phase is Phase.RUNNING:
             events += self._tell_start(job, row)
-        return [*events, *_describe_change(job, row), *self._explain_pending(job)]
+        return [*events, *self._describe_change(job, row, clock)]
 
     def _tell_start(self, job: _Job, row: QueueRow) -> list[Event]:
         if job.told_start == (row.submitted, row.started):
@@ -475,25 +493,38 @@ class JobTracker:
         job.told_start = row.submitted, row.started
         return [Started(job.job_id)]
 
-    def _explain_pending(self, job: _Job) -> list[Event]:
-        """Say what keeps a job in the queue, and cancel one of ours that can never start."""
+    def _describe_change(self, job: _Job, row: QueueRow, clock: int) -> list[Event]:
+        """Say how a job's state has changed; of one that waits why, and when it may start."""
+        if row.state.phase is not Phase.QUEUED:
+            if job.waiting is not None:
+                job.waiting.leave(min(clock, row.started or clock))
+            return _tell_state(job, row)
+        reason = explain_reason(row.reason)
+        waiting = job.waiting = job.waiting or Waiting()
+        waiting.enter(reason.code, clock)
+        told = _tell_waiting(job, row, reason)
+        start = None if row.nodes else row.started
+        if start is not None and is_news(waiting.told_start, start, clock):
+            told += [_tell_estimate(job.job_id, waiting, start, clock)]
+        return [*told, *self._give_up(job)]
+
+    def _give_up(self, job: _Job) -> list[Event]:
+        """Have a job of ours cancelled that can never start, or only when somebody releases it."""
         rows = job.live_rows
-        reasons = {row.reason for row in rows if row.state.phase is Phase.QUEUED}
+        kinds = {explain_reason(row.reason).kind for row in rows}
         # What holds for some elements of an array only is no reason to cancel the others.
-        is_all = len(reasons) == 1 and all(row.state.phase is Phase.QUEUED for row in rows)
-        pending = explain_reason(reasons.pop()) if is_all else None
-        text = pending.describe(job.job_id) if pending and pending.needs_person else ""
-        if pending is None or not text or text == job.explained:
-            job.explained = text
+        is_all = len(kinds) == 1 and all(row.state.phase is Phase.QUEUED for row in rows)
+        if not is_all or job.limit is not None or not self.spec.run_dir:
             return []
-        job.explained = text
-        if pending.kind == "waits":
-            return [Note(text)]
-        is_never = pending.kind == "never"
-        if self.spec.run_dir and job.limit is None and (is_never or self.spec.cancel_held):
-            job.limit = "dependency" if is_never else "held"
-            text += " This task cancels it."
-        return [Note(text, logging.WARNING)]
+        kind = kinds.pop()
+        if kind == "never":
+            job.limit = "dependency"
+        elif kind == "held" and self.spec.cancel_held:
+            job.limit = "held"
+        else:
+            return []
+        why = "can never start" if kind == "never" else "is held"
+        return [Note(f"Job {job.job_id} {why}. This task cancels it.", logging.WARNING)]
 
     def _check_limits(self, now: Moment) -> list[Event]:
         if self.limit is not None or self._clock is None or not self._limits.are_set(now):
@@ -607,7 +638,16 @@ class JobTracker:
             stderr_path=self.spec.stderr_path,
             limit=self.limit or job.limit,
         )
-        return complete_result(result, evidence, job.last_seen)
+        result = complete_result(result, evidence, job.last_seen)
+        return replace(result, pending_reasons=self._report_waits(job)) if job.waiting else result
+
+    @staticmethod
+    def _report_waits(job: _Job) -> list[dict[str, str | int]]:
+        """Return why a job was seen to wait; one that never ran waited until it was last seen."""
+        if job.waiting is None or job.last_seen is None:
+            return []
+        job.waiting.leave(job.last_seen[1])
+        return report_waits(job.waiting.earlier)
 
     def _describe_result(self, job: _Job, evidence: Evidence) -> list[Event]:
         result = job.result
@@ -658,18 +698,37 @@ def _describe_revoked(job: _Job) -> list[Event]:
     ]
 
 
-def _describe_change(job: _Job, row: QueueRow) -> list[Event]:
-    # A state's name alone would say "still PENDING" again for each element of an array.
-    detail = row.reason if row.state.phase is Phase.QUEUED else row.nodes
-    seen = (row.state.phase.value, f"{row.state.name} {detail}")
-    if job.shown == seen:
+def _tell_state(job: _Job, row: QueueRow) -> list[Event]:
+    if not _is_new(job, row.state.name, row.nodes):
         return []
-    job.shown = seen
-    return [Note(_describe_row(job.job_id, row.state, row, detail))]
+    is_running = row.state.phase is Phase.RUNNING
+    about = f" on {row.nodes}" if is_running else f" ({row.nodes})"
+    meaning = "" if row.state.name == "RUNNING" else f": it {row.state.meaning}"
+    text = f"Job {job.job_id} is {row.state.name}{about if row.nodes else ''} in {row.partition}"
+    return [Note(f"{text}{meaning}.")]
 
 
-def _describe_row(job_id: str, state: JobState, row: QueueRow, detail: str) -> str:
-    about = f" on {detail}" if state.phase is Phase.RUNNING else f" ({detail})"
-    usual = state.name in ("PENDING", "RUNNING")
-    meaning = "" if usual else f": it {state.meaning}"
-    return f"Job {job_id} is {state.name}{about if detail else ''} in {row.partition}{meaning}."
+def _tell_waiting(job: _Job, row: QueueRow, reason: PendingReason) -> list[Event]:
+    if not _is_new(job, row.state.name, reason.code):
+        return []
+    told = []
+    if row.state.name != "PENDING":
+        told.append(f"it {row.state.meaning}.")
+    # Slurm gives a reason to those that wait, and to some that are about to.
+    if row.reason or not told:
+        told.append(reason.explain(job.job_id, "It" if told else "it"))
+    about = f" ({reason.code})" if row.reason else ""
+    text = f"Job {job.job_id} is {row.state.name}{about} in {row.partition}: {' '.join(told)}"
+    return [Note(text, logging.WARNING if reason.is_hopeless else logging.INFO)]
+
+
+def _is_new(job: _Job, name: str, detail: str) -> bool:
+    """Whether this was not what was told last; what is told of it does not change with a list."""
+    shown, job.shown = job.shown, (name, detail)
+    return shown != job.shown
+
+
+def _tell_estimate(job_id: str, waiting: Waiting, start: int, clock: int) -> Note:
+    again = "" if waiting.told_start is None else "now "
+    waiting.told_start = start
+    return Note(f"Slurm {again}expects job {job_id} to start at {describe_start(start, clock)}.")

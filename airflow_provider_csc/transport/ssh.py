@@ -11,6 +11,7 @@ from asyncssh.constants import OPEN_REQUEST_SESSION_FAILED
 
 from airflow_provider_csc.errors import (
     CommandTimeoutError,
+    ConfigError,
     ConnectFailedError,
     ConnectionLostError,
 )
@@ -22,12 +23,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from airflow_provider_csc.transport.base import Hop, SshSettings
+    from airflow_provider_csc.transport.ssh_credentials import Credential
 
 # sshd refuses more than MaxSessions (10 by default) channels; leave room for a person's own.
 _MAX_CHANNELS = 8
 # MaxSessions may be less than that, and sshd takes a moment to forget a session that ended. The
 # first is for a connection that is found dead when it is used.
 _SESSION_DELAYS = (0.0, 0.05, 0.1, 0.2, 0.4)
+
+# Copying a certificate over another one leaves half of one for a moment, or none.
+_RENEWED = ("certificate", "certificate_file")
+_RENEWAL_DELAYS = (0.1, 0.4)
 
 # It would tell of every channel at INFO, into the log of whatever task happens to run.
 asyncssh.set_log_level("WARNING")
@@ -181,8 +187,19 @@ class SshTransport:
                 self._links.append(self._current)
             return self._current
 
+    async def _load_credentials(self) -> list[Credential]:
+        """Read key and certificate; a file may just be replaced by whoever renews it."""
+        for delay in _RENEWAL_DELAYS:
+            try:
+                return await asyncio.to_thread(load_credentials, self._settings)
+            except ConfigError as error:
+                if self._settings.certificate or error.details.get("field") not in _RENEWED:
+                    raise
+            await asyncio.sleep(delay)
+        return await asyncio.to_thread(load_credentials, self._settings)
+
     async def _open_chain(self) -> list[asyncssh.SSHClientConnection]:
-        credentials = await asyncio.to_thread(load_credentials, self._settings)
+        credentials = await self._load_credentials()
         # Kept apart until it is whole: nobody else may close, or connect through, half of it.
         chain: list[asyncssh.SSHClientConnection] = []
         try:

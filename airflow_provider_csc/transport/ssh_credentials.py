@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import asyncssh
 
@@ -12,8 +11,6 @@ from airflow_provider_csc.errors import ConfigError
 
 if TYPE_CHECKING:
     from airflow_provider_csc.transport.base import Hop, SshSettings
-
-_VALID_FOR_EVER = 2**64 - 1
 
 
 def load_known_hosts(settings: SshSettings, hop: Hop) -> asyncssh.SSHKnownHosts | None:
@@ -81,7 +78,7 @@ def load_credentials(settings: SshSettings) -> list[Credential]:
     :raises ConfigError: when a file cannot be read, or a key does not open.
     """
     key = _load_key(settings)
-    certificate = _certificate_text(settings)
+    certificate = certificate_text(settings)
     if certificate is None:
         return [key] if key else []
     if key is None:
@@ -131,66 +128,44 @@ def _load_key(settings: SshSettings) -> asyncssh.SSHKey | None:
 def _read(field: str, path: str) -> str:
     try:
         return Path(path).expanduser().read_text(encoding="utf-8")
+    except RuntimeError as error:  # That of pathlib, about a home.
+        raise _unreadable(field, path, "there is no such home directory") from error
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
-        raise ConfigError(
-            f"{field}: {path!r} cannot be read on this machine ({reason}). The workers and the "
-            "triggerer all need it; correct the path or its permissions.",
-            field=field,
-            value=path,
-        ) from error
+        raise _unreadable(field, path, reason) from error
 
 
-def _certificate_text(settings: SshSettings) -> str | None:
-    if settings.certificate:
-        return settings.certificate
-    path = _certificate_path(settings)
-    return None if path is None else _read("certificate_file", path)
-
-
-def _certificate_path(settings: SshSettings) -> str | None:
-    if settings.certificate_file:
-        return settings.certificate_file
-    beside = _beside(settings)
-    return beside if beside and Path(beside).expanduser().exists() else None
-
-
-def _beside(settings: SshSettings) -> str | None:
-    """Return where a certificate is looked for that is not named."""
-    return settings.key_file and settings.key_file + "-cert.pub"
-
-
-def describe_certificate(settings: SshSettings, credentials: list[Credential]) -> str:
-    """
-    Say in one sentence until when the certificate of a log-in is valid, or that it has expired.
-
-    That is the one that was shown to the server; its file may hold another one by now.
-    """
-    from cryptography.hazmat.primitives.serialization import (  # noqa: PLC0415 - only on failure
-        SSHCertificate,
-        load_ssh_public_identity,
+def _unreadable(field: str, path: str, reason: str) -> ConfigError:
+    return ConfigError(
+        f"{field}: {path!r} cannot be read on this machine ({reason}). The workers and the "
+        "triggerer all need it; correct the path or its permissions.",
+        field=field,
+        value=path,
     )
 
-    shown = next((each[1] for each in credentials if isinstance(each, tuple)), None)
-    if shown is None:
-        return "There is no certificate; a site that wants one refuses the key alone."
-    identity = cast("SSHCertificate", load_ssh_public_identity(shown.export_certificate().strip()))
-    seconds = datetime.now(UTC).timestamp()
-    if identity.valid_before <= seconds:
-        file = settings.certificate_file or _beside(settings)
-        where = "in the connection" if settings.certificate else f"at {file}"
-        return f"Its certificate EXPIRED on {_moment(identity.valid_before)}; renew it {where}."
-    if identity.valid_after > seconds:
-        return (
-            f"Its certificate is not valid before {_moment(identity.valid_after)}; wait, or check "
-            "the clock of this machine."
-        )
-    names = ", ".join(name.decode() for name in identity.valid_principals)
-    if identity.valid_before >= _VALID_FOR_EVER:
-        return f"Its certificate never expires; it is for {names or 'any user'}."
-    end = _moment(identity.valid_before)
-    return f"Its certificate is valid until {end} for {names or 'any user'}."
+
+def certificate_text(settings: SshSettings) -> str | None:
+    """
+    Return the certificate as its file or the connection has it now; None where there is none.
+
+    :raises ConfigError: when a file that is named cannot be read.
+    """
+    if settings.certificate:
+        return settings.certificate
+    path = certificate_path(settings)
+    if path is None or not (settings.certificate_file or _is_there(path)):
+        return None
+    return _read("certificate_file", path)
 
 
-def _moment(seconds: int) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+def _is_there(path: str) -> bool:
+    """Whether there is a file, as far as we may know; reading it tells why not."""
+    try:
+        return Path(path).expanduser().exists()
+    except (OSError, RuntimeError):
+        return True
+
+
+def certificate_path(settings: SshSettings) -> str | None:
+    """Return where a certificate is looked for."""
+    return settings.certificate_file or (settings.key_file and f"{settings.key_file}-cert.pub")

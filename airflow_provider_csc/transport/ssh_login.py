@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import asyncssh
 
 from airflow_provider_csc.errors import ConfigError, ConnectFailedError
-from airflow_provider_csc.transport.ssh_credentials import describe_certificate, load_known_hosts
+from airflow_provider_csc.transport.certificates import describe_shown
+from airflow_provider_csc.transport.ssh_credentials import load_known_hosts
 
 if TYPE_CHECKING:
     from airflow_provider_csc.transport.base import Hop, SshSettings
@@ -62,7 +63,7 @@ async def open_connection(
         raise await _host_key_error(settings, hop, tunnel, error) from error
     except (asyncssh.PermissionDenied, asyncssh.ChannelOpenError) as error:
         raise ConnectFailedError(
-            _refusal(settings, hop, credentials, error), host=hop.host
+            await _refusal(settings, hop, credentials, error), host=hop.host
         ) from error
     except (asyncssh.Error, OSError, TimeoutError) as error:
         raise ConnectFailedError(
@@ -95,12 +96,12 @@ def _unreachable(hop: Hop, error: Exception) -> str:
             return f"Cannot connect to {hop}: {error}"
 
 
-def _refusal(
+async def _refusal(
     settings: SshSettings, hop: Hop, credentials: list[Credential], error: Exception
 ) -> str:
     if isinstance(error, asyncssh.ChannelOpenError):
         return f"The jump host could not reach {hop}: {error}"
-    hint = describe_certificate(settings, credentials)
+    hint = await describe_shown(settings, credentials)
     user = hop.username or settings.target.username or "the default user"
     return (
         f"{hop.host} refused the log-in of {user!r} on port {hop.port}. Check the user name and "

@@ -657,15 +657,11 @@ class SlurmSiteTrigger(KillableTrigger):
         purpose = " to take a job" if self.token else ""
         target, base_dir = settings.ssh.target, self.base_dir or settings.work_dir
         until = f" It ends at {_moment(self.deadline)}." if self.deadline is not None else ""
-        certificate = settings.ssh.certificate_file or (
-            f"{settings.ssh.key_file}-cert.pub" if settings.ssh.key_file else None
-        )
-        renew = f" An expired certificate is read anew from {certificate}." if certificate else ""
         return (
             f"Waiting since {_moment(self.since)} for {target}{purpose}: "
             f"{(self.reason or 'it could not be submitted').rstrip('.')}. It goes on by itself, "
             f"without using up a retry, when {target.host} lets us log in, Slurm answers there and "
-            f"{base_dir} can be written.{until}{renew}"
+            f"{base_dir} can be written.{until}"
         )
 
     def _has_to_kill(self) -> bool:

@@ -18,6 +18,7 @@ import asyncssh
 import pytest
 import pytest_asyncio
 
+from airflow_provider_csc.client.meter import NoMeter
 from airflow_provider_csc.client.pauses import backoff_seconds
 from airflow_provider_csc.client.poller import Moved, SitePoller, Source, poller_for
 from airflow_provider_csc.client.slurm import SlurmClient
@@ -530,6 +531,102 @@ async def test_an_end_that_could_not_be_noted_is_noted_later(bench: Bench) -> No
     assert watching.states == ["COMPLETED"]
     await until(verdict.exists)
     assert not stays.parked
+
+
+# Certificates
+
+
+def certify(seconds: int) -> str:
+    """A certificate that is valid for so long yet."""
+    signed = KEY.generate_user_certificate(
+        KEY, "test", principals=["alice"], valid_before=int(time.time()) + seconds
+    )
+    return signed.export_certificate().decode()
+
+
+def told_of(watching: Watching) -> list[str]:
+    return [text for text in watching.warnings if text.startswith("The SSH certificate ")]
+
+
+async def test_each_task_is_told_once_of_a_certificate_that_will_expire(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_provider_csc.client.poller._CERTIFICATE_SECONDS", 0.0)
+    file = tmp_path / "id-cert.pub"
+    file.write_text(certify(7100))
+    ssh = SshSettings(target=Hop(host="h"), key_file=str(tmp_path / "id"))
+    bench.poller.settings = SiteSettings(ssh=ssh)
+    left: list[float] = []
+
+    class Figures(NoMeter):
+        def gauge(self, name: str, value: float, tags: Any) -> None:
+            if name == "slurm.poller.certificate_seconds":
+                left.append(value)
+
+    bench.poller.meter = Figures()
+
+    async def rounds(number: int = 3) -> None:
+        wanted = len(bench.polls()) + number
+        await until(lambda: len(bench.polls()) >= wanted)
+
+    everyone = [bench.watch(await bench.submit(hold=True)) for _ in range(2)]
+    await until(lambda: all(map(told_of, everyone)))
+    await rounds()
+    assert [len(told_of(each)) for each in everyone] == [1, 1]
+    assert f"and put it at {file}" in told_of(everyone[0])[0]
+    assert 0 < left[-1] <= 7100
+    # Half of one, one that lasts, and one that does not.
+    for text in (certify(7000)[:80], certify(90_000)):
+        file.write_text(text)
+        await rounds()
+        assert [len(told_of(each)) for each in everyone] == [1, 1]
+    file.write_text(certify(60))
+    await until(lambda: all(len(told_of(each)) == 2 for each in everyone))
+    assert not any(each.parked for each in everyone)
+
+
+async def test_a_certificate_that_ends_before_the_job_may_is_told_of(
+    bench: Bench, tmp_path: Path
+) -> None:
+    file = tmp_path / "id-cert.pub"
+    file.write_text(certify(86_400))
+    ssh = SshSettings(target=Hop(host="h"), key_file=str(tmp_path / "id"))
+    bench.poller.settings = SiteSettings(ssh=ssh)
+    long, short = await bench.submit(hold=True), await bench.submit(hold=True)
+    now = int(time.time())
+    bench.site.change(long.job_id, ended=str(now + 90_000))
+    bench.site.change(short.job_id, ended=str(now + 80_000))
+    watching, other = bench.watch(long), bench.watch(short)
+    await until(lambda: told_of(watching))
+    assert "and the job may run until " in told_of(watching)[0]
+    assert told_of(other) == []
+
+
+async def test_a_certificate_that_is_renewed_in_the_connection_is_taken_before_it_is_missed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_provider_csc.client.poller._CERTIFICATE_SECONDS", 0.0)
+
+    def site_of(text: str) -> SiteSettings:
+        key = Secret(value=KEY_TEXT)
+        return SiteSettings(
+            ssh=SshSettings(target=Hop(host="h"), private_key=key, certificate=text)
+        )
+
+    old, new = site_of(certify(60)), site_of(certify(90_000))
+    bench.poller.settings, known = old, [old]
+
+    async def read() -> SiteSettings:
+        return known[-1]
+
+    watching = bench.watch(await bench.submit(hold=True), source=Source("c", read))
+    await until(lambda: told_of(watching))
+    known.append(new)
+    await until(watching.task.done)
+    moved = watching.events[-1]
+    assert isinstance(moved, Moved)
+    assert moved.settings == new
+    assert not watching.parked
 
 
 # Coming and going

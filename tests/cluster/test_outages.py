@@ -95,10 +95,11 @@ class Certificate:
         self.file = place / "key-cert.pub"
         self._keygen("-t", "ed25519", "-N", "", "-f", str(self.key))
 
-    def sign(self, end: str) -> str:
+    def sign(self, end: str, *, start: str = "-1m", name: str = "alice") -> str:
         """Make a certificate that is valid until then, as ``+5s``; return it."""
         public = f"{self.key}.pub"
-        self._keygen("-s", self._authority, "-I", "test", "-n", "alice", "-V", f"-1m:{end}", public)
+        signed = ("-s", self._authority, "-I", "test", "-n", name, "-V", f"{start}:{end}")
+        self._keygen(*signed, public)
         return self.file.read_text()
 
     @staticmethod

@@ -233,6 +233,18 @@ CASES = [
         {"key_file": "/etc/hostname"},
     ),
     Case(
+        "a certificate file that cannot be read",
+        command(),
+        ["certificate_file", "/no/such/key-cert.pub", "No such file"],
+        {"certificate_file": "/no/such/key-cert.pub"},
+    ),
+    Case(
+        "a certificate file that is none",
+        command(),
+        ["certificate", "-cert.pub"],
+        {"certificate_file": "/etc/hostname"},
+    ),
+    Case(
         "a host key that nobody has confirmed",
         command(),
         ["host key", "unknown", "Known hosts"],

@@ -1,5 +1,5 @@
 """
-Every state, failure, pending reason and refusal of Slurm, and what the task makes of it.
+Every state, failure and refusal of Slurm, and what the task makes of it.
 
 ``python -m tests.support.state_tables`` writes docs/states.md from the code's own tables.
 """
@@ -14,10 +14,8 @@ from airflow_provider_csc.slurm.policy import Fail, Resubmit, Retry, SlurmRetryP
 from airflow_provider_csc.slurm.rejections import REJECTIONS, Rejection, find_remedy
 from airflow_provider_csc.slurm.result import JobResult
 from airflow_provider_csc.slurm.states import (
-    PENDING_REASONS,
     STATES,
     JobState,
-    PendingReason,
     Phase,
     parse_state,
 )
@@ -135,26 +133,6 @@ def with_policy(reason: FailureReason) -> str:
             return "nothing"
 
 
-# ---- pending reasons ----
-
-KINDS = {
-    ("waits", False): "waits",
-    ("waits", True): "waits until a person changes something; one line in the log",
-    ("held", True): "waits until it is released; one warning",
-    ("never", True): "is cancelled; the task fails: `JobDependencyError`",
-}
-
-
-def pending_row(reason: PendingReason) -> list[str]:
-    return [
-        ", ".join(f"`{each}`" for each in reason.pattern.split("|") if each)
-        if "(" not in reason.pattern
-        else f"`{reason.pattern}`",
-        KINDS[reason.kind, reason.needs_person],
-        f"The job {reason.words}. {reason.remedy}".strip(),
-    ]
-
-
 # ---- refusals ----
 
 
@@ -177,9 +155,6 @@ def render() -> str:
         ["reason", "exception", "what the task's log says", "what `on_failure` can do"],
         map(failure_row, EXAMPLES),
     )
-    pending = table(
-        ["reason", "the job", "what it means, what to do"], map(pending_row, PENDING_REASONS)
-    )
     refusals = table(
         ["sbatch says", "the task", "what the log adds"], map(rejection_row, REJECTIONS)
     )
@@ -187,7 +162,6 @@ def render() -> str:
         states=states,
         forms=forms,
         failures=failures,
-        pending=pending,
         refusals=refusals,
         unknown=find_remedy(""),
     )
@@ -197,7 +171,8 @@ PROSE = """\
 # Every state and every failure
 
 Written from the code's own tables by `python -m tests.support.state_tables`; a test holds the page
-to them. What can be done about failures is told in [failures.md](failures.md).
+to them. What can be done about failures is told in [failures.md](failures.md), why a job waits in
+[pending.md](pending.md).
 
 ## States
 
@@ -219,12 +194,6 @@ otherwise. The last column is what
 `SlurmRetryPolicy(infrastructure=1, out_of_memory=1, time_limit=1, user_errors="fail")` decides.
 
 {failures}
-## Why a job is pending
-
-squeue's reason, or the text that stands in its place; the first pattern that matches it counts. A
-job with another one waits. A remedy that needs a person is said once, not at every look.
-
-{pending}
 ## What sbatch refuses
 
 Nothing was submitted then. `SubmitRejectedError` has sbatch's own words in `stderr`. The first

@@ -837,6 +837,32 @@ async def test_a_renewed_certificate_is_found_without_a_restart(
         assert (await transport.run("exit 0", stdin=b"", timeout=5)).exit_status == 0
 
 
+async def test_a_certificate_that_is_just_being_replaced_is_read_again(
+    ca_server: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever copies one over another leaves an empty file for a moment, or half of one."""
+    monkeypatch.setattr("airflow_provider_csc.transport.ssh._RENEWAL_DELAYS", (5.0,))
+    signed = tmp_path / "signed"
+    for text in ("", certify()[:80], None):
+        if text is None:
+            signed.unlink()
+        else:
+            signed.write_text(text)
+        log_in = asyncio.ensure_future(run(settings(ca_server, certificate_file=str(signed))))
+        await asyncio.sleep(0.3)
+        signed.write_text(certify())
+        async with asyncio.timeout(20):
+            assert (await log_in).exit_status == 0
+
+
+async def test_a_certificate_in_the_connection_is_not_read_twice(
+    ca_server: SshServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_provider_csc.transport.ssh._RENEWAL_DELAYS", (3600.0,))
+    async with asyncio.timeout(20):
+        assert isinstance(await failure(settings(ca_server, certificate="rubbish")), ConfigError)
+
+
 async def test_the_certificate_that_was_refused_is_described_not_the_one_that_came_since(
     ca_server: SshServer, tmp_path: Path
 ) -> None:

@@ -493,6 +493,59 @@ def test_an_array_that_is_held_as_a_whole_is_told_and_cancelled() -> None:
     assert result_of(story).limit == "held"
 
 
+def test_of_an_array_each_reason_is_told_once_with_the_number_of_its_tasks() -> None:
+    story, site = story_of()
+
+    def waits(*groups: tuple[str, str]) -> None:
+        rows = [
+            queue_line(job_id=f"123_[{ids}]", state="PENDING", reason=reason, nodes="")
+            for ids, reason in groups
+        ]
+        site.squeue = answer(*rows)
+        story.round(15)
+
+    waits(("0-9%2", "None"))
+    waits(("0-9%2", "Priority"))
+    waits(("0-8%2", "Priority"), ("9", "JobHeldUser"))
+    waits(("0-7%2", "Priority"), ("8-9", "JobHeldUser"))
+    told = [note.partition(": e")[0].partition(": it")[0] for note in story.notes]
+    assert told == [
+        "Array 123: 10 tasks: 10 PENDING.",
+        "Array 123: 10 tasks wait (Priority)",
+        "Array 123: 1 task waits (JobHeldUser)",
+    ]
+    assert "each waits while jobs of higher priority are served." in story.notes[1]
+    assert "`scontrol release 123`" in story.notes[2]
+    waits(("0-9%2", "JobHeldUser"))
+    waits(("0-9%2", "Priority"))
+    assert [note[:40] for note in story.notes[3:]] == ["Array 123: 10 tasks wait (Priority): eac"]
+    site.squeue = answer()
+    site.sacct = answer(
+        accounting_line(JobID="123_[0-9%2]", State="CANCELLED by 1001", NodeList="")
+    )
+    story.round(15)
+    assert result_of(story).pending_reasons == [
+        {"reason": "None", "seconds": 0},
+        {"reason": "Priority", "seconds": 60},
+        {"reason": "JobHeldUser", "seconds": 45},
+    ]
+
+
+def test_of_an_array_the_start_of_the_next_task_is_told_with_the_reason() -> None:
+    story, site = story_of()
+    for started in ("109000", "105000"):
+        row = queue_line(
+            job_id="123_[0-9%2]", state="PENDING", reason="Priority", nodes="", started=started
+        )
+        site.squeue = answer(row)
+        story.round()
+    told = [note for note in story.notes if "expects" in note]
+    assert len(told) == 1
+    assert told[0].endswith(
+        "Slurm expects the next to start at 1970-01-02 06:16 UTC (in 2 h 30 min)."
+    )
+
+
 # ---- logs ----
 
 

@@ -77,6 +77,7 @@ def test_all_three_sources_make_one_result() -> None:
         "run_dir": "/run",
         "stdout_path": "/out",
         "stderr_path": "/err",
+        "pending_reasons": [],
     }
     assert (found.limit, found.requested_memory, found.time_limit_minutes) == (
         "timeout",
@@ -248,7 +249,7 @@ def test_the_names_of_a_result_are_a_stored_format() -> None:
         *("max_rss_bytes", "run_dir", "stdout_path", "stderr_path", "limit", "cancelled_by"),
         *("requested_memory", "time_limit_minutes", "accounting", "contradiction"),
         *("without_accounting", "restarts", "memory_bytes", "node_count", "cpus"),
-        "array",
+        *("array", "pending_reasons"),
     ]
 
 
@@ -268,6 +269,29 @@ def test_the_names_of_a_result_are_a_stored_format() -> None:
             "Job 123 ended FAILED: exit code 127: a command was not found or not executable.",
         ),
         ({"state": "FAILED"}, "Job 123 ended FAILED: exit code unknown."),
+        (
+            {
+                "state": "CANCELLED",
+                "limit": "queue_timeout",
+                "pending_reasons": [
+                    {"reason": "None", "seconds": 1},
+                    {"reason": "Priority", "seconds": 500},
+                    {"reason": "Resources", "seconds": 100},
+                ],
+            },
+            (
+                "Job 123 ended CANCELLED: this task cancelled it because queue_timeout was reached. "
+                "In the queue it waited for: Priority (8 min 20 s), Resources (1 min 40 s)."
+            ),
+        ),
+        (
+            {
+                "state": "FAILED",
+                "exit_code": 1,
+                "pending_reasons": [{"reason": "Priority", "seconds": 500}],
+            },
+            "Job 123 ended FAILED: exit code 1.",
+        ),
         (
             {"state": "FAILED", "exit_code": 139, "signal": 11},
             "Job 123 ended FAILED: it was killed by signal 11 (SIGSEGV).",

@@ -7,10 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_csc.slurm.states import (
-    PENDING_REASONS,
     STATES,
     Phase,
-    explain_reason,
     parse_cancelled_by,
     parse_state,
 )
@@ -166,101 +164,3 @@ def test_no_text_is_success_but_its_own_word(text: str) -> None:
 )
 def test_who_cancelled_is_read(text: str, user_id: str | None) -> None:
     assert parse_cancelled_by(text) == user_id
-
-
-# ---- why a job is pending ----
-
-
-@pytest.mark.parametrize(
-    ("reason", "kind", "needs_person"),
-    [
-        ("DependencyNeverSatisfied", "never", True),
-        ("JobHeldUser", "held", True),
-        ("(JobHeldUser)", "held", True),
-        ("JobHeldAdmin", "held", True),
-        ("JobHoldMaxRequeue", "held", True),
-        ("launch failed requeued held", "held", True),
-        ("launch_failed_requeued_held", "held", True),
-        ("launch failure limit exceeded requeued held", "held", True),
-        ("user env retrieval failed requeued held", "held", True),
-        ("job requeued in held state", "held", True),
-        ("job requeued in special exit state", "held", True),
-        ("BadConstraints", "held", True),
-        ("ReservationDeleted", "held", True),
-        ("Reservation course_2026 was deleted", "held", True),
-        ("BurstBufferOperation", "held", True),
-        ("burst_buffer/lua: Stage-out in progress", "waits", True),
-        ("Reservation course_2026 is invalid", "waits", True),
-        ("InvalidAccount", "waits", True),
-        ("InvalidQOS", "waits", True),
-        ("AccountNotAllowed", "waits", True),
-        ("QOSNotAllowed", "waits", True),
-        ("PartitionTimeLimit", "waits", True),
-        ("PartitionNodeLimit", "waits", True),
-        ("PartitionDown", "waits", True),
-        ("PartitionInactive", "waits", True),
-        ("DeadLine", "waits", True),
-        ("QOSMaxWallDurationPerJobLimit", "waits", True),
-        ("QOSMinGRES", "waits", True),
-        ("AssocMaxCpuPerJobLimit", "waits", True),
-        ("AssocGrpBillingMinutes", "waits", True),
-        ("AssocGrpCPUMinutesLimit", "waits", True),
-        ("AssocGrpCPURunMinutesLimit", "waits", False),
-        ("QOSGrpCpuLimit", "waits", False),
-        ("QOSMaxJobsPerUserLimit", "waits", False),
-        ("AssocMaxSubmitJobLimit", "waits", False),
-        ("AssocMaxJobsLimit", "waits", False),
-        ("MaxGRESPerAccount", "waits", False),
-        ("ReqNodeNotAvail", "waits", False),
-        ("ReqNodeNotAvail, Reserved for maintenance", "waits", False),
-        ("ReqNodeNotAvail, UnavailableNodes:c[1-3]", "waits", False),
-        (
-            (
-                "Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority "
-                "partitions"
-            ),
-            "waits",
-            False,
-        ),
-        ("Priority", "waits", False),
-        ("Resources", "waits", False),
-        ("None", "waits", False),
-        ("", "waits", False),
-        ("Dependency", "waits", False),
-        ("BeginTime", "waits", False),
-        ("Licenses", "waits", False),
-        ("Cleaning", "waits", False),
-        ("Prolog", "waits", False),
-    ],
-)
-def test_a_pending_reason_is_explained(reason: str, kind: str, *, needs_person: bool) -> None:
-    found = explain_reason(reason)
-    assert found is not None
-    assert (found.kind, found.needs_person) == (kind, needs_person)
-    assert bool(found.remedy) or not needs_person
-
-
-@pytest.mark.parametrize(
-    "reason",
-    ["DependencyNever", "JobHeldUserX", "a held job", "NonZeroExitCode", "OutOfMemory", "priority"],
-)
-def test_what_is_in_no_table_is_not_explained(reason: str) -> None:
-    assert explain_reason(reason) is None
-
-
-def test_only_what_can_never_start_is_called_so() -> None:
-    assert [each.pattern for each in PENDING_REASONS if each.kind == "never"] == [
-        "DependencyNeverSatisfied"
-    ]
-
-
-def test_a_remedy_names_the_job() -> None:
-    held = explain_reason("JobHeldUser")
-    assert held is not None
-    assert held.describe("123") == (
-        "Job 123 is held by its user or an account coordinator. Release it with `scontrol release "
-        "123`, or cancel it."
-    )
-    waits = explain_reason("Priority")
-    assert waits is not None
-    assert waits.describe("123") == "Job 123 waits while jobs of higher priority are served."

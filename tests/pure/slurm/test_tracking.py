@@ -14,6 +14,7 @@ from airflow_provider_csc.slurm.commands import PollRequest
 from airflow_provider_csc.slurm.framing import Frame
 from airflow_provider_csc.slurm.output import RowMemo
 from airflow_provider_csc.slurm.parking import Outage
+from airflow_provider_csc.slurm.pending import explain_reason
 from airflow_provider_csc.slurm.states import STATES, Phase
 from airflow_provider_csc.slurm.tracking import (
     Ended,
@@ -36,6 +37,7 @@ from tests.pure.slurm.evidence import (
 from tests.pure.slurm.story import LOG, RUN_DIR, Site, Story
 
 NOW = Moment(wall=5000, steady=50)
+BEGIN_TIME = explain_reason("BeginTime").explain("123")
 SPEC = WatchSpec(job_ids=("123",), run_dir=RUN_DIR, stdout_path=LOG, stderr_path=LOG)
 
 # ---- when a wait ends, and with which state ----
@@ -239,7 +241,7 @@ def test_a_job_that_ends_and_is_requeued_goes_on() -> None:
     story.site.squeue = answer(queue_line(started="5000"))
     story.round(15)
     assert story.ended is None
-    assert "Job 123 is PENDING (BeginTime) in small." in story.notes
+    assert f"Job 123 is PENDING (BeginTime) in small: {BEGIN_TIME}" in story.notes
     story.site.squeue, story.site.sacct = answer(), answer(accounting_line(Start="5000"))
     story.site.record = exit_record(started=5000, ended=5010)
     story.round(15)
@@ -423,7 +425,7 @@ def test_a_silent_database_is_forgotten_when_the_job_lives_again() -> None:
     story.round(15)
     assert story.notes[1:] == [
         "The site answers again after 15 s.",
-        "Job 123 is PENDING (BeginTime) in small.",
+        f"Job 123 is PENDING (BeginTime) in small: {BEGIN_TIME}",
     ]
 
 
@@ -460,14 +462,126 @@ def test_changes_are_told_and_nothing_twice() -> None:
         story.site.squeue = answer(line)
         story.round(15)
     assert story.notes == [
-        "Job 123 is PENDING (Priority) in small.",
-        "Job 123 is PENDING (Resources) in small.",
+        f"Job 123 is PENDING (Priority) in small: {explain_reason('Priority').explain('123')}",
+        f"Job 123 is PENDING (Resources) in small: {explain_reason('Resources').explain('123')}",
         "Job 123 is CONFIGURING in small: it has nodes, which are getting ready.",
         "Job 123 is RUNNING on c1 in small.",
         "Job 123 is SUSPENDED on c1 in small: it is suspended and gave its processors up.",
         "Job 123 is COMPLETING on c1 in small: it is ending; its exit code is not final yet.",
         "Job 123 is DREAMING (c1) in small: it is not a state we know.",
     ]
+
+
+def waiting(reason: str, started: str = "N/A") -> Frame:
+    return answer(queue_line(state="PENDING", reason=reason, nodes="", started=started))
+
+
+def test_why_a_job_waits_is_told_when_it_changes_and_only_then() -> None:
+    story = Story(SPEC, Site())
+    for reason in ("Priority", "Priority", "Resources", "Priority", "SomethingNew", "SomethingNew"):
+        story.site.squeue = waiting(reason)
+        story.round(15)
+    told = [note.partition(": it ")[0] for note in story.notes]
+    assert told == [
+        f"Job 123 is PENDING ({reason}) in small"
+        for reason in ("Priority", "Resources", "Priority", "SomethingNew")
+    ]
+    assert "has no explanation" in story.notes[-1]
+
+
+def test_what_a_person_must_do_is_a_warning_and_the_rest_is_not() -> None:
+    levels = {}
+    for reason in ("Priority", "PartitionDown", "PartitionTimeLimit", "JobHeldAdmin"):
+        story = Story(WatchSpec(job_ids=("123",)), Site(waiting(reason)))
+        (note,) = [event for event in story.round() if isinstance(event, Note)]
+        levels[reason] = note.level
+    assert levels == {
+        "Priority": logging.INFO,
+        "PartitionDown": logging.INFO,
+        "PartitionTimeLimit": logging.WARNING,
+        "JobHeldAdmin": logging.WARNING,
+    }
+
+
+def test_a_state_that_says_something_itself_is_told_beside_the_reason() -> None:
+    row = queue_line(state="REQUEUE_HOLD", reason="JobHeldUser", nodes="")
+    story = Story(WatchSpec(job_ids=("123",)), Site(answer(row)))
+    story.round()
+    (note,) = story.notes
+    assert note.startswith(
+        "Job 123 is REQUEUE_HOLD (JobHeldUser) in small: it was requeued and is held until "
+        "released. It is held by its user or an account coordinator. It will not start"
+    )
+
+
+def test_nodes_that_come_and_go_in_a_reason_are_no_news() -> None:
+    story = Story(SPEC, Site())
+    for nodes in ("c1", "c[1-2]", "c2"):
+        story.site.squeue = waiting(f"ReqNodeNotAvail, UnavailableNodes:{nodes}")
+        story.round(15)
+    (note,) = story.notes
+    assert note.startswith("Job 123 is PENDING (ReqNodeNotAvail, UnavailableNodes) in small: it ")
+    assert "(c1)" in note
+
+
+def test_an_estimated_start_is_told_and_told_again_when_it_moves_in_earnest() -> None:
+    story = Story(SPEC, Site())
+    story.clock = 1795330000
+    for started in ("N/A", "1795342500", "1795342530", "1795338900", "N/A", "1795338930"):
+        story.site.squeue = waiting("Priority", started)
+        story.round()
+    assert story.notes[1:] == [
+        "Slurm expects job 123 to start at 2026-11-22 10:15 UTC (in 3 h 28 min).",
+        "Slurm now expects job 123 to start at 2026-11-22 09:15 UTC (in 2 h 28 min).",
+    ]
+
+
+def test_the_start_of_a_job_that_has_nodes_is_no_estimate() -> None:
+    story = Story(SPEC, Site())
+    row = queue_line(state="CONFIGURING", reason="None", started="999999")
+    story.site.squeue = answer(row)
+    story.round()
+    assert not any("expects" in note for note in story.notes)
+
+
+def test_the_result_says_why_the_job_waited_and_how_long() -> None:
+    story = Story(SPEC, Site())
+    for reason in ("Priority", "Resources", "Priority"):
+        story.site.squeue = waiting(reason)
+        story.round(30)
+    story.site.squeue = QUEUE["running"]
+    story.round(30)
+    story.site.squeue, story.site.sacct = answer(), answer(accounting_line())
+    story.site.record = exit_record()
+    story.round(15)
+    assert story.ended is not None
+    # It began before the last look: 1010 by the cluster's clock, which is long ago here.
+    assert story.ended.results[0].pending_reasons == [
+        {"reason": "Priority", "seconds": 30},
+        {"reason": "Resources", "seconds": 30},
+    ]
+
+
+def test_a_job_that_never_ran_waited_until_it_was_last_seen() -> None:
+    story = Story(SPEC, Site(waiting("JobHeldUser")))
+    story.round()
+    story.round(90)
+    story.site.squeue = answer()
+    story.site.sacct = answer(accounting_line(State="CANCELLED by 1001", Start="Unknown"))
+    for _ in range(4):
+        story.round(15)
+    assert story.ended is not None
+    assert story.ended.results[0].pending_reasons == [{"reason": "JobHeldUser", "seconds": 90}]
+
+
+def test_a_job_that_was_never_seen_waiting_waited_for_nothing_we_know() -> None:
+    story = Story(SPEC, Site(QUEUE["running"]))
+    story.round()
+    story.site.squeue, story.site.sacct = answer(), answer(accounting_line())
+    story.site.record = exit_record()
+    story.round(15)
+    assert story.ended is not None
+    assert story.ended.results[0].pending_reasons == []
 
 
 # ---- what is asked ----
@@ -1130,7 +1244,8 @@ def test_somebody_elses_job_that_can_never_start_is_left_alone() -> None:
     story = Story(WatchSpec(job_ids=("123",)), Site(pending("DependencyNeverSatisfied")))
     story.round()
     assert story.to_cancel == []
-    assert len(story.notes) == 2
+    (note,) = story.notes
+    assert "It can never start." in note
 
 
 def test_a_held_job_is_waited_for_and_told_of_once() -> None:
