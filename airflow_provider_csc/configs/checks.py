@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from airflow_provider_csc.configs.documents import Path, Problem
-from airflow_provider_csc.configs.keys import describe_unknown
+from airflow_provider_csc.configs.keys import describe_unknown, nearest
 from airflow_provider_csc.configs.placeholders import open_names
 from airflow_provider_csc.errors import ConfigError
 from airflow_provider_csc.notation import shown
@@ -92,8 +92,18 @@ def _text_of(error: ConfigError) -> str:
 
 def name_nearest(error: ValidationError, known: Iterable[str]) -> ValidationError:
     """Return the same error, in which an unknown key is told with the nearest that is known."""
-    known = list(known)
-    return _error(error.title, (_line(each, known) for each in error.errors(include_url=False)))
+    known, told = list(known), error.errors(include_url=False)
+    strange = [each["loc"] for each in told if each["type"] == "extra_forbidden"]
+    # What is written wrongly is not missing as well.
+    meant = {(nearest(str(loc[0]), known),) for loc in strange if len(loc) == 1}
+    return _error(
+        error.title,
+        [
+            _line(each, known)
+            for each in told
+            if each["type"] != "missing" or each["loc"] not in meant
+        ],
+    )
 
 
 def _line(each: Any, known: list[str]) -> tuple[str | PydanticCustomError, Path, object]:
@@ -166,9 +176,9 @@ def check_package(package: str) -> None:
 
 def check_command(command: object) -> None:
     """Refuse what is neither a shell command nor a program and its arguments."""
-    words = [command] if isinstance(command, str) else command
-    is_list = isinstance(words, list) and all(isinstance(each, str) for each in words)
-    if not is_list or not words or not words[0].strip() or any("\0" in each for each in words):
+    words = command if isinstance(command, list) else [command]
+    texts = [each for each in words if isinstance(each, str) and "\0" not in each]
+    if not texts or len(texts) < len(words) or not texts[0].strip():
         raise ConfigError(
             f"{shown(command)} is no command. Write text for a shell, or a list: a program and its "
             "arguments, all text.",

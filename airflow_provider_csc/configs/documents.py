@@ -123,6 +123,8 @@ def walk_strings(value: object, path: Path = ()) -> Iterator[tuple[Path, str]]:
         case list() | tuple():
             for number, each in enumerate(value):
                 yield from walk_strings(each, (*path, number))
+        case _:
+            return
 
 
 def map_strings(value: object, change: Callable[[Path, str], object], path: Path = ()) -> object:

@@ -38,7 +38,7 @@ def check_keys(config: Mapping[str, object]) -> None:
             raise ConfigError(
                 f"config: {describe_unknown(key, JOB_KEYS)}", field=f"config.{key}", value=value
             )
-    if hasattr(options := config.get("options"), "items"):
+    if isinstance(options := config.get("options"), dict):
         from airflow_provider_csc.slurm.option_names import check_option_names  # noqa: PLC0415
 
         check_option_names(options)

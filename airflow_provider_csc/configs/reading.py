@@ -45,12 +45,13 @@ def read_model(
     document = _parse(source, name, None if is_rendered else context or {})
     _check(document)
     value, problems = fill(document.value, values_of(context), must_close=must_close)
+    try:
+        made = model.model_validate(value)
+    except ValidationError as error:
+        raise document.error([*problems, *problems_of(error)]) from error
     if problems:
         raise document.error(problems)
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise document.error(list(problems_of(error))) from error
+    return made
 
 
 def _parse(source: object, name: str, context: Mapping[str, object] | None) -> Document:

@@ -48,7 +48,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         self._depth += 1
         if self._depth > MAX_DEPTH + 2:
-            mark = self.peek_event().start_mark
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             problem = f"there are more than {MAX_DEPTH} lists and mappings within each other"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
         node: yaml.Node | None = super().compose_node(parent, index)
@@ -108,7 +108,7 @@ def _compose(text: str) -> yaml.Node | None:
     try:
         node: yaml.Node | None = loader.get_single_node()
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
     return node
 
 
@@ -162,7 +162,8 @@ class _Builder:
                 return [self.build(each, (*path, n)) for n, each in enumerate(node.value)]
             case yaml.MappingNode() if kind == "map":
                 return self._build_mapping(node, path)
-        raise _refusal(node, f"the tag {shown(node.tag)} is not read. Leave it out")
+        tag = node.tag.replace(_TAG, "!!")
+        raise _refusal(node, f"the tag {shown(tag)} is not read. Leave it out")
 
     def _build_mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, object]:
         found: dict[str, object] = {}
@@ -186,8 +187,9 @@ class _Builder:
     def _read_merged(self, node: yaml.Node, path: Path) -> list[dict[str, object]]:
         """Return the mappings that ``<<`` adds to one, first those that win."""
         value = self.build(node, path)
-        mappings = value if isinstance(value, list) else [value]
-        if not all(isinstance(each, dict) for each in mappings):
+        given = value if isinstance(value, list) else [value]
+        mappings = [each for each in given if isinstance(each, dict)]
+        if len(mappings) < len(given):
             raise _refusal(node, "'<<' takes a mapping, or a list of mappings")
         return mappings
 

@@ -123,14 +123,15 @@ def _read(source: Source, allas_conn_id: str | None) -> tuple[str, Mapping[str, 
             return str(source), _decode(str(source), _read_file(Path(source)))
         case Mapping():
             return "configs", source
-    if hasattr(source, "model_dump"):
-        return "configs", source.model_dump()
-    raise ConfigError(
-        f"configs: {shown(source)} is of type {type(source).__name__}. Give a dict, the text of a "
-        "YAML document, a path, or 's3://bucket/key'.",
-        field="",
-        value=shown(source),
-    )
+        case _ if hasattr(source, "model_dump"):
+            return "configs", source.model_dump()
+        case _:
+            raise ConfigError(
+                f"configs: {shown(source)} is of type {type(source).__name__}. Give a dict, the "
+                "text of a YAML document, a path, or 's3://bucket/key'.",
+                field="",
+                value=shown(source),
+            )
 
 
 def _read_file(path: Path) -> bytes:

@@ -84,6 +84,8 @@ class ConfiguredOperator(StagingOperator):
         try:
             self._apply_config(context)
         except ConfigError as error:
+            if error.details.get("is_temporary"):
+                raise
             raise AirflowFailException(error.message) from error
 
     def _apply_config(self, context: Context) -> None:
