@@ -32,10 +32,12 @@ def merge_job(own: Mapping[str, Any], config: JobConfig) -> dict[str, Any]:
             field="config.resources",
             value=config.resources,
         )
-    told = {name: getattr(config, name) for name in _PLAIN}
-    if all(own.get(name) is None for name in _SOURCES):
-        told |= {name: getattr(config, name) for name in _SOURCES}
-    told |= _choose_environment(own, config)
+    runs = any(own.get(name) is not None for name in _SOURCES)
+    told = {
+        **{name: getattr(config, name) for name in _PLAIN},
+        **{name: None if runs else getattr(config, name) for name in _SOURCES},
+        **_choose_environment(own, config),
+    }
     found = {name: value if own.get(name) is None else own[name] for name, value in told.items()}
     return found | {
         "options": _merge(own.get("options"), config.options, override_options),

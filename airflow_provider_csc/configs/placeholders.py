@@ -3,7 +3,7 @@ Placeholders: ``(csc-user)`` in a path or a name stands for what is known when i
 
 A placeholder is a name between round brackets: small letters, digits and single hyphens, beginning
 with a letter, without a space. So ``(copy 2)``, ``(A)``, ``()`` and ``(>=2)`` are none, and neither
-are a name after ``$`` (a shell's command), nor one between double brackets.
+is a name after ``$`` (a shell's command), after a backslash, or after another bracket.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from airflow_provider_csc.configs.keys import nearest
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-_PLACEHOLDER = re.compile(r"(?<![$(\\])\(([a-z][a-z0-9]*(?:-[a-z0-9]+)*)\)(?!\))")
+_PLACEHOLDER = re.compile(r"(?<![$(\\])\(([a-z][a-z0-9]*(?:-[a-z0-9]+)*)\)")
 
 KNOWN = {
     "csc-user": "the log-in of the Slurm connection",
@@ -118,5 +118,6 @@ def values_of(context: Mapping[str, object] | None) -> dict[str, str]:
     return {
         str(name).replace("_", "-"): str(value)
         for name, value in named.items()
-        if isinstance(value, (str, int)) and not isinstance(value, bool)
+        # By its own type: Airflow's context holds what is only fetched when it is looked at.
+        if issubclass(type(value), (str, int)) and not isinstance(value, bool)
     }

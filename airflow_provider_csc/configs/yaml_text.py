@@ -237,8 +237,12 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+_ODD = re.compile("[\x85\u2028\u2029\ufeff]")
+
+
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in text else None
+    # PyYAML loses the breaks of other alphabets, unless it has to escape them (tried on 6.0.3).
+    style = '"' if _ODD.search(text) else "|" if "\n" in text else None
     return dumper.represent_scalar(f"{_TAG}str", text, style=style)
 
 

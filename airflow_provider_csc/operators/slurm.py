@@ -331,6 +331,8 @@ class SlurmSubmitOperator(ConfiguredOperator):
     def partial(cls, *, depends_on: object = None, **kwargs: Any) -> OperatorPartial:
         """Make a mapped task; Airflow would take a task in ``depends_on`` for one of its edges."""
         given = {} if depends_on is None else {"depends_on": _name_tasks(depends_on)}
+        if kwargs.get("config") is not None:
+            given["config"] = keep_config(kwargs.pop("config"))
         made: OperatorPartial = super().partial(**given, **kwargs)
         return made
 

@@ -81,6 +81,25 @@ def test_a_mapped_task_takes_it_from_a_file_too(tmp_path: Path) -> None:
     assert task.env == {"DAY": "2026-11-21"}
 
 
+def test_a_model_is_stored_with_a_mapped_task_as_a_dict() -> None:
+    model = Configs(modules=["gcc"])
+    with DAG("d", schedule=None) as dag:
+        SlurmSubmitOperator.partial(task_id="job", config=model).expand(command=["a", "b"])
+        slurm_task(trained_by, config=model).expand(number=[1, 2])
+
+    assert dag.get_task("job").partial_kwargs["config"] == {"modules": ["gcc"]}
+    assert dag.get_task("trained_by").partial_kwargs["config"] == {"modules": ["gcc"]}
+
+
+@pytest.mark.parametrize("arguments", [{"coalesce": True}, {"depends_on": "prepare"}])
+def test_what_may_be_together_is_together(arguments: dict[str, Any]) -> None:
+    task = operator(command="true", config={"modules": ["gcc"]}, **arguments)
+
+    task._configure(build_context(task))  # type: ignore[arg-type]
+
+    assert task.modules == ["gcc"]
+
+
 def test_the_job_is_run_with_it(site: FaultySite) -> None:
     task = operator(config="command: date\nenv: {A: '1'}\noptions: {hold: true}\n")
 
@@ -209,6 +228,10 @@ def test_a_connection_that_airflow_does_not_find_is_an_ordinary_failure(
 
 def trained() -> int:
     return 1
+
+
+def trained_by(number: int) -> int:
+    return number
 
 
 def test_a_function_takes_its_environment_from_it_and_no_command() -> None:

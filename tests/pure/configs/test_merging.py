@@ -59,7 +59,7 @@ def test_modules_of_the_task_replace_all_others() -> None:
 
 @pytest.mark.parametrize("own", [{"command": "date"}, {"script": ""}, {"remote_script": "/x"}])
 def test_a_task_that_says_what_is_run_takes_no_other_program(own: dict[str, Any]) -> None:
-    assert merged(own, command="true", job_name="x") == {"job_name": "x"}
+    assert merged(own, command="true", job_name="x") == {**own, "job_name": "x"}
 
 
 def test_options_and_variables_win_one_by_one_however_they_are_spelled() -> None:

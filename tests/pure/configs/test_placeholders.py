@@ -111,3 +111,12 @@ def test_a_context_says_texts_and_numbers_and_who_the_task_instance_is() -> None
         "ds": "2026-11-21",
     }
     assert values_of(None) == {}
+
+
+def test_nothing_is_fetched_that_a_context_only_promises() -> None:
+    class Promise:
+        @property
+        def __class__(self) -> type:  # as in a lazy proxy
+            raise AssertionError("it was looked at")
+
+    assert values_of({"later": Promise(), "ds": "2026-11-21"}) == {"ds": "2026-11-21"}

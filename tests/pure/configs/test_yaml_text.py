@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_provider_csc.configs.documents import Mark, Problem
@@ -138,6 +138,7 @@ TREES = st.recursive(
 
 
 @given(TREES)
+@example("\x85 a\u2028\n")
 def test_what_is_written_is_read_as_the_same(tree: Any) -> None:
     text = render_yaml(tree)
 
