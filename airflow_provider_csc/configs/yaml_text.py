@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from airflow_provider_csc.errors import ConfigError
 
 MAX_BYTES = 256 * 1024
-"""PyYAML reads about a hundred thousand characters in a second."""
+"""Which PyYAML reads in a few seconds, whatever it is."""
 
 MAX_NODES = 20_000
 """With each alias counted as what it stands for."""
