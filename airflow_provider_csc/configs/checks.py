@@ -37,13 +37,7 @@ def checked(check: Callable[[Any], object]) -> Callable[[Any], Any]:
 
     A value with placeholders in it is checked when these are filled in.
     """
-
-    def validate(value: Any) -> Any:
-        if not open_names(value):
-            _run(check, value)
-        return value
-
-    return validate
+    return checked_wholly(lambda value: None if open_names(value) else check(value))
 
 
 def checked_wholly(check: Callable[[Any], object]) -> Callable[[Any], Any]:

@@ -59,11 +59,11 @@ class Rendered:
 
     def trace(self, mark: Mark) -> Mark:
         """Return where in the source something stands, or the template that made it."""
-        lines, origins = _BREAK.split(self.text), self._origins
-        if mark.line > len(lines) or mark.line > len(origins):
+        lines, written = _BREAK.split(self.text), self.source.split("\n")
+        line = self._origins[mark.line - 1]
+        if line > len(written):
             return mark
-        line = origins[mark.line - 1]
-        pairs = zip(self.source.split("\n")[line - 1], lines[mark.line - 1], strict=False)
+        pairs = zip(written[line - 1], lines[mark.line - 1], strict=False)
         alike = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
         return Mark(line, min(mark.column, alike + 1))
 

@@ -166,6 +166,16 @@ def test_what_may_be_a_job_is_taken(said: dict[str, Any]) -> None:
     assert JobConfig.model_validate(said).model_dump() == said
 
 
+def test_what_contains_itself_is_refused() -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+
+    with pytest.raises(ValidationError, match="nested too deep"):
+        JobConfig.model_validate({"inputs": endless})
+    with pytest.raises(ConfigError, match="one is in itself"):
+        read_model(JobConfig, {"resources": {"x": endless}})
+
+
 def test_a_value_with_a_placeholder_is_checked_when_that_is_filled_in() -> None:
     said = {"options": {"mem": "(csc-user)"}}
 

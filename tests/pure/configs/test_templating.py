@@ -83,6 +83,13 @@ def test_a_template_that_reads_its_own_text_has_its_lines_as_rendered() -> None:
         read_model(JobConfig, text)
 
 
+def test_a_template_that_makes_more_lines_each_time_has_its_lines_as_rendered() -> None:
+    text = "{% set b %}\n\n{% endset %}{{ b }}{{ b }}{{ b ~ '' }}# {{ b | length }}\nzzz: 1"
+
+    with pytest.raises(ConfigError, match=":8:1: zzz:"):
+        read_model(JobConfig, text)
+
+
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
