@@ -22,6 +22,7 @@ from airflow_provider_csc.errors import (
     TransportError,
     UnreadableOutputError,
 )
+from airflow_provider_csc.operators._config import keep_config
 from airflow_provider_csc.operators._dependencies import name_tasks
 from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
 from airflow_provider_csc.slurm.attempt import Attempt
@@ -309,18 +310,22 @@ class _SlurmTaskDecorator(_TaskDecorator[..., Any, _SlurmDecoratedOperator]):
 
     def override(self, **kwargs: Any) -> _SlurmTaskDecorator:
         """Return it with other arguments."""
-        return cast("_SlurmTaskDecorator", super().override(**_without_edges(kwargs)))
+        return cast("_SlurmTaskDecorator", super().override(**_storable(kwargs)))
 
 
-def _without_edges(arguments: dict[str, Any]) -> dict[str, Any]:
+def _storable(arguments: dict[str, Any]) -> dict[str, Any]:
     """
     Return arguments of a task whose ``depends_on`` has ids in place of tasks and outputs.
 
-    A mapped task is made without a call of the operator, and Airflow would make edges of them.
+    A mapped task is made without a call of the operator, and Airflow would make edges of them. Nor
+    could it store a model in ``config``.
     """
-    if "depends_on" not in arguments:
-        return arguments
-    return {**arguments, "depends_on": name_tasks(arguments["depends_on"])}
+    kept = dict(arguments)
+    if "depends_on" in arguments:
+        kept["depends_on"] = name_tasks(arguments["depends_on"])
+    if arguments.get("config") is not None:
+        kept["config"] = keep_config(arguments["config"])
+    return kept
 
 
 def slurm_task(
@@ -348,7 +353,7 @@ def slurm_task(
                 function,
                 multiple_outputs=multiple_outputs,
                 decorated_operator_class=_SlurmDecoratedOperator,
-                **_without_edges(kwargs),
+                **_storable(kwargs),
             ),
         )
         named = _SlurmTaskDecorator(

@@ -60,6 +60,20 @@ class StagingOperator(KillableOperator):
             read_declared,
         )
 
+        self._refuse_unstageable(
+            wait_for_completion=wait_for_completion, coalesce=coalesce, options=options
+        )
+        if not is_template(self.inputs):
+            read_declared("inputs", self.inputs)
+        if not is_template(self.outputs):
+            read_declared("outputs", self.outputs)
+        self.inlets += assets_of(_urls(self.inputs))
+        self.outlets += assets_of(_urls(self.outputs))
+
+    def _refuse_unstageable(
+        self, *, wait_for_completion: bool, coalesce: bool, options: object
+    ) -> None:
+        """Refuse what does not go together with inputs or outputs."""
         check_seconds("staging_timeout", self.staging_timeout)
         if (seconds_of(self.staging_timeout) or 0) < _LEAST_TIMEOUT:
             raise _refusal(
@@ -83,12 +97,6 @@ class StagingOperator(KillableOperator):
                 "Leave it out and use .expand(), or have the jobs share files that another task "
                 "has staged.",
             )  # fmt: skip
-        if not is_template(self.inputs):
-            read_declared("inputs", self.inputs)
-        if not is_template(self.outputs):
-            read_declared("outputs", self.outputs)
-        self.inlets += assets_of(_urls(self.inputs))
-        self.outlets += assets_of(_urls(self.outputs))
 
     def _plan_staging(self, *, in_run_dir: bool, is_patient: bool) -> Staging | None:
         """

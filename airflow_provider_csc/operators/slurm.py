@@ -34,11 +34,10 @@ from airflow_provider_csc.operators._checks import (
     check_seconds,
     seconds_of,
 )
+from airflow_provider_csc.operators._config import ConfiguredOperator, keep_config
 from airflow_provider_csc.operators._killable import name_task
-from airflow_provider_csc.operators._staging import StagingOperator
 from airflow_provider_csc.slurm.sources import (
     TEMPLATE_EXTENSIONS,
-    check_source,
     check_template_file,
     is_template_file,
 )
@@ -66,7 +65,7 @@ if TYPE_CHECKING:
     from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
 
 
-class SlurmSubmitOperator(StagingOperator):
+class SlurmSubmitOperator(ConfiguredOperator):
     """
     Submit one job to a Slurm cluster, wait for it in the triggerer, and return what became of it.
 
@@ -93,7 +92,7 @@ class SlurmSubmitOperator(StagingOperator):
     key; see docs/staging.md. The result then also has ``staged``: files, bytes and seconds of what
     was ``fetched`` and ``delivered``, and the paths of optional outputs that were ``absent``.
 
-    Give exactly one of ``command``, ``script`` and ``remote_script``.
+    Give exactly one of ``command``, ``script`` and ``remote_script``, here or in ``config``.
 
     :param command: a shell command, or a list: a program and its arguments, which no shell reads.
         (templated)
@@ -114,6 +113,9 @@ class SlurmSubmitOperator(StagingOperator):
     :param work_dir: directory the job starts in; default: that of ``remote_script``, else the run
         directory. (templated)
     :param job_name: the readable part of the job's name; default: DAG and task id. (templated)
+    :param config: what the arguments above, ``inputs`` and ``outputs`` leave out: a dict, the text
+        of a YAML document, or the name of a template file (``.yaml``, ``.yml``); see
+        docs/configs.md. Arguments win, of ``options`` and ``env`` one by one. (templated)
     :param slurm_conn_id: connection to the cluster. (templated)
     :param deferrable: wait in the triggerer (True) or in the worker (False).
     :param poll_interval: seconds between two questions to the cluster, at the least; the
@@ -172,6 +174,7 @@ class SlurmSubmitOperator(StagingOperator):
         "inputs",
         "outputs",
         "allas_conn_id",
+        "config",
     )
     template_ext: Sequence[str] = TEMPLATE_EXTENSIONS
     template_fields_renderers = {  # noqa: RUF012 - as in every operator of Airflow
@@ -182,6 +185,7 @@ class SlurmSubmitOperator(StagingOperator):
         "env": "json",
         "inputs": "json",
         "outputs": "json",
+        "config": "yaml",
     }
     ui_color = "#e8f1fa"
 
@@ -230,6 +234,7 @@ class SlurmSubmitOperator(StagingOperator):
         environment: str | None = None,
         work_dir: str | None = None,
         job_name: str | None = None,
+        config: Any = None,
         slurm_conn_id: str = "slurm_default",
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         poll_interval: float = 15.0,
@@ -269,6 +274,7 @@ class SlurmSubmitOperator(StagingOperator):
             environment=environment,
             work_dir=work_dir,
             job_name=job_name,
+            config=None if config is None else keep_config(config),
             slurm_conn_id=slurm_conn_id,
             deferrable=deferrable,
             poll_interval=poll_interval,
@@ -294,7 +300,7 @@ class SlurmSubmitOperator(StagingOperator):
             staging_timeout=staging_timeout,
         )
         # What no template can change is checked while the DAG is parsed.
-        check_source(command=command, script=script, remote_script=remote_script)
+        self._check_sources(command=command, script=script, remote_script=remote_script)
         if isinstance(options, Mapping):
             from airflow_provider_csc.slurm.option_names import (  # noqa: PLC0415
                 check_option_names,
@@ -348,11 +354,13 @@ class SlurmSubmitOperator(StagingOperator):
         """Make a mapped task; Airflow would take a task in ``depends_on`` for one of its edges."""
         check_names(kwargs)
         given = {} if depends_on is None else {"depends_on": _name_tasks(depends_on)}
+        if kwargs.get("config") is not None:
+            given["config"] = keep_config(kwargs.pop("config"))
         made: OperatorPartial = super().partial(**given, **kwargs)
         return made
 
     def resolve_template_files(self) -> None:
-        """Load only `script` from a file; a command or a path may end with ``.sh`` too."""
+        """Load only `script` and `config` from a file; a command may end with ``.sh`` too."""
         if is_template_file(self.script):
             from jinja2 import TemplateNotFound  # noqa: PLC0415 - only where it is needed
 
@@ -362,6 +370,8 @@ class SlurmSubmitOperator(StagingOperator):
                     self.script = environment.loader.get_source(environment, self.script)[0]
             except TemplateNotFound:
                 check_template_file(self.script)
+        if self.config is not None:
+            self._load_config_file()
         self.prepare_template()
 
     def render_template(self, content: Any, *args: Any, **kwargs: Any) -> Any:
@@ -377,6 +387,7 @@ class SlurmSubmitOperator(StagingOperator):
 
     def execute(self, context: Context) -> Any:
         """Submit, record the job, and wait for it."""
+        self._configure(context)
         if self.is_dry_run:
             return self._test_only(context)
         limit = self.execution_timeout
@@ -960,6 +971,9 @@ class SlurmSubmitOperator(StagingOperator):
             run_started=started.astimezone(UTC).isoformat() if started else "",
             waits=self.wait_for_completion,
         )
+
+    def _name_instance(self, context: Context) -> str:
+        return self._identify(context, _remembered()).key
 
     def _build_trigger(
         self, context: Context, submission: Submission, attempt: Attempt

@@ -89,6 +89,7 @@ def runs(
         slurm_chain={},  # first: its jobs are queued while the first of them runs
         hello_slurm={},
         slurm_python={},
+        slurm_config={},
         slurm_array={},
         slurm_mapped={},
         train_on_slurm={"rounds": ROUNDS},
@@ -164,6 +165,16 @@ class TestPython:
         assert watched.state == "success", watched.logs()
         assert 3.1 < watched.run.xcom("estimate") < 3.2
         assert [task["task_id"] for task in watched.run.tasks()].count("count_inside") == 3
+
+
+@pytest.mark.cluster
+class TestConfig:
+    def test_a_task_and_mapped_ones_find_what_the_file_says(self, runs: dict[str, Watched]) -> None:
+        watched = runs["slurm_config"]
+        assert watched.state == "success", watched.logs()
+        said = f"alice, run {watched.run.run_id}, with python-data/"
+        assert any(line.startswith(said) for line in watched.log("report"))
+        assert [task["task_id"] for task in watched.run.tasks()].count("each") == 2
 
 
 @pytest.mark.cluster

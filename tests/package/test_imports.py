@@ -105,6 +105,8 @@ ours.SlurmSubmitOperator(task_id="x", command="true", {arguments})"""
     [
         ("deferrable=True", {"sources"}),
         ("options={'mem': '1G'}", {"sources", "option_names", "option_table"}),
+        ("config={'modules': ['gcc']}", {"sources"}),
+        ("config='job.yaml'", {"sources"}),
     ],
 )
 def test_a_dag_file_loads_nothing_that_only_a_running_task_needs(
@@ -114,9 +116,8 @@ def test_a_dag_file_loads_nothing_that_only_a_running_task_needs(
     loaded = run(airflow_loaded, program).splitlines()
     core = "airflow_provider_csc.slurm."
     assert {name.removeprefix(core) for name in loaded if name.startswith(core)} == needed
-    assert not {"airflow_provider_csc.worker_kill", "airflow_provider_csc.links.slurm"} & set(
-        loaded
-    )
+    later = {"worker_kill", "links.slurm", "configs.models", "configs.yaml_text", "hooks.configs"}
+    assert not {f"airflow_provider_csc.{name}" for name in later} & set(loaded)
 
 
 @pytest.mark.parametrize("module", DECORATOR_MODULES)
@@ -134,6 +135,17 @@ def foreign_modules(nursery: subprocess.Popen[str], module: str, before: str = "
     # Airflow 3.1 logs to standard output while it is imported; such lines are no module names.
     foreign = {name for name in loaded if not name.startswith("airflow_provider_csc")}
     return {name for name in foreign if " " not in name}
+
+
+def test_an_operator_module_knows_nothing_of_configurations(
+    airflow_loaded: subprocess.Popen[str],
+) -> None:
+    program = PROBE.format(module=OPERATOR_MODULES[0], before="")
+
+    loaded = set(run(airflow_loaded, program).splitlines())
+
+    # Airflow itself loads pydantic, so that cannot be asked for.
+    assert not {name for name in loaded if name.startswith("airflow_provider_csc.configs")}
 
 
 def test_the_core_needs_no_airflow_and_little_else() -> None:

@@ -62,6 +62,13 @@ def option(name: str, value: Any) -> dict[str, Any]:
     return command(options={name: value})
 
 
+CONFIG = """\
+modules: [gcc]
+venv: {name: ray, pth: /users/me, packages: [-r req.txt]}
+options:
+  mem: 4 gig
+"""
+
 CASES = [
     # What is run.
     Case("nothing to run", {}, ["exactly one of", "none of them"]),
@@ -142,6 +149,58 @@ CASES = [
     Case("a relative environment", command(environment="venv"), ["environment", "venv"]),
     Case("a comma in the job's name", command(job_name="a,b"), ["job_name", "a,b", "comma"]),
     Case("a newline in the job's name", command(job_name="a\nb"), ["job_name", "control"]),
+    # Configurations.
+    Case(
+        "a configuration with an unknown key",
+        command(config={"modules": ["gcc"], "enviroment": "/venv"}),
+        ["config", "'enviroment'", "'environment'"],
+    ),
+    Case("a configuration that is no mapping", command(config=["gcc"]), ["config", "YAML"]),
+    Case(
+        "a configuration file that does not exist",
+        command(config="missing.yaml"),
+        ["config", "missing.yaml", "template_searchpath"],
+    ),
+    Case(
+        "a configuration with several mistakes",
+        command(config=CONFIG),
+        ["3 problems", "config:2:19: venv.pth", "'path'", "config:4:8: options['mem']", "'4G'"],
+    ),
+    Case(
+        "a configuration that is no YAML",
+        command(config="modules: [gcc\nenv: {A: 1}\n"),
+        ["config:2:4", "expected ',' or ']'"],
+    ),
+    Case(
+        "a configuration with a key twice",
+        command(config="modules: [gcc]\nmodules: [cuda]\n"),
+        ["config:2:1", "'modules' stands twice"],
+    ),
+    Case(
+        "a configuration that would run code",
+        command(config="modules: !!python/object/apply:os.system ['true']\n"),
+        ["config:1:10", "tag", "is not read"],
+    ),
+    Case(
+        "an unknown placeholder",
+        command(config="work_dir: /users/(csc-usr)\n"),
+        ["config:1:11", "work_dir", "(csc-usr)", "(csc-user)"],
+    ),
+    Case(
+        "a placeholder that nobody can fill in",
+        command(config="outputs: ['s3://bucket/(id)/log']\n"),
+        ["config:1:11", "outputs[0]", "(id)", "(key)"],
+    ),
+    Case(
+        "a shell's variable in a path",
+        command(config="work_dir: ${HOME}/run\n"),
+        ["config:1:11", "work_dir", "(csc-user)"],
+    ),
+    Case(
+        "resources in a configuration",
+        command(config="resources: {gpus: 1}\n"),
+        ["resources", "gpus_per_node"],
+    ),
     # Python functions.
     python("a lambda", ["lambda", "def"], lambda: 1),
     python(

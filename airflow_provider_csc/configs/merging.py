@@ -1,0 +1,54 @@
+"""What a task runs, of what it says itself and what its configuration says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_csc.slurm.option_names import override_options
+
+if TYPE_CHECKING:
+    from airflow_provider_csc.configs.models import JobConfig
+
+_SOURCES = ("command", "script", "remote_script")
+_PLAIN = ("work_dir", "job_name", "inputs", "outputs")
+
+
+def merge_job(own: Mapping[str, Any], config: JobConfig) -> dict[str, Any]:
+    """
+    Return the arguments of a task with what its configuration adds.
+
+    What the task says itself wins: its command or script, its modules and its environment in whole,
+    its options, variables and resources one by one. None is said by nobody.
+    """
+    runs = any(own.get(name) is not None for name in _SOURCES)
+    told = {
+        **{name: getattr(config, name) for name in _PLAIN},
+        **{name: None if runs else getattr(config, name) for name in _SOURCES},
+        **_choose_environment(own, config),
+    }
+    found = {name: value if own.get(name) is None else own[name] for name, value in told.items()}
+    return found | {
+        "options": _merge(own.get("options"), config.options, override_options),
+        "job_resources": _merge(
+            own.get("job_resources"), config.resources, lambda less, more: {**less, **more}
+        ),
+        "env": _merge(own.get("env"), config.env, lambda less, more: {**less, **more}),
+    }
+
+
+def _choose_environment(own: Mapping[str, Any], config: JobConfig) -> dict[str, Any]:
+    """Return modules and environment; those of a virtual environment only where that is used."""
+    venv = config.venv if own.get("environment") is None else None
+    modules = [*config.modules, *(venv.modules if venv else ())]
+    return {
+        "environment": venv.directory if venv else config.environment,
+        "modules": list(dict.fromkeys(modules)) or None,
+    }
+
+
+def _merge(own: Any, config: dict[str, Any] | None, override: Any) -> Any:
+    # What is no mapping is refused with the task's other arguments.
+    if config is None or not isinstance(own, Mapping | None):
+        return own
+    return override(config, own or {})

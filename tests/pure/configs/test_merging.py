@@ -1,0 +1,102 @@
+"""What a task says itself wins over its configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from airflow_provider_csc.configs import JobConfig
+from airflow_provider_csc.configs.merging import merge_job
+
+VENV = {"name": "exp-venv", "path": "/users/alice", "modules": ["pytorch"], "packages": ["ray"]}
+
+
+def merged(own: dict[str, Any], **said: Any) -> dict[str, Any]:
+    """What is said then, without what nobody says."""
+    found = merge_job(own, JobConfig.model_validate(said))
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def test_a_task_that_says_nothing_is_what_its_configuration_says() -> None:
+    said = {
+        "command": "true",
+        "work_dir": "/scratch/a",
+        "job_name": "train",
+        "env": {"A": "1"},
+        "options": {"mem": "4G"},
+        "inputs": ["s3://bucket/a"],
+        "outputs": ["s3://bucket/b"],
+        "modules": ["gcc"],
+        "environment": "/venv",
+    }
+
+    assert merged({}, **said) == said
+
+
+def test_the_modules_of_an_environment_follow_those_of_all() -> None:
+    assert merged({}, modules=["gcc", "pytorch"], venv=VENV) == {
+        "modules": ["gcc", "pytorch"],
+        "environment": "/users/alice/exp-venv",
+    }
+    assert merged({}, modules=["gcc"], venv=VENV)["modules"] == ["gcc", "pytorch"]
+
+
+def test_another_environment_needs_no_modules_of_the_one_it_replaces() -> None:
+    assert merged({"environment": "/mine"}, modules=["gcc"], venv=VENV) == {
+        "modules": ["gcc"],
+        "environment": "/mine",
+    }
+
+
+def test_modules_of_the_task_replace_all_others() -> None:
+    assert merged({"modules": ["pytorch/2.9"]}, modules=["gcc"], venv=VENV)["modules"] == [
+        "pytorch/2.9"
+    ]
+    assert merged({"modules": []}, modules=["gcc"])["modules"] == []
+
+
+@pytest.mark.parametrize("own", [{"command": "date"}, {"script": ""}, {"remote_script": "/x"}])
+def test_a_task_that_says_what_is_run_takes_no_other_program(own: dict[str, Any]) -> None:
+    assert merged(own, command="true", job_name="x") == {**own, "job_name": "x"}
+
+
+def test_options_and_variables_win_one_by_one_however_they_are_spelled() -> None:
+    own = {"options": {"cpus-per-task": 8, "mem": None}, "env": {"B": "2"}}
+
+    found = merged(
+        own,
+        options={"cpus_per_task": 4, "mem": "4G", "time": "1:00:00"},
+        env={"A": "1", "B": "1"},
+    )
+
+    assert found == {
+        "options": {"time": "1:00:00", "cpus-per-task": 8, "mem": None},
+        "env": {"A": "1", "B": "2"},
+    }
+
+
+def test_what_is_no_mapping_is_left_to_who_checks_arguments() -> None:
+    assert merged({"env": ["A"]}, env={"A": "1"})["env"] == ["A"]
+
+
+def test_to_merge_twice_changes_nothing_more() -> None:
+    said: dict[str, Any] = {
+        "modules": ["gcc"],
+        "venv": VENV,
+        "options": {"mem": "4G"},
+        "command": "a",
+    }
+
+    once = merged({"options": {"time": 5}}, **said)
+
+    assert {**once, **merged(once, **said)} == once
+
+
+def test_resources_are_merged_field_by_field() -> None:
+    own = {"job_resources": {"nodes": 4}}
+
+    found = merged(own, resources={"nodes": 2, "time": "10"})
+
+    assert found["job_resources"] == {"nodes": 4, "time": "10"}
+    assert merged({}, resources={"nodes": 2})["job_resources"] == {"nodes": 2}
