@@ -77,6 +77,11 @@ class Billing(_Model):
     highest_of: tuple[Term, ...] = Field(min_length=1)
     plus: tuple[Term, ...] = ()
 
+    @property
+    def quantities(self) -> frozenset[Quantity]:
+        """What is counted of a job."""
+        return frozenset(term.of for term in (*self.highest_of, *self.plus))
+
     def per_hour(self, allocation: Allocation) -> float:
         """Return the units that an hour of an allocation costs."""
         most = max(term.amount(allocation) for term in self.highest_of)

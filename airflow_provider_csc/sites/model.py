@@ -97,6 +97,9 @@ class Partition(_Model):
     max_nodes: Count | None = None
     cores_per_node: Count | None = None
     max_cores: Count | None = Field(default=None, description="Of one job, in all.")
+    threads_per_core: Count = Field(
+        default=1, description="Of Slurm's CPUs, as sacct counts them, that make one core."
+    )
     memory_per_node: Memory | None = Field(default=None, description="That jobs can have.")
     memory_per_core: Memory | None = Field(default=None, description="Where it follows cores.")
     gpus: Gpus | None = None

@@ -7,7 +7,12 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_csc.slurm.accounting import compute_usage, format_bytes, render_table
+from airflow_provider_csc.slurm.accounting import (
+    compute_usage,
+    find_share,
+    format_bytes,
+    render_table,
+)
 from airflow_provider_csc.slurm.array_record import ArrayRecord, format_note
 from airflow_provider_csc.slurm.output import Answer, is_without_accounting
 from airflow_provider_csc.slurm.states import parse_state
@@ -30,7 +35,8 @@ class JobResult:
     ``contradiction`` says how Slurm and the job's own exit record differ, where they do.
     ``memory_bytes`` is the peak of the largest step, all its tasks together; ``restarts`` how often
     Slurm requeued the job. ``array`` is what became of each task of an array (see `ArrayRecord`);
-    the rest is then of the task whose failure tells most, or of the job as a whole.
+    the rest is then of the task whose failure tells most, or of the job as a whole. ``shares`` is
+    what it was given and for how long (see `tres.Share`), None where accounting does not say.
     """
 
     job_id: str
@@ -63,6 +69,9 @@ class JobResult:
     node_count: int | None = None
     cpus: int | None = None
     array: dict[str, Any] | None = None
+    memory_efficiency: float | None = None
+    granted_memory_bytes: int | None = None
+    shares: list[list[Any]] | None = None
 
     @property
     def noted(self) -> str:
@@ -129,6 +138,7 @@ _XCOM_FIELDS = (
     "end_time",
     "elapsed_seconds",
     "cpu_efficiency",
+    "memory_efficiency",
     "max_rss_bytes",
     "run_dir",
     "stdout_path",
@@ -158,6 +168,7 @@ def build_result(
     job = next((row for row in rows if row.step is None), None)
     queued = queue[0] if queue else None
     usage = compute_usage(rows)
+    shares = find_share(rows)
     record = evidence.exit_record
     # The sources, the one that knows best first.
     told = [source for source in (job, queued, record) if source is not None]
@@ -192,6 +203,9 @@ def build_result(
         memory_bytes=usage.memory_bytes,
         node_count=job.node_count if job else None,
         cpus=job.cpus if job else None,
+        memory_efficiency=usage.memory_efficiency,
+        granted_memory_bytes=usage.granted_memory_bytes,
+        shares=None if shares is None else [list(each) for each in shares],
     )
 
 
