@@ -30,6 +30,7 @@ from airflow_provider_csc.slurm.framing import (
 from airflow_provider_csc.slurm.output import Answer, NoAnswer, parse_log
 from airflow_provider_csc.slurm.partitions import build_show_partition, parse_limits
 from airflow_provider_csc.slurm.result import JobResult, build_result
+from airflow_provider_csc.slurm.tres import build_ask_shares, parse_shares
 from airflow_provider_csc.slurm.verdict import Evidence
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_csc.slurm.cancel_commands import Notice
     from airflow_provider_csc.slurm.policy import PartitionLimits
+    from airflow_provider_csc.slurm.tres import Share
     from airflow_provider_csc.transport.base import Transport
 
 _COMMAND_SECONDS = 60.0
@@ -157,6 +159,14 @@ class SlurmClient:
     async def partition_limits(self, name: str) -> PartitionLimits:
         """Return what a partition allows; nothing is known of one that Slurm does not know."""
         return parse_limits((await self.ask(build_show_partition(name)))["partition"])
+
+    async def shares(self, job_id: str) -> list[Share]:
+        """
+        Return what each run of a job was given and for how long.
+
+        :raises UnreadableOutputError: where accounting does not say.
+        """
+        return parse_shares((await self.ask(build_ask_shares(job_id)))["shares"], job_id)
 
     async def read_bytes(self, path: str, *, offset: int = 0, limit: int = 1 << 20) -> bytes:
         """

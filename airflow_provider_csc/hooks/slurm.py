@@ -14,6 +14,7 @@ from airflow.providers.common.compat.connection import (
 )
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
+from airflow_provider_csc.deployment import sites_folders
 from airflow_provider_csc.errors import ConfigError, CscError
 from airflow_provider_csc.hooks._forms import build_field_behaviour, build_form_widgets
 from airflow_provider_csc.slurm.array_record import ArrayRecord
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
 
     from airflow_provider_csc.client.slurm import Probe, SlurmClient
+    from airflow_provider_csc.sites.balance import Balance
+    from airflow_provider_csc.sites.model import BalanceCommand
     from airflow_provider_csc.slurm.coalescing import Member
     from airflow_provider_csc.slurm.dependencies import Needs
     from airflow_provider_csc.slurm.framing import Frame
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from airflow_provider_csc.slurm.result import JobResult
     from airflow_provider_csc.slurm.submission import Submission
     from airflow_provider_csc.slurm.submit_commands import SubmitRequest
+    from airflow_provider_csc.slurm.tres import Share
     from airflow_provider_csc.transport.base import SiteSettings
 
 Value = TypeVar("Value")
@@ -137,13 +141,15 @@ class SlurmHook(BaseHook):
         needs: Needs | None = None,
         ended: ArrayRecord | None = None,
         before: Callable[[SlurmClient], Awaitable[None]] | None = None,
+        check: Callable[[SubmitRequest], None] | None = None,
     ) -> Submission:
         """
         Submit a job exactly once for this task instance; see `Submitter` and `ArraySubmitter`.
 
         ``needs`` is what it is to wait for inside Slurm (see `client.dependencies`). ``before`` is
         done once it is known that the request can be, and that no job was submitted before; where
-        it raises, nothing is submitted.
+        it raises, nothing is submitted. So it is with ``check``, which comes first, may block, and
+        is given the request.
 
         ``is_resumed`` is for a submission that has waited already: where its fate is still open, it
         is soon left alone again. ``ended`` are the tasks of an array that ended in this try.
@@ -175,7 +181,7 @@ class SlurmHook(BaseHook):
                 report=report,
                 is_fresh=is_fresh,
                 delays=BRIEF_DELAYS if is_resumed else RESOLVE_DELAYS,
-                prepare=_after(before, client, linker.prepare if linker else None),
+                prepare=_after(check, before, client, linker.prepare if linker else None),
             )
             if request.array:
                 submission = await ArraySubmitter(
@@ -233,6 +239,35 @@ class SlurmHook(BaseHook):
     def partition_limits(self, name: str) -> PartitionLimits:
         """Return what a partition allows."""
         return self._with_client(lambda client: client.partition_limits(name))
+
+    def shares(self, job_id: str) -> list[Share]:
+        """
+        Return what each run of a job was given and for how long, by the site's accounting.
+
+        :raises UnreadableOutputError: where accounting does not say.
+        """
+        return self._with_client(lambda client: client.shares(job_id))
+
+    def balance(self, project: str | None = None) -> Balance:
+        """
+        Return what a project may still use, by default the connection's own.
+
+        :raises ConfigError: at a site that has no program for that.
+        :raises UnreadableOutputError: where its answer cannot be read.
+        """
+        from airflow_provider_csc.sites.balance import (  # noqa: PLC0415 - needs pydantic
+            build_ask_balance,
+            read_balance,
+        )
+
+        settings = self.get_settings()
+        command, name = _choose_balance(settings, project)
+
+        async def work(client: SlurmClient) -> Balance:
+            frames = await client.ask(build_ask_balance(command, name))
+            return read_balance(frames["balance"], command, name)
+
+        return self._with_client(work, settings)
 
     def queue_limits(self, scope: QueueScope) -> tuple[QueueLimit, ...]:
         """Return the limits on jobs in the queue that hold for a submission, and what is queued."""
@@ -298,16 +333,20 @@ async def _plan(
 
 
 def _after(
+    check: Callable[[SubmitRequest], None] | None,
     before: Callable[[SlurmClient], Awaitable[None]] | None,
     client: SlurmClient,
     prepare: Callable[[SubmitRequest], Awaitable[SubmitRequest]] | None,
 ) -> Callable[[SubmitRequest], Awaitable[SubmitRequest]] | None:
     """Return what completes a request when something else is done."""
-    if before is None:
+    if check is None and before is None:
         return prepare
 
     async def do(request: SubmitRequest) -> SubmitRequest:
-        await before(client)
+        if check is not None:
+            await asyncio.to_thread(check, request)
+        if before is not None:
+            await before(client)
         return await prepare(request) if prepare else request
 
     return do
@@ -329,6 +368,27 @@ def _prepare(
         },
         base_dir=check_remote_path("work_dir of the connection", settings.work_dir),
     )
+
+
+def _choose_balance(settings: SiteSettings, project: str | None) -> tuple[BalanceCommand, str]:
+    from airflow_provider_csc.sites.load import load_profile  # noqa: PLC0415 - needs pydantic
+
+    name = project or settings.account
+    profile = load_profile(settings.site, sites_folders()) if settings.site else None
+    if profile is None or profile.commands.balance is None:
+        raise ConfigError(
+            "site: the connection names no site with a program that tells balances. Name one in "
+            "its field Site, for example 'roihu-cpu' or 'lumi'.",
+            field="site",
+            value=settings.site,
+        )
+    if not name:
+        raise ConfigError(
+            "account: whose balance is meant is not said. Name the project, or put one into the "
+            "connection's field Account.",
+            field="account",
+        )
+    return profile.commands.balance, name
 
 
 def _describe_probe(probe: Probe) -> tuple[bool, str]:

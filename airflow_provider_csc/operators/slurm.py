@@ -33,8 +33,8 @@ from airflow_provider_csc.operators._checks import (
     check_seconds,
     seconds_of,
 )
+from airflow_provider_csc.operators._costs import CostingOperator
 from airflow_provider_csc.operators._killable import name_task
-from airflow_provider_csc.operators._staging import StagingOperator
 from airflow_provider_csc.slurm.sources import (
     TEMPLATE_EXTENSIONS,
     check_source,
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
 
 
-class SlurmSubmitOperator(StagingOperator):
+class SlurmSubmitOperator(CostingOperator):
     """
     Submit one job to a Slurm cluster, wait for it in the triggerer, and return what became of it.
 
@@ -77,10 +77,11 @@ class SlurmSubmitOperator(StagingOperator):
 
     Returns a dict: job_id, name, cluster, state, exit_code, signal, reason, partition, nodes,
     submit_time, start_time, end_time (ISO 8601, UTC), elapsed_seconds, cpu_efficiency (1 is all of
-    the allocated processors' time), max_rss_bytes (of the largest task), run_dir, stdout_path,
-    stderr_path, and resubmissions: one dict for each job that a retry policy replaced (job_id,
-    state, reason, nodes, changed, why). ``job_id`` is also an XCom of its own, pushed right after
-    submission; of a job array that takes several jobs, at its end.
+    the allocated processors' time), memory_efficiency, max_rss_bytes (of the largest task),
+    run_dir, stdout_path, stderr_path, billing_units and advice (see docs/cost.md), and
+    resubmissions: one dict for each job that a retry policy replaced (job_id, state, reason, nodes,
+    changed, why). ``job_id`` is also an XCom of its own, pushed right after submission; of a job
+    array that takes several jobs, at its end.
 
     With ``options={"array": "0-99%10"}`` the task is a whole job array, which Slurm runs as so many
     tasks; see docs/arrays.md. The result then also has ``array``: spec, counts by state, and what
@@ -145,6 +146,9 @@ class SlurmSubmitOperator(StagingOperator):
     :param outputs_on_failure: deliver what is there of the outputs also when the job fails.
     :param staging_timeout: how long a job that has started waits for the URLs that it fetches and
         delivers by; it ends when none come.
+    :param max_billing_units: submit nothing by which one try could cost more, resubmissions of
+        ``on_failure`` included; in the unit of the site that the connection names.
+    :param max_billing_units_per_run: nor by which the DAG run could: a number, or one by unit.
     """
 
     template_fields: Collection[str] = (
@@ -235,6 +239,8 @@ class SlurmSubmitOperator(StagingOperator):
         allas_conn_id: str = "allas_default",
         outputs_on_failure: bool = False,
         staging_timeout: float | timedelta = 1800,
+        max_billing_units: float | None = None,
+        max_billing_units_per_run: float | Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -270,6 +276,8 @@ class SlurmSubmitOperator(StagingOperator):
             allas_conn_id=allas_conn_id,
             outputs_on_failure=outputs_on_failure,
             staging_timeout=staging_timeout,
+            max_billing_units=max_billing_units,
+            max_billing_units_per_run=max_billing_units_per_run,
         )
         # What no template can change is checked while the DAG is parsed.
         check_source(command=command, script=script, remote_script=remote_script)
@@ -285,6 +293,8 @@ class SlurmSubmitOperator(StagingOperator):
         if on_failure is not None:
             check_policy(on_failure)
         check_array(array_logs, max_failed_tasks)
+        if self._is_limited:
+            self._check_limits()
         if named is not None:
             from airflow_provider_csc.operators._dependencies import (  # noqa: PLC0415
                 check_depends_on,
@@ -410,13 +420,14 @@ class SlurmSubmitOperator(StagingOperator):
         if self.coalesce:
             self._submit_together(context, attempt)
         submission, attempt = self._submit_patiently(context, attempt)
-        present = replace(attempt, asked=submission.asked, array=_know_array(submission, attempt))
+        array = _know_array(submission, attempt)
+        present = replace(attempt, asked=submission.asked, array=array, site=self._site)
         if not self.wait_for_completion or _decides(submission, present):
             context["ti"].xcom_push(key="job_id", value=submission.job_id)
         if not self.wait_for_completion:
             self._end_if_killed()
             self._forget_job()
-            return _to_value(_just_submitted(submission), attempt)
+            return self._value_of(_just_submitted(submission), present)
         trigger = self._build_trigger(context, submission, present)
         if self.deferrable:
             self._hand_over(context, trigger, self.execute_complete.__name__)
@@ -439,17 +450,22 @@ class SlurmSubmitOperator(StagingOperator):
         identity = self._identify(context, attempt)
         try:
             check_spec(spec)
-            member = SlurmHook(self.slurm_conn_id).plan_shared(
+            hook = SlurmHook(self.slurm_conn_id)
+            member = hook.plan_shared(
                 spec,
                 identity,
                 since=_run_start(context),
                 is_fresh=self._is_fresh(context, attempt),
             )
+            if check := self._pricing(context, attempt, hook.get_settings().site):
+                check(member.request)
         except ConfigError as error:
+            if error.details.get("is_temporary"):
+                raise
             raise AirflowFailException(error.message) from error
         self._let_be_killed(identity, context)
         self._job_id = self._run_dir = self._signal = None
-        present = replace(attempt, asked=member.request.asked)
+        present = replace(attempt, asked=member.request.asked, site=self._site)
         trigger = SlurmSubmitTrigger(
             slurm_conn_id=self.slurm_conn_id,
             plan=member.to_payload(),
@@ -537,6 +553,7 @@ class SlurmSubmitOperator(StagingOperator):
             needs=attempt.needs,
             ended=_known_array(attempt.array).record,
             before=before,
+            check=self._pricing(context, attempt, settings.site),
         )
         self._job_id, self._run_dir = submission.job_id, submission.run_dir
         self._signal = _signal_of(submission.asked)
@@ -715,6 +732,7 @@ class SlurmSubmitOperator(StagingOperator):
         """Return what became of the job, raise it, or submit another as the policy says."""
         if result.accounting:
             self.log.info("Accounting of job %s:\n%s", result.job_id, result.accounting)
+        attempt = self._price_after(context, result, attempt)
         if result.array is not None:
             return self._conclude_array(context, result, attempt)
         try:
@@ -786,7 +804,7 @@ class SlurmSubmitOperator(StagingOperator):
         if known.telling is None or is_success(known.telling, known.record, known.whole, allowed):
             self.log.info("%s", describe_counts(result.job_id, known.record.counts))
             context["ti"].xcom_push(key="job_id", value=result.job_id)
-            value = _to_value(as_success(result), attempt)
+            value = self._value_of(as_success(result), attempt)
             return {**value, "array": known.record.to_xcom(known.whole)}
         error = error_for_array(known.telling, known.record, known.whole, allowed)
         return self._follow_failure(context, known.telling, present, error)
@@ -822,7 +840,7 @@ class SlurmSubmitOperator(StagingOperator):
 
     def _take_result(self, context: Context, result: JobResult, attempt: Attempt) -> Any:  # noqa: ARG002
         """Return what the task returns for a job that completed."""
-        return self._add_staged(_to_value(result, attempt))
+        return self._add_staged(self._value_of(result, attempt))
 
     def _explain(self, result: JobResult) -> CscError:
         """Return the error that stands for a failed job."""
@@ -1004,13 +1022,6 @@ def _part_of(submission: Submission) -> str | None:
     from airflow_provider_csc.slurm.array_parts import format_part  # noqa: PLC0415
 
     return format_part(submission.array) if submission.array else None
-
-
-def _to_value(result: JobResult, attempt: Attempt) -> dict[str, Any]:
-    """Return what the task returns."""
-    from airflow_provider_csc.slurm.result import to_xcom  # noqa: PLC0415
-
-    return {**to_xcom(result), "resubmissions": [dict(each) for each in attempt.history]}
 
 
 def _know_array(submission: Submission, attempt: Attempt) -> dict[str, Any] | None:

@@ -95,7 +95,8 @@ def _lines(text: str) -> list[str]:
 _PROJECT = re.compile(r"Project:\s+(?P<name>[A-Za-z0-9][\w.-]*)(\s|$)")
 _AMOUNT = r"-?[0-9]{1,18}(?:\.[0-9]{1,6})?|N/A|n/a|-"
 _PURSE = re.compile(
-    rf"(?P<unit>[A-Za-z]+ BU):\s+(?P<budget>{_AMOUNT})\s+(?P<used>{_AMOUNT})\s+(?P<remaining>{_AMOUNT})"
+    rf"(?P<unit>[A-Za-z]+ BU):\s+(?P<budget>{_AMOUNT})\s+(?P<used>{_AMOUNT})"
+    rf"\s+(?P<remaining>{_AMOUNT})"
 )
 _UPDATED = re.compile(r"(?:Project info|Data) updated:\s+(?P<when>[0-9][0-9 :.T-]*)")
 

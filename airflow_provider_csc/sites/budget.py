@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from airflow_provider_csc.errors import ConfigError
 from airflow_provider_csc.sites.billing import Quantity
 from airflow_provider_csc.sites.estimate import Estimate, Unknown, format_units
+from airflow_provider_csc.sites.limits import RUN_FIELD, TASK_FIELD
 from airflow_provider_csc.slurm.values import format_elapsed
 
-TASK_FIELD = "max_billing_units"
-RUN_FIELD = "max_billing_units_per_run"
 # Of sums of many small parts the last digits are rounding.
 _ROUNDING = 1e-9
 
@@ -66,11 +65,12 @@ def check_run(
     if allowed is None:
         return
     mine = spent.get(known.unit, Spent())
-    if mine.unknown:
+    unknown = [*mine.unknown, *spent.get("", Spent()).unknown]
+    if unknown:
         raise _refusal(
             RUN_FIELD,
             limit,
-            f"what {', '.join(mine.unknown)} may cost is not known",
+            f"what {', '.join(unknown)} costs is not known",
             "See to it that its cost is known, or leave the limit out.",
         )
     expected = f" ({_told(mine.expected, known.unit)} of it by jobs that still run)"
@@ -163,27 +163,3 @@ def _refusal(
         value=limit,
         **details,
     )
-
-
-def check_limit(field: str, limit: object) -> None:
-    """
-    Check that a limit is a number of units, or one for each unit where that may be.
-
-    :raises ConfigError: for anything else.
-    """
-    if isinstance(limit, Mapping) and field == RUN_FIELD:
-        numbers = list(limit.values())
-        is_named = bool(limit) and all(isinstance(name, str) for name in limit)
-    else:
-        numbers, is_named = [limit], True
-    if not is_named or not all(map(_is_amount, numbers)):
-        several = ", or one by unit, as {'CPU BU': 500}" if field == RUN_FIELD else ""
-        raise ConfigError(
-            f"{field}: {limit!r} is no number of billing units. Give one above 0, as 100{several}.",
-            field=field,
-            value=limit,
-        )
-
-
-def _is_amount(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e15  # noqa: PLR2004

@@ -170,13 +170,13 @@ def compute_cost(
         if unit not in {None, billing.unit}:
             return Unknown(f"it is billed partly in {unit}, partly in {billing.unit}")
         total, unit = total + billing.cost(given, share.seconds), billing.unit
-    return Cost(units=total, unit=unit or _only_unit(profile))
+    return Cost(units=total, unit=unit or _unit_of(asked, profile))
 
 
-def _only_unit(profile: SiteProfile) -> str:
+def _unit_of(asked: Mapping[str, str | bool] | None, profile: SiteProfile) -> str:
     """Name the unit of a job that used nothing."""
-    units = {billing.unit for billing in profile.billing.values()}
-    return units.pop() if len(units) == 1 else "units"
+    billing = profile.billing_of(str((asked or {}).get("partition")))
+    return billing.unit if billing else "units"
 
 
 def _as_given(

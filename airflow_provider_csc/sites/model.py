@@ -118,6 +118,11 @@ class Partition(_Model):
     )
     billing: Name | None = Field(default=None, description="One of the site's formulas.")
 
+    @property
+    def hands_out_nodes(self) -> bool:
+        """Whether jobs there have whole nodes, whatever they ask for of these."""
+        return self.sharing is Sharing.NODES
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.sharing is Sharing.GPUS and self.gpus is None:

@@ -148,7 +148,7 @@ class _Request:
             raise Unclear("how large a burst buffer options['bbf'] asks for is not known here")
         buffer = 0
         if text := self._text("bb"):
-            found = re.search(r"\b(?:storagesize|capacity)=([0-9]+[KMGT]?)B?\b", text, re.I)
+            found = _BUFFER.search(text)
             if not found:
                 raise Unclear("how large a burst buffer options['bb'] asks for cannot be told")
             buffer = parse_memory(found[1])
@@ -204,6 +204,7 @@ class _Request:
         return None if text is None else parse_memory(text)
 
 
+_BUFFER = re.compile(r"\b(?:storagesize|capacity)=([0-9]+[KMGT]?)B?\b", re.IGNORECASE)
 _NUMBER = re.compile(r"([0-9]+)(k?m?)(?!:)", re.IGNORECASE)
 _FACTORS = {"": 1, "k": 2**10, "m": 2**20, "km": 2**30}
 

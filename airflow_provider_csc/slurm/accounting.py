@@ -83,8 +83,12 @@ _HEADINGS = ("step", "state", "exit", "tasks", "cpus", "elapsed", "cpu time", "c
 def render_table(rows: Sequence[AccountingRow]) -> str:
     """Return the accounting of one job as a short table, one line a step."""
     peak = compute_usage(rows).memory_bytes
-    table = [_HEADINGS, *(_cells(row, peak) for row in rows)]
-    widths = [max(len(cells[column]) for cells in table) for column in range(len(_HEADINGS))]
+    return render_columns([_HEADINGS, *(_cells(row, peak) for row in rows)])
+
+
+def render_columns(table: Sequence[Sequence[str]]) -> str:
+    """Return a table with its columns below each other."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
         for cells in table

@@ -20,6 +20,7 @@ from airflow_provider_csc.slurm.tres import Share, merge_shares
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
     from airflow_provider_csc.errors import JobFailedError
     from airflow_provider_csc.slurm.arrays import ArraySpec
 

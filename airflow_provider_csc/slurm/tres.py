@@ -6,11 +6,17 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from airflow_provider_csc.errors import UnreadableOutputError
 from airflow_provider_csc.notation import NotationError
+from airflow_provider_csc.slurm.framing import quote
+from airflow_provider_csc.slurm.output import SEPARATOR
+from airflow_provider_csc.slurm.shell import SLURM
 from airflow_provider_csc.slurm.values import parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from airflow_provider_csc.slurm.framing import Frame
 
 _GIB = 2**30
 
@@ -77,3 +83,39 @@ def merge_shares(shares: Iterable[Share]) -> list[Share]:
     for share in shares:
         seconds[share.partition, share.tres] += share.seconds
     return [Share(*key, seconds[key]) for key in sorted(seconds)]
+
+
+_FIELDS = ("JobID", "Partition", "ElapsedRaw", "AllocTRES")
+
+
+def build_ask_shares(job_id: str) -> str:
+    """
+    Ask sacct about all runs of a job: by itself it shows the last one of a job that was requeued.
+
+    Of an array all tasks are shown.
+    """
+    fields, separator = ",".join(_FIELDS), f"$'\\x{ord(SEPARATOR):02x}'"
+    return (
+        f"{SLURM}\nask shares slurm sacct --noheader --parsable2 --allocations --duplicates "
+        f"--delimiter={separator} --format={fields} --jobs={quote(job_id)}\n"
+    )
+
+
+def parse_shares(frame: Frame, job_id: str) -> list[Share]:
+    """
+    Read the answer.
+
+    :raises UnreadableOutputError: when sacct failed, or does not say of every run.
+    """
+    rows = [line.split(SEPARATOR) for line in frame.text.split("\n") if SEPARATOR in line]
+    if frame.status != 0 or not rows:
+        said = f": {frame.complaint}" if frame.status else ""
+        raise UnreadableOutputError(f"sacct does not know what job {job_id} was given{said}.")
+    found = [_parse_share(row, job_id) for row in rows]
+    return merge_shares(share for share in found if share.seconds)
+
+
+def _parse_share(row: list[str], job_id: str) -> Share:
+    if len(row) != len(_FIELDS) or not row[2].isdecimal() or (int(row[2]) and not row[3]):
+        raise UnreadableOutputError(f"sacct does not say what job {job_id} was given, or how long.")
+    return Share(row[1], row[3], int(row[2]))

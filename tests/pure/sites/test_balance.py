@@ -174,7 +174,9 @@ def test_lumis_three_purses_are_read(noise: str) -> None:
 
 def test_a_cell_of_another_form_is_an_error_and_no_purse_less() -> None:
     with pytest.raises(UnreadableOutputError, match="12 cores"):
-        parse_lumi_allocations(ALLOCATIONS.replace("174875/1500000  (11.7%) core/hours", "12 cores"))
+        parse_lumi_allocations(
+            ALLOCATIONS.replace("174875/1500000  (11.7%) core/hours", "12 cores")
+        )
 
 
 @pytest.mark.parametrize("text", ["", ALLOCATIONS.partition("project_")[0], "no such project"])

@@ -183,7 +183,10 @@ def test_lumi_gpu(partition: str, options: dict[str, object], by_hand: float) ->
         ({"partition": "small", "mem": "1G", "gpus_per_socket": 1}, "gpus-per-socket"),
         ({"partition": "medium", "nodes": 1, "bb": "capacity"}, "burst buffer"),
         ({"partition": "medium", "nodes": 1, "bbf": "/f"}, "burst buffer"),
-        ({"partition": "vizinteractive"}, "asks for nothing that partition 'vizinteractive' counts"),
+        (
+            {"partition": "vizinteractive"},
+            "asks for nothing that partition 'vizinteractive' counts",
+        ),
         ({"partition": "small,vizinteractive", "gpus": 1, "mem": "1G"}, "different units"),
     ],
 )
@@ -240,9 +243,7 @@ def test_units_are_rounded_for_readers(number: float, text: str) -> None:
 
 
 def cost(site: str, *shares: tuple[str, str, int], **asked: object) -> Cost | Unknown:
-    return compute_cost(
-        [Share(*each) for each in shares], load_profile(site), parse_options(asked)
-    )
+    return compute_cost([Share(*each) for each in shares], load_profile(site), parse_options(asked))
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ def test_all_three_sources_make_one_result() -> None:
         "end_time": "1970-01-01T00:17:00+00:00",
         "elapsed_seconds": 10,
         "cpu_efficiency": 0.5,
+        "memory_efficiency": None,
         "max_rss_bytes": None,
         "run_dir": "/run",
         "stdout_path": "/out",
@@ -248,7 +249,7 @@ def test_the_names_of_a_result_are_a_stored_format() -> None:
         *("max_rss_bytes", "run_dir", "stdout_path", "stderr_path", "limit", "cancelled_by"),
         *("requested_memory", "time_limit_minutes", "accounting", "contradiction"),
         *("without_accounting", "restarts", "memory_bytes", "node_count", "cpus"),
-        "array",
+        *("array", "memory_efficiency", "granted_memory_bytes", "shares"),
     ]
 
 
