@@ -516,6 +516,7 @@ class SlurmSubmitOperator(StagingOperator):
         check_spec(spec)
         hook = SlurmHook(self.slurm_conn_id)
         settings = hook.get_settings()
+        settings.check_takes_jobs()
         identity = self._identify(context, attempt)
         self._let_be_killed(identity, context)
         # Of a job that a policy replaces nothing is to be killed any more, of the new one all.

@@ -113,7 +113,10 @@ def _locate(name: str, folders: Sequence[str]) -> Path:
         if away:
             hint += f" Of [csc] sites_folder there is no {', '.join(away)} on this machine."
         raise ConfigError(
-            f"site: there is no profile {shown(name)}. {hint}", field="site", value=name
+            f"site: there is no profile {shown(name)}. {hint}",
+            field="site",
+            value=name,
+            remedy=hint,
         ) from None
 
 
