@@ -106,7 +106,7 @@ class SlurmHook(BaseHook):
             connection = self.get_connection(self.slurm_conn_id)
         except AirflowNotFoundException as error:
             raise self._undefined() from error
-        return _read(_fields(connection, connection.extra_dejson))
+        return read_connection(connection)
 
     async def aget_settings(self) -> SiteSettings:
         """Do the same as `get_settings` on an event loop."""
@@ -283,6 +283,15 @@ class SlurmHook(BaseHook):
         except CscError as error:
             return False, error.message
         return is_well, f"{text} {settings.refusal}".rstrip()
+
+
+def read_connection(connection: Connection) -> SiteSettings:
+    """
+    Return the settings of a connection that Airflow has looked up.
+
+    :raises ConfigError: as `SlurmHook.get_settings`.
+    """
+    return _read(_fields(connection, connection.extra_dejson))
 
 
 def _fields(connection: Connection, extra: dict[str, Any]) -> ConnectionFields:
