@@ -1,6 +1,8 @@
-"""Which Airflow this is, among those that submit as the same cluster user."""
+"""What Airflow's own settings say: which Airflow this is, and where its site profiles are."""
 
 from __future__ import annotations
+
+import os
 
 
 def deployment_name() -> str:
@@ -9,3 +11,11 @@ def deployment_name() -> str:
 
     name: str = conf.get("csc", "deployment", fallback="")
     return name or conf.get("api", "base_url", fallback="") or ""
+
+
+def sites_folders() -> tuple[str, ...]:
+    """Return ``[csc] sites_folder``, which names folders as PATH does."""
+    from airflow.providers.common.compat.sdk import conf  # noqa: PLC0415 - as above
+
+    text: str = conf.get("csc", "sites_folder", fallback="") or ""
+    return tuple(folder.strip() for folder in text.split(os.pathsep) if folder.strip())

@@ -38,10 +38,12 @@ if TYPE_CHECKING:
 
     from airflow_provider_csc.slurm.cancel_commands import Notice
     from airflow_provider_csc.slurm.policy import PartitionLimits
+    from airflow_provider_csc.slurm.site_facts import SiteFacts
     from airflow_provider_csc.slurm.tres import Share
     from airflow_provider_csc.transport.base import Transport
 
 _COMMAND_SECONDS = 60.0
+_FACTS_SECONDS = 180.0  # five commands of 30 seconds at the most
 _MAX_SCRIPT_BYTES = 4 * 1024 * 1024
 
 
@@ -166,7 +168,17 @@ class SlurmClient:
 
         :raises UnreadableOutputError: where accounting does not say.
         """
-        return parse_shares((await self.ask(build_ask_shares(job_id)))["shares"], job_id)
+        frames = await self.ask(build_ask_shares(job_id))
+        return parse_shares(frames["shares"], job_id)
+
+    async def site_facts(self) -> SiteFacts:
+        """Return what a profile can be compared with."""
+        from airflow_provider_csc.slurm.site_facts import (  # noqa: PLC0415 - few need it
+            build_site_facts,
+            parse_site_facts,
+        )
+
+        return parse_site_facts(await self.ask(build_site_facts(), timeout=_FACTS_SECONDS))
 
     async def read_bytes(self, path: str, *, offset: int = 0, limit: int = 1 << 20) -> bytes:
         """

@@ -19,9 +19,13 @@ from airflow_provider_csc.errors import ConfigError, CscError
 from airflow_provider_csc.hooks._forms import build_field_behaviour, build_form_widgets
 from airflow_provider_csc.slurm.array_record import ArrayRecord
 from airflow_provider_csc.slurm.batch import check_remote_path
-from airflow_provider_csc.slurm.plan import build_request, read_source
+from airflow_provider_csc.slurm.plan import add_site_environment, build_request, read_source
 from airflow_provider_csc.sync import run_sync
-from airflow_provider_csc.transport.connection import ConnectionFields, parse_connection
+from airflow_provider_csc.transport.connection import (
+    ConnectionFields,
+    names_a_site,
+    parse_connection,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
@@ -105,7 +109,7 @@ class SlurmHook(BaseHook):
             connection = self.get_connection(self.slurm_conn_id)
         except AirflowNotFoundException as error:
             raise self._undefined() from error
-        return parse_connection(_fields(connection, connection.extra_dejson))
+        return read_connection(connection)
 
     async def aget_settings(self) -> SiteSettings:
         """Do the same as `get_settings` on an event loop."""
@@ -113,7 +117,8 @@ class SlurmHook(BaseHook):
             connection = await get_async_connection(self.slurm_conn_id)
         except AirflowNotFoundException as error:
             raise self._undefined() from error
-        return parse_connection(_fields(connection, await get_async_extra_dejson(connection)))
+        fields = _fields(connection, await get_async_extra_dejson(connection))
+        return await asyncio.to_thread(_read, fields) if names_a_site(fields) else _read(fields)
 
     def _undefined(self) -> ConfigError:
         # Airflow says the same where its API server or database did not answer (seen in 3.3.2).
@@ -165,6 +170,7 @@ class SlurmHook(BaseHook):
         )
 
         settings = self.get_settings()
+        settings.check_takes_jobs()
 
         async def work(client: SlurmClient) -> Submission:
             plan = await _plan(client, settings, spec, identity)
@@ -304,9 +310,22 @@ class SlurmHook(BaseHook):
     def test_connection(self) -> tuple[bool, str]:
         """Log in, and say whom we are and which Slurm answers; or precisely what failed."""
         try:
-            return _describe_probe(self._with_client(lambda client: client.probe()))
+            settings = self.get_settings()
+            is_well, text = _describe_probe(
+                self._with_client(lambda client: client.probe(), settings)
+            )
         except CscError as error:
             return False, error.message
+        return is_well, f"{text} {settings.refusal}".rstrip()
+
+
+def read_connection(connection: Connection) -> SiteSettings:
+    """
+    Return the settings of a connection that Airflow has looked up.
+
+    :raises ConfigError: as `SlurmHook.get_settings`.
+    """
+    return _read(_fields(connection, connection.extra_dejson))
 
 
 def _fields(connection: Connection, extra: dict[str, Any]) -> ConnectionFields:
@@ -319,6 +338,12 @@ def _fields(connection: Connection, extra: dict[str, Any]) -> ConnectionFields:
         password=connection.password,
         extra=extra,
     )
+
+
+def _read(fields: ConnectionFields) -> SiteSettings:
+    if not names_a_site(fields):
+        return parse_connection(fields)
+    return parse_connection(fields, folders=sites_folders())
 
 
 async def _plan(
@@ -356,15 +381,19 @@ def _prepare(
     settings: SiteSettings, spec: JobSpec, identity: TaskIdentity, text: str | None
 ) -> Callable[..., tuple[SubmitRequest, str]]:
     """Return `build_request`, to which only ``part`` or ``is_shared`` is still to be given."""
+    settings.check_takes_jobs()
     return partial(
         build_request,
-        spec,
+        add_site_environment(spec, env=dict(settings.env), module_paths=settings.module_paths),
         identity,
         script=read_source(spec, text),
         defaults={
-            "account": settings.account,
-            "partition": settings.partition,
-            "time": settings.time,
+            **dict(settings.options),
+            **{
+                name: value
+                for name in ("account", "partition", "time")
+                if (value := getattr(settings, name))
+            },
         },
         base_dir=check_remote_path("work_dir of the connection", settings.work_dir),
     )

@@ -36,6 +36,7 @@ class CostingOperator(StagingOperator):
     max_billing_units: float | None = None
     max_billing_units_per_run: float | Mapping[str, float] | None = None
     _site: str | None = None
+    _profile: SiteProfile | None = None
 
     def _check_limits(self) -> None:
         from airflow_provider_csc.sites.limits import (  # noqa: PLC0415 - few have one
@@ -151,10 +152,13 @@ class CostingOperator(StagingOperator):
         return cost
 
     def _load_profile(self, attempt: Attempt) -> SiteProfile:
+        if self._profile is not None:
+            return self._profile
         from airflow_provider_csc.deployment import sites_folders  # noqa: PLC0415
         from airflow_provider_csc.sites.load import load_profile  # noqa: PLC0415
 
-        return load_profile(attempt.site or "", sites_folders())
+        self._profile = load_profile(attempt.site or "", sites_folders())
+        return self._profile
 
     def _estimate(self, attempt: Attempt) -> Estimate | Unknown:
         """Return what the present job of a try can cost; of an array what is still to do."""

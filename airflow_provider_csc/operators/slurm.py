@@ -532,6 +532,7 @@ class SlurmSubmitOperator(CostingOperator):
         check_spec(spec)
         hook = SlurmHook(self.slurm_conn_id)
         settings = hook.get_settings()
+        settings.check_takes_jobs()
         identity = self._identify(context, attempt)
         self._let_be_killed(identity, context)
         # Of a job that a policy replaces nothing is to be killed any more, of the new one all.

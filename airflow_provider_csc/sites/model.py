@@ -14,13 +14,19 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from airflow_provider_csc.sites.billing import Billing  # noqa: TC001 - pydantic reads annotations
-from airflow_provider_csc.sites.notation import Memory, Time  # noqa: TC001 - as above
+from airflow_provider_csc.sites.notation import (  # noqa: TC001 - as above
+    Environment,
+    Memory,
+    ModulePath,
+    Options,
+    Time,
+)
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 Line = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\n\x00]*$")]
 Fingerprint = Annotated[str, StringConstraints(pattern=r"^SHA256:[A-Za-z0-9+/]{43}$")]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, strict=True)]
 
 
 class _Model(BaseModel):
@@ -113,7 +119,7 @@ class Partition(_Model):
     )
     max_submitted: Count | None = Field(default=None, description="Jobs of one user.")
     max_running: Count | None = None
-    options: dict[Name, str] = Field(
+    options: Options = Field(
         default={}, description="Of sbatch, which every job there has to have."
     )
     billing: Name | None = Field(default=None, description="One of the site's formulas.")
@@ -151,9 +157,9 @@ class LogIn(_Model):
 class Jobs(_Model):
     """What jobs need beside what their author asks for."""
 
-    options: dict[Name, str] = Field(default={}, description="Of sbatch, where not given.")
-    env: dict[str, str] = {}
-    module_paths: tuple[Line, ...] = Field(default=(), description="For 'module use'.")
+    options: Options = Field(default={}, description="Of sbatch, where not given.")
+    env: Environment = Field(default={}, description="Variables of their scripts.")
+    module_paths: tuple[ModulePath, ...] = Field(default=(), description="For 'module use'.")
     needs_account: bool = True
     max_array_size: Count | None = None
 
