@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from airflow_provider_csc.sites.budget import Spent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
-    from airflow_provider_csc.upstreams import Instance, RunName
+    from airflow_provider_csc.upstreams import Instance, RunName, States
 
 KEY = "slurm_cost"
 
@@ -57,12 +57,10 @@ def is_cost(value: object) -> bool:
     return isinstance(value, dict) and TaskCost.__required_keys__ <= value.keys()
 
 
-def sum_up(costs: Iterable[TaskCost], *, but: Instance | None = None) -> dict[str, Spent]:
-    """Return what is spent of each unit by all instances but one."""
+def sum_up(costs: Iterable[TaskCost]) -> dict[str, Spent]:
+    """Return what is spent of each unit; of what is not known the unit is not, either."""
     found: dict[str, Spent] = {}
     for cost in costs:
-        if but is not None and (cost["task_id"], cost["map_index"]) == tuple(but):
-            continue
         unit = cost["unit"] or ""
         known = found.get(unit, Spent())
         found[unit] = Spent(
@@ -73,6 +71,42 @@ def sum_up(costs: Iterable[TaskCost], *, but: Instance | None = None) -> dict[st
     return found
 
 
+# In other states a task instance has not run, or will run again.
+_HAS_RUN = frozenset({"running", "deferred", "success", "failed", "up_for_retry"})
+
+
+def find_silent(states: States, costs: Iterable[TaskCost]) -> list[Instance]:
+    """Return the task instances that have run and did not say what that cost."""
+    told = {(cost["task_id"], cost["map_index"]) for cost in costs}
+    return [
+        instance
+        for instances in states.values()
+        for instance, state in sorted(instances.items())
+        if state in _HAS_RUN and tuple(instance) not in told
+    ]
+
+
+def summarise(costs: Iterable[TaskCost], silent: Iterable[Instance]) -> dict[str, Any]:
+    """Return what a DAG run cost, as plain JSON."""
+    known, unknown = list(costs), [str(each) for each in silent]
+    units: dict[str, dict[str, float | None]] = {}
+    for unit in sorted({cost["unit"] for cost in known if cost["unit"]}):
+        mine = [cost for cost in known if cost["unit"] == unit]
+        actual = [None if cost["expected"] else cost["actual"] for cost in mine]
+        is_known = None not in actual and not any(cost["unknown"] for cost in mine)
+        units[unit] = {
+            "actual": round(sum(filter(None, actual)), 4) if is_known else None,
+            "at_most": round(sum(cost["units"] for cost in mine), 4),
+        }
+    unknown += [_name(cost) for cost in known if cost["unknown"] or not cost["unit"]]
+    return {"units": units, "tasks": [dict(cost) for cost in known], "unknown": unknown}
+
+
+def _name(cost: TaskCost) -> str:
+    index = f"[{cost['map_index']}]" if cost["map_index"] >= 0 else ""
+    return f"{cost['task_id']}{index}"
+
+
 def render_costs(costs: Iterable[TaskCost]) -> str:
     """Return a table, one line for each task instance."""
     from airflow_provider_csc.slurm.accounting import render_columns  # noqa: PLC0415 - as above
@@ -81,16 +115,15 @@ def render_costs(costs: Iterable[TaskCost]) -> str:
     return render_columns([("task", "try", "job", "at most", "used", "unit"), *lines])
 
 
-def _cells(cost: Mapping[str, Any]) -> tuple[str, ...]:
+def _cells(cost: TaskCost) -> tuple[str, ...]:
     from airflow_provider_csc.sites.estimate import format_units  # noqa: PLC0415 - as above
 
     def told(units: float | None) -> str:
         return "?" if units is None else format_units(units)
 
-    index = f"[{cost['map_index']}]" if cost["map_index"] >= 0 else ""
     used = told(cost["actual"]) if not cost["expected"] else "running"
     return (
-        f"{cost['task_id']}{index}",
+        _name(cost),
         str(cost["try_number"]),
         cost["job_id"] or "-",
         told(cost["estimated"]),

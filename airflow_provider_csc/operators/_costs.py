@@ -33,21 +33,15 @@ class CostingOperator(StagingOperator):
     """
 
     slurm_conn_id: str
-    max_billing_units: float | None = None
-    max_billing_units_per_run: float | Mapping[str, float] | None = None
+    max_billing_units: float | str | None = None
+    max_billing_units_per_run: float | str | Mapping[str, float | str] | None = None
     _site: str | None = None
     _profile: SiteProfile | None = None
 
     def _check_limits(self) -> None:
-        from airflow_provider_csc.sites.limits import (  # noqa: PLC0415 - few have one
-            RUN_FIELD,
-            TASK_FIELD,
-            check_limit,
-        )
+        from airflow_provider_csc.sites.limits import check_limits  # noqa: PLC0415 - few have one
 
-        for name in (TASK_FIELD, RUN_FIELD):
-            if getattr(self, name) is not None:
-                check_limit(name, getattr(self, name))
+        check_limits(self.max_billing_units, self.max_billing_units_per_run)
 
     @property
     def _is_limited(self) -> bool:
@@ -85,20 +79,26 @@ class CostingOperator(StagingOperator):
         """
         from airflow_provider_csc.sites.budget import check_run, check_task  # noqa: PLC0415
         from airflow_provider_csc.sites.estimate import Unknown  # noqa: PLC0415
+        from airflow_provider_csc.sites.limits import (  # noqa: PLC0415
+            TASK_FIELD,
+            read_limit,
+            read_run_limit,
+        )
 
         estimate = self._estimate(attempt)
         if isinstance(estimate, Unknown):
             self.log.info("What the job can cost is not known: %s.", estimate.why)
         else:
             self.log.info("The job costs %s.", estimate)
-        spent = _spent(attempt)
         if self.max_billing_units is not None:
-            check_task(self.max_billing_units, estimate, spent)
+            limit = read_limit(TASK_FIELD, self.max_billing_units)
+            check_task(limit, estimate, _spent(attempt))
         # Who tells the others first sees of two that submit at once at least the other.
         self._tell_cost(context, attempt, estimate, job_id=None)
         if self.max_billing_units_per_run is not None:
             try:
-                check_run(self.max_billing_units_per_run, estimate, self._ask_run(context, attempt))
+                run_limit = read_run_limit(self.max_billing_units_per_run)
+                check_run(run_limit, estimate, self._ask_run(context, attempt))
             except ConfigError:
                 self._tell_cost(context, attempt, None, job_id=None)
                 raise
@@ -196,15 +196,15 @@ class CostingOperator(StagingOperator):
 
     def _describe_cost(self, attempt: Attempt) -> dict[str, Any]:
         """Return what the result says of the costs of a try."""
-        from airflow_provider_csc.sites.estimate import Unknown  # noqa: PLC0415
+        from airflow_provider_csc.sites.estimate import Estimate  # noqa: PLC0415
 
         estimate = self._estimate(replace(attempt, array=None))
+        priced = estimate if isinstance(estimate, Estimate) else None
         is_known = bool(attempt.costs) and _is_exact(attempt)
-        is_priced = not isinstance(estimate, Unknown)
         return {
-            "estimated": round(estimate.units, 4) if is_priced else None,
+            "estimated": round(priced.units, 4) if priced else None,
             "actual": round(_spent(attempt).units, 4) if is_known else None,
-            "unit": estimate.unit if is_priced else None,
+            "unit": priced.unit if priced else None,
         }
 
     def _advise(self, result: JobResult, attempt: Attempt) -> list[str]:

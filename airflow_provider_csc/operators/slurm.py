@@ -147,8 +147,9 @@ class SlurmSubmitOperator(CostingOperator):
     :param staging_timeout: how long a job that has started waits for the URLs that it fetches and
         delivers by; it ends when none come.
     :param max_billing_units: submit nothing by which one try could cost more, resubmissions of
-        ``on_failure`` included; in the unit of the site that the connection names.
+        ``on_failure`` included; in the unit of the site that the connection names. (templated)
     :param max_billing_units_per_run: nor by which the DAG run could: a number, or one by unit.
+        (templated)
     """
 
     template_fields: Collection[str] = (
@@ -166,6 +167,8 @@ class SlurmSubmitOperator(CostingOperator):
         "inputs",
         "outputs",
         "allas_conn_id",
+        "max_billing_units",
+        "max_billing_units_per_run",
     )
     template_ext: Sequence[str] = TEMPLATE_EXTENSIONS
     template_fields_renderers = {  # noqa: RUF012 - as in every operator of Airflow
@@ -239,8 +242,8 @@ class SlurmSubmitOperator(CostingOperator):
         allas_conn_id: str = "allas_default",
         outputs_on_failure: bool = False,
         staging_timeout: float | timedelta = 1800,
-        max_billing_units: float | None = None,
-        max_billing_units_per_run: float | Mapping[str, float] | None = None,
+        max_billing_units: float | str | None = None,
+        max_billing_units_per_run: float | str | Mapping[str, float | str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)

@@ -107,35 +107,32 @@ def parse_csc_projects(text: str) -> list[Balance]:
 
     :raises UnreadableOutputError: for anything else.
     """
-    found: list[Balance] = []
-    project, purses, updated = None, list[Purse](), None
-
-    def close() -> None:
-        if project is None:
-            return
-        if not purses:
-            raise _unreadable("csc-projects", f"it says nothing of the budget of {project!r}")
-        found.append(Balance(project=project, purses=tuple(purses), updated=updated))
-
+    parts: list[tuple[str, list[str]]] = []
     for line in _without_titles(_lines(text)):
         if match := _PROJECT.match(line):
-            close()
-            project, purses, updated = match["name"], [], None
-        elif match := _PURSE.fullmatch(line):
-            purses.append(
-                Purse(
-                    unit=match["unit"],
-                    budget=_amount(match["budget"]),
-                    used=_amount(match["used"]),
-                    remaining=_amount(match["remaining"]),
-                )
-            )
-        elif match := _UPDATED.match(line):
-            updated = match["when"].strip()
-    close()
-    if not found:
+            parts.append((match["name"], []))
+        elif parts:
+            parts[-1][1].append(line)
+    if not parts:
         raise _unreadable("csc-projects", _describe(text))
-    return found
+    return [_parse_project(name, lines) for name, lines in parts]
+
+
+def _parse_project(name: str, lines: list[str]) -> Balance:
+    purses = tuple(
+        Purse(
+            unit=match["unit"],
+            budget=_amount(match["budget"]),
+            used=_amount(match["used"]),
+            remaining=_amount(match["remaining"]),
+        )
+        for match in map(_PURSE.fullmatch, lines)
+        if match
+    )
+    if not purses:
+        raise _unreadable("csc-projects", f"it says nothing of the budget of {name!r}")
+    updated = next((match["when"].strip() for match in map(_UPDATED.match, lines) if match), None)
+    return Balance(project=name, purses=purses, updated=updated)
 
 
 def _without_titles(lines: list[str]) -> Iterator[str]:
@@ -250,7 +247,7 @@ def _quantities(used: str, quota: str, *, base: int) -> tuple[int | None, int | 
 
 
 def _scale(number: str, prefix: str, base: int) -> int:
-    return round(float(number) * base ** " KMGTP".index(prefix.upper() or " "))
+    return round(float(number) * float(base) ** " KMGTP".index(prefix.upper() or " "))
 
 
 def _describe(text: str) -> str:

@@ -234,4 +234,4 @@ def _last_count(item: str) -> int:
     found = re.fullmatch(r"([0-9]+)([kmgtp]?)(?:i?b)?", last, re.IGNORECASE)
     if not found:
         return 1
-    return int(found[1]) * 1024 ** " kmgtp".index(found[2].lower() or " ")
+    return int(found[1]) << 10 * " kmgtp".index(found[2].lower() or " ")
