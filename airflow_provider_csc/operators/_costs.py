@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_csc.run_costs import TaskCost
     from airflow_provider_csc.sites.budget import Spent
-    from airflow_provider_csc.sites.estimate import Estimate, Unknown
+    from airflow_provider_csc.sites.estimate import Cost, Estimate, Unknown
     from airflow_provider_csc.sites.model import SiteProfile
     from airflow_provider_csc.slurm.attempt import Attempt
     from airflow_provider_csc.slurm.result import JobResult
@@ -90,6 +90,7 @@ class CostingOperator(StagingOperator):
             self.log.info("What the job can cost is not known: %s.", estimate.why)
         else:
             self.log.info("The job costs %s.", estimate)
+            self._send_units("estimated", estimate.units, estimate.unit)
         if self.max_billing_units is not None:
             limit = read_limit(TASK_FIELD, self.max_billing_units)
             check_task(limit, estimate, _spent(attempt))
@@ -108,10 +109,9 @@ class CostingOperator(StagingOperator):
         from airflow_provider_csc.hooks._stats import AirflowMeter  # noqa: PLC0415
         from airflow_provider_csc.operators._metrics import send_usage  # noqa: PLC0415
 
-        tags = {"dag_id": self.dag_id, "task_id": self.task_id}
         if result.job_id in attempt.costs:
             return attempt
-        send_usage(AirflowMeter(), result, tags)
+        send_usage(AirflowMeter(), result, self._tags)
         if attempt.site is None:
             return attempt
         from airflow_provider_csc.sites.estimate import Cost, Unknown  # noqa: PLC0415
@@ -120,9 +120,7 @@ class CostingOperator(StagingOperator):
         cost = self._find_cost(result, attempt)
         if isinstance(cost, Cost):
             self.log.info("Job %s used %s.", result.job_id, cost)
-            AirflowMeter().gauge(
-                "slurm.billing_units.actual", cost.units, {**tags, "unit": cost.unit}
-            )
+            self._send_units("actual", cost.units, cost.unit)
             told: tuple[float, int] | None = (cost.units, 1)
         else:
             self.log.info("What job %s used is not known: %s.", result.job_id, cost.why)
@@ -131,8 +129,17 @@ class CostingOperator(StagingOperator):
         self._tell_cost(context, following, None, job_id=result.job_id)
         return following
 
-    def _find_cost(self, result: JobResult, attempt: Attempt) -> Any:
-        """Return the `Cost` of a job with all its runs, or `Unknown`."""
+    @property
+    def _tags(self) -> dict[str, str]:
+        return {"dag_id": self.dag_id, "task_id": self.task_id}
+
+    def _send_units(self, kind: str, units: float, unit: str) -> None:
+        from airflow_provider_csc.hooks._stats import AirflowMeter  # noqa: PLC0415
+
+        AirflowMeter().gauge(f"slurm.billing_units.{kind}", units, {**self._tags, "unit": unit})
+
+    def _find_cost(self, result: JobResult, attempt: Attempt) -> Cost | Unknown:
+        """Return what a job has cost, all its runs together."""
         from airflow_provider_csc.sites.estimate import Unknown, compute_cost  # noqa: PLC0415
         from airflow_provider_csc.slurm.options import read_arguments  # noqa: PLC0415
         from airflow_provider_csc.slurm.tres import Share  # noqa: PLC0415
