@@ -101,8 +101,9 @@ def sum_up(
 
 
 def _add_shares(results: Sequence[JobResult]) -> list[list[Any]] | None:
-    """Return what all tasks were given; None where of one that ran nobody says."""
-    if any(one.shares is None and not _never_ran(one) for one in results):
+    """Return what all tasks were given; None where of one that ran nobody says all."""
+    unknown = (one.shares is None and not _never_ran(one) for one in results)
+    if any(unknown) or any(one.restarts for one in results):
         return None
     found = (Share(*share) for one in results for share in one.shares or ())
     return [list(each) for each in merge_shares(found)]

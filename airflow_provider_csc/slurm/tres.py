@@ -107,7 +107,9 @@ def parse_shares(frame: Frame, job_id: str) -> list[Share]:
 
     :raises UnreadableOutputError: when sacct failed, or does not say of every run.
     """
-    rows = [line.split(SEPARATOR) for line in frame.text.split("\n") if SEPARATOR in line]
+    # Not `text`, whose end is stripped: the separator is white space, too.
+    lines = frame.data.decode(errors="replace").split("\n")
+    rows = [line.split(SEPARATOR) for line in lines if SEPARATOR in line]
     if frame.status != 0 or not rows:
         said = f": {frame.complaint}" if frame.status else ""
         raise UnreadableOutputError(f"sacct does not know what job {job_id} was given{said}.")

@@ -23,7 +23,8 @@ DAG_FILES = sorted(path for path in EXAMPLES.glob("*.py") if "airflow" in path.r
 RESULT_KEYS = {
     "job_id", "name", "cluster", "state", "exit_code", "signal", "reason", "partition", "nodes",
     "submit_time", "start_time", "end_time", "elapsed_seconds", "cpu_efficiency", "max_rss_bytes",
-    "run_dir", "stdout_path", "stderr_path", "resubmissions",
+    "run_dir", "stdout_path", "stderr_path", "resubmissions", "memory_efficiency",
+    "billing_units", "advice",
 }  # fmt: skip
 ROUNDS = 12
 RUN_SECONDS = 300

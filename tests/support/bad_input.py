@@ -62,6 +62,8 @@ def option(name: str, value: Any) -> dict[str, Any]:
     return command(options={name: value})
 
 
+DEAR = {"partition": "small", "time": "02:00:00", "cpus_per_task": 16, "mem": "64G"}
+
 CASES = [
     # What is run.
     Case("nothing to run", {}, ["exactly one of", "none of them"]),
@@ -190,6 +192,34 @@ CASES = [
         "coalescing arrays",
         command(coalesce=True, options={"array": "0-9"}),
         ["coalesce", "0-9", ".expand()"],
+    ),
+    # What it costs.
+    Case(
+        "a limit on billing units that is none",
+        command(max_billing_units=0),
+        ["max_billing_units", "0", "above 0"],
+    ),
+    Case(
+        "a limit of a DAG run without a number",
+        command(max_billing_units_per_run={"CPU BU": "much"}),
+        ["max_billing_units_per_run", "much", "{'CPU BU': 500}"],
+    ),
+    Case(
+        "a job that could cost more than its limit",
+        command(options=DEAR, max_billing_units=10),
+        ["max_billing_units", "48 CPU BU", "00:25:00", "6 cores and 13 GiB"],
+        {"site": "roihu-cpu"},
+    ),
+    Case(
+        "a limit on a job whose cost is not known",
+        command(options={"partition": "small"}, max_billing_units=10),
+        ["max_billing_units", "memory", "options['mem']"],
+        {"site": "roihu-cpu"},
+    ),
+    Case(
+        "a limit at a site without prices",
+        command(max_billing_units=10),
+        ["max_billing_units", "slurm_default", "Site"],
     ),
     # What Slurm refuses.
     Case("an unknown partition", option("partition", "nope"), ["nope", "sinfo", "`partition`"]),
