@@ -170,7 +170,7 @@ def test_a_job_beyond_its_limit_leaves_nothing_on_the_cluster(
         max_billing_units=62.4,
         on_failure=SlurmRetryPolicy(out_of_memory=1),
     )
-    with pytest.raises(AirflowFailException, match="costs at most 62.5 BU"):
+    with pytest.raises(AirflowFailException, match=r"costs at most 62\.5 BU"):
         run_task(task)
     assert as_alice(f"find ~ -maxdepth 1 -name {label}") == ""
     assert label not in as_alice("squeue --me --noheader --format=%j")
