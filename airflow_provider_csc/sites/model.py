@@ -50,7 +50,7 @@ class Sharing(Enum):
     CORES = "cores"
     """Cores, and memory in proportion to them."""
     GPUS = "gpus"
-    """GPUs, and cores and memory in proportion to them."""
+    """GPUs, and with each its share of cores and memory."""
 
 
 class GpuOption(Enum):
@@ -67,8 +67,6 @@ class DiskOption(Enum):
     """It need not; what there is can be used."""
     GRES_NVME = "gres:nvme"
     """``--gres=nvme:GB``."""
-    BURST_BUFFER = "bb"
-    """``--bb`` with CSC's ``#BB_LUA SBF`` text."""
     MEMORY = "memory"
     """It is kept in memory, and counts as such."""
 
