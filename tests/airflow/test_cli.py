@@ -70,7 +70,7 @@ def test_list_shows_the_others_where_one_cannot_be_read(
     assert code == 0
     assert "(cannot be read)" in out
     assert "roihu-cpu" in out
-    assert f"{sites / 'bad.yaml'}, line 1, column 1, field titel" in err
+    assert f"{sites / 'bad.yaml'}:1:1: titel" in err
 
 
 @pytest.mark.parametrize("name", ["roihu-cpu", "lumi", "puhti", "mine"])
