@@ -219,6 +219,9 @@ class SiteProfile(_Model):
     log_in: LogIn = Field(default=LogIn(), description="The way in by SSH.")
     jobs: Jobs = Field(default=Jobs(), description="What all jobs need.")
     partitions: dict[Name, Partition] = Field(default={}, description="By their names.")
+    other_partitions: tuple[Name, ...] = Field(
+        default=(), description="Those that are left out on purpose."
+    )
     billing: dict[Name, Billing] = Field(
         default={}, description="Formulas for an hour, by names that partitions refer to."
     )

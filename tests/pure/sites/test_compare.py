@@ -156,6 +156,10 @@ def test_a_partition_that_is_not_for_the_user_is_not_missed(changes: dict[str, A
     assert told(profile(), with_new(**changes)) == []
 
 
+def test_a_partition_that_is_left_out_on_purpose_is_not_missed() -> None:
+    assert told(profile(other_partitions=["new"]), with_new()) == []
+
+
 def test_a_partition_of_the_other_half_of_a_machine_is_not_missed() -> None:
     nodes = (*(FACTS.nodes or ()), replace(PLAIN, partitions=frozenset({"new"})))
     here = replace(with_new(), nodes=nodes)
