@@ -46,7 +46,7 @@ _SITES_COMMANDS = (
             "print where its site's profile says otherwise. Exit code 0: no difference; 1: "
             "differences; 2: the cluster, or some of it, could not be asked."
         ),
-        func=lazy_load_command(f"{_SITES}.check_site"),
+        func=lazy_load_command("airflow_provider_csc.cli.check.check_site"),
         args=(Arg(("conn_id",), help="Id of a connection with a site"), ARG_OUTPUT, ARG_VERBOSE),
     ),
     ActionCommand(

@@ -59,7 +59,7 @@ def _compare_names(profile: SiteProfile, facts: SiteFacts) -> Iterator[Differenc
         return
     for name in sorted(set(profile.partitions) - set(facts.partitions)):
         yield Difference(f"partitions.{name}", "there", "not there")
-    for name in sorted(set(facts.partitions) - set(profile.partitions)):
+    for name in sorted(set(facts.partitions) - {*profile.partitions, *profile.other_partitions}):
         if _concerns(facts.partitions[name], facts, profile.architecture):
             yield Difference(f"partitions.{name}", "not there", "there")
 

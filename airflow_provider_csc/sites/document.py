@@ -43,7 +43,7 @@ class Place:
     column: int
 
     def __str__(self) -> str:
-        return f"{self.file}, line {self.line}, column {self.column}"
+        return f"{self.file}:{self.line}:{self.column}"
 
 
 class DocumentError(ValueError):

@@ -213,7 +213,7 @@ def _describe(model: type[SiteProfile], document: Document, problem: ErrorDetail
         return _unknown(place, field, path, _known_fields(model, path[:-1]))
     if problem["type"] == "missing":
         return ConfigError(
-            f"Site profile {place}, field {field}: it is missing.",
+            f"Site profile {place}: {field}: it is missing.",
             **_details(place, field, None),
         )
     remedy = problem["msg"].removeprefix("Value error, ").rstrip(".")
@@ -227,7 +227,7 @@ def _unknown(
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known)}."
     return ConfigError(
-        f"Site profile {place}, field {field}: there is no such field. {hint}",
+        f"Site profile {place}: {field}: there is no such field. {hint}",
         **_details(place, field, name),
     )
 
@@ -255,7 +255,7 @@ def _error(place: Place, field: str, value: object, remedy: str) -> ConfigError:
     # A mapping that is wrong as a whole would hide what is said of it.
     what = "this" if isinstance(value, (dict, list)) else shown(value)
     return ConfigError(
-        f"Site profile {place}, field {field}: {what} cannot be. {remedy}",
+        f"Site profile {place}: {field}: {what} cannot be. {remedy}",
         **_details(place, field, value),
     )
 

@@ -35,23 +35,27 @@ def _let_fields_be_left_out(schema: dict[str, Any]) -> None:
     if "properties" not in schema:
         return
     schema.pop("required", None)
-    schema["properties"] = {
-        name: _or_null(about) for name, about in schema["properties"].items()
-    }
+    schema["properties"] = {name: _or_null(about) for name, about in schema["properties"].items()}
 
 
 def _or_null(about: dict[str, Any]) -> dict[str, Any]:
-    outer = {key: about[key] for key in ("description", "title", "default") if key in about}
-    inner = {key: value for key, value in about.items() if key not in outer}
-    # What a field is when it is left out would be repeated in every hint.
-    outer.pop("default", None)
-    kinds = inner.get("anyOf", [inner])
-    if {"type": "null"} not in kinds:
-        kinds = [*kinds, {"type": "null"}]
-    values = inner.get("additionalProperties")
-    if isinstance(values, dict):
-        inner["additionalProperties"] = {"anyOf": [values, {"type": "null"}]}
-    return {**outer, "anyOf": kinds}
+    """Return what is said of a field, without what only repeats its name, and with null."""
+    kind = {key: value for key, value in about.items() if key not in ("title", "default")}
+    told = {"description": kind.pop("description")} if "description" in kind else {}
+    for values in ("additionalProperties", "patternProperties"):
+        if isinstance(kind.get(values), dict):
+            kind[values] = _values_or_null(kind[values], values)
+    kinds = kind.get("anyOf", [kind])
+    return {**told, "anyOf": kinds if _NULL in kinds else [*kinds, _NULL]}
+
+
+def _values_or_null(about: dict[str, Any], keyword: str) -> dict[str, Any]:
+    if keyword == "patternProperties":
+        return {pattern: {"anyOf": [each, _NULL]} for pattern, each in about.items()}
+    return {"anyOf": [about, _NULL]}
+
+
+_NULL = {"type": "null"}
 
 
 def render_schema() -> str:

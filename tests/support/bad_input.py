@@ -251,6 +251,24 @@ CASES = [
     ),
     Case("a connection without a host", command(), ["slurm_default", "Host"], {"host": ""}),
     Case(
+        "a site that does not exist",
+        command(),
+        ["slurm_default", "site", "'roihu-cpuu'", "'roihu-cpu'"],
+        {"site": "roihu-cpuu"},
+    ),
+    Case(
+        "a site that is retired",
+        command(),
+        ["Puhti", "2026-07-31", "'roihu-cpu'"],
+        {"site": "puhti"},
+    ),
+    Case(
+        "a host key that is not the site's",
+        command(),
+        ["host key", "it shows ssh-ed25519 SHA256:", "trusted is SHA256:", "profile"],
+        {"site": "lumi", "known_hosts": None},
+    ),
+    Case(
         "a key file that cannot be read",
         command(),
         ["key_file", "/no/such/key", "No such file"],

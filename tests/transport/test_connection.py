@@ -387,7 +387,7 @@ def test_an_unknown_site_names_connection_field_and_the_nearest() -> None:
 
 def test_a_profile_that_cannot_be_read_is_named_by_its_file(sites: Path) -> None:
     (sites / "bad.yaml").write_text("titel: Bad\n")
-    with pytest.raises(ConfigError, match=r"bad.yaml, line 1, column 1, field titel"):
+    with pytest.raises(ConfigError, match=r"bad.yaml:1:1: titel"):
         at_site(sites, "bad")
 
 
