@@ -158,8 +158,10 @@ def test_lumi_cpu(partition: str, options: dict[str, object], by_hand: float) ->
         ("small-g", {"nodes": 1, "gpus_per_node": 2, "cpus_per_task": 14, "mem": "120G"}, 4.0),
         # 1 GCD, 7 cores, 100 GB, 4 h: max(1, ceil(1.5625) = 2, 1) = 2; 0.5 * 2 * 4 = 4.
         ("small-g", {"nodes": 1, "gpus_per_node": 1, "cpus_per_task": 7, "mem": "100G"}, 4.0),
-        # 1 GCD with the memory that belongs to it: 0.5 * 1 * 4 = 2.
-        ("small-g", {"nodes": 1, "gpus_per_node": 1, "cpus_per_task": 7}, 2.0),
+        # 1 GCD, 7 cores, 60 GB: max(1, 1, 1) = 1; 0.5 * 1 * 4 = 2.
+        ("small-g", {"nodes": 1, "gpus_per_node": 1, "cpus_per_task": 7, "mem": "60G"}, 2.0),
+        # so it is by memory for each of 2 GCDs: 0.5 * max(1, ceil(120 / 64) = 2, 2) * 4 = 4.
+        ("small-g", {"nodes": 1, "gpus_per_node": 2, "mem_per_gpu": "60G"}, 4.0),
         # standard-g: 4 * nodes * hours. 2 nodes, 4 h: 32.
         ("standard-g", {"nodes": 2, "gpus_per_node": 8}, 32.0),
         # 20 GCDs need 3 nodes of 8: 4 * 3 * 4 = 48.
