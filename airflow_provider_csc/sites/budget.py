@@ -157,8 +157,9 @@ def _told(units: float, unit: str) -> str:
 def _refusal(
     field: str, limit: object, problem: str, remedy: str, **details: object
 ) -> ConfigError:
+    amount = f"{limit:.15g}" if isinstance(limit, float) else repr(limit)
     return ConfigError(
-        f"{field}: {limit!r} is the limit, and {problem}. {remedy} Nothing was submitted.",
+        f"{field}: {amount} is the limit, and {problem}. {remedy} Nothing was submitted.",
         field=field,
         value=limit,
         **details,

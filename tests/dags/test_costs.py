@@ -95,7 +95,7 @@ def test_a_run_that_would_exceed_its_limit_stops_before_the_job_that_would(
     run = finished(airflow.trigger("cost", {"units": 60}))
     assert states(run)["last[-1]"] == "failed"
     said = text_of(run, "last")
-    assert "max_billing_units_per_run: 60.0 is the limit, and other jobs of this DAG run" in said
+    assert "max_billing_units_per_run: 60 is the limit, and other jobs of this DAG run" in said
     assert "Nothing was submitted." in said
     sums = run.xcom("total")["units"]["core-minutes"]
     assert 0 < sums["actual"] < SPENT_AT_MOST
