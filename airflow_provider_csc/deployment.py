@@ -1,6 +1,8 @@
-"""Which Airflow this is, among those that submit as the same cluster user."""
+"""What Airflow's own settings say: which Airflow this is, and where its site profiles are."""
 
 from __future__ import annotations
+
+import os
 
 
 def deployment_name() -> str:
@@ -16,3 +18,11 @@ def preflight_seconds() -> float:
     from airflow.providers.common.compat.sdk import conf  # noqa: PLC0415 - as above
 
     return float(conf.getfloat("csc", "preflight_seconds", fallback=600.0))
+
+
+def sites_folders() -> tuple[str, ...]:
+    """Return ``[csc] sites_folder``, which names folders as PATH does."""
+    from airflow.providers.common.compat.sdk import conf  # noqa: PLC0415 - as above
+
+    text: str = conf.get("csc", "sites_folder", fallback="") or ""
+    return tuple(folder.strip() for folder in text.split(os.pathsep) if folder.strip())

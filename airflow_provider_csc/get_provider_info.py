@@ -40,7 +40,7 @@ def get_provider_info() -> dict[str, object]:
         ],
         "hooks": [_modules("Slurm", "hooks.slurm"), _modules("Allas", "hooks.allas")],
         "operators": [
-            _modules("Slurm", "operators.slurm"),
+            _modules("Slurm", "operators.slurm", "operators.slurm_billing"),
             _modules("Allas", "operators.allas", "transfers.allas", "transfers.allas_slurm"),
         ],
         "sensors": [_modules("Slurm", "sensors.slurm"), _modules("Allas", "sensors.allas")],
@@ -60,6 +60,7 @@ def get_provider_info() -> dict[str, object]:
         ],
         "extra-links": ["airflow_provider_csc.links.slurm.SlurmJobLink"],
         "config": {"csc": CONFIG_SECTION},
+        "cli": ["airflow_provider_csc.cli.definition.get_cli_commands"],
     }
 
 
@@ -114,6 +115,14 @@ SLURM_CONNECTION: dict[str, object] = {
         },
     },
     "conn-fields": {
+        "site": _text(
+            "Site",
+            "Name of a site profile (airflow csc sites list), which then says whatever is left "
+            "empty here: log-in node, its host key, log-in set-up, web interface, staging, and "
+            "options that all jobs there need.",
+            "roihu-cpu",
+            "lumi",
+        ),
         "key_file": _text(
             "Private key file",
             "Path of the SSH private key where tasks run (workers and triggerer). "
@@ -310,6 +319,16 @@ CONFIG_SECTION: dict[str, object] = {
             "type": "float",
             "example": None,
             "default": "600",
+        },
+        "sites_folder": {
+            "description": (
+                "Folder with site profiles of your own, NAME.yaml, on every machine where tasks "
+                "run; several are separated by colons, and the first of them wins."
+            ),
+            "version_added": "0.1.0",
+            "type": "string",
+            "example": "/opt/airflow/sites",
+            "default": "",
         },
     },
 }

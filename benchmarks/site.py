@@ -93,10 +93,16 @@ class Site:
         self, node: LoginNode, *, work_dir: Path, floor: float = 1.0
     ) -> dict[str, Any]:
         """Return ``slurm_default`` as Airflow's REST interface takes it, for a log-in node."""
-        facts = {**self.facts, "ssh_port": node.port, "ssh_known_hosts": str(node.known_hosts)}
-        connection = build_connections(facts, poll_floor=floor)[0]
-        extra = {**json.loads(connection["extra"]), "work_dir": str(work_dir)}
-        return {**connection, "extra": json.dumps(extra)}
+        connection = build_connections(self.facts, poll_floor=floor)[0]
+        extra = {
+            **json.loads(connection["extra"]),
+            "known_hosts": str(node.known_hosts),
+            "work_dir": str(work_dir),
+        }
+        # What is measured is a job without what a site's profile adds.
+        del extra["site"]
+        host = {"host": self.facts["ssh_host"], "port": node.port}
+        return {**connection, **host, "extra": json.dumps(extra)}
 
     def connections(self, node: LoginNode, *, work_dir: Path) -> dict[str, str]:
         """Return Airflow's connections to a log-in node, as its environment variables."""

@@ -32,6 +32,7 @@ from airflow_provider_csc.slurm.partitions import build_show_partition, parse_li
 from airflow_provider_csc.slurm.preflight import build_test_only, parse_test_only
 from airflow_provider_csc.slurm.preflight_facts import build_preflight, parse_preflight
 from airflow_provider_csc.slurm.result import JobResult, build_result
+from airflow_provider_csc.slurm.tres import build_ask_shares, parse_shares
 from airflow_provider_csc.slurm.verdict import Evidence
 
 if TYPE_CHECKING:
@@ -41,10 +42,13 @@ if TYPE_CHECKING:
     from airflow_provider_csc.slurm.policy import PartitionLimits
     from airflow_provider_csc.slurm.preflight import Forecast
     from airflow_provider_csc.slurm.preflight_facts import PreflightFacts
+    from airflow_provider_csc.slurm.site_facts import SiteFacts
     from airflow_provider_csc.slurm.submit_commands import SubmitRequest
+    from airflow_provider_csc.slurm.tres import Share
     from airflow_provider_csc.transport.base import Transport
 
 _COMMAND_SECONDS = 60.0
+_FACTS_SECONDS = 180.0  # five commands of 30 seconds at the most
 _MAX_SCRIPT_BYTES = 4 * 1024 * 1024
 
 
@@ -175,6 +179,24 @@ class SlurmClient:
         """
         program = build_test_only(request.options, request.batch)
         return parse_test_only((await self.ask(program))["test"])
+
+    async def shares(self, job_id: str) -> list[Share]:
+        """
+        Return what each run of a job was given and for how long.
+
+        :raises UnreadableOutputError: where accounting does not say.
+        """
+        frames = await self.ask(build_ask_shares(job_id))
+        return parse_shares(frames["shares"], job_id)
+
+    async def site_facts(self) -> SiteFacts:
+        """Return what a profile can be compared with."""
+        from airflow_provider_csc.slurm.site_facts import (  # noqa: PLC0415 - few need it
+            build_site_facts,
+            parse_site_facts,
+        )
+
+        return parse_site_facts(await self.ask(build_site_facts(), timeout=_FACTS_SECONDS))
 
     async def read_bytes(self, path: str, *, offset: int = 0, limit: int = 1 << 20) -> bytes:
         """

@@ -15,14 +15,18 @@ from airflow.providers.common.compat.connection import (
 )
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
-from airflow_provider_csc.deployment import preflight_seconds
+from airflow_provider_csc.deployment import preflight_seconds, sites_folders
 from airflow_provider_csc.errors import ConfigError, CscError
 from airflow_provider_csc.hooks._forms import build_field_behaviour, build_form_widgets
 from airflow_provider_csc.slurm.array_record import ArrayRecord
 from airflow_provider_csc.slurm.batch import check_remote_path
-from airflow_provider_csc.slurm.plan import build_request, read_source
+from airflow_provider_csc.slurm.plan import add_site_environment, build_request, read_source
 from airflow_provider_csc.sync import run_sync
-from airflow_provider_csc.transport.connection import ConnectionFields, parse_connection
+from airflow_provider_csc.transport.connection import (
+    ConnectionFields,
+    names_a_site,
+    parse_connection,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
 
     from airflow_provider_csc.client.slurm import Probe, SlurmClient
+    from airflow_provider_csc.sites.balance import Balance
+    from airflow_provider_csc.sites.model import BalanceCommand
     from airflow_provider_csc.slurm.coalescing import Member
     from airflow_provider_csc.slurm.dependencies import Needs
     from airflow_provider_csc.slurm.framing import Frame
@@ -41,6 +47,7 @@ if TYPE_CHECKING:
     from airflow_provider_csc.slurm.result import JobResult
     from airflow_provider_csc.slurm.submission import Submission
     from airflow_provider_csc.slurm.submit_commands import SubmitRequest
+    from airflow_provider_csc.slurm.tres import Share
     from airflow_provider_csc.transport.base import SiteSettings
 
 Value = TypeVar("Value")
@@ -104,7 +111,7 @@ class SlurmHook(BaseHook):
             connection = self.get_connection(self.slurm_conn_id)
         except AirflowNotFoundException as error:
             raise self._undefined() from error
-        return parse_connection(_fields(connection, connection.extra_dejson))
+        return read_connection(connection)
 
     async def aget_settings(self) -> SiteSettings:
         """Do the same as `get_settings` on an event loop."""
@@ -112,7 +119,8 @@ class SlurmHook(BaseHook):
             connection = await get_async_connection(self.slurm_conn_id)
         except AirflowNotFoundException as error:
             raise self._undefined() from error
-        return parse_connection(_fields(connection, await get_async_extra_dejson(connection)))
+        fields = _fields(connection, await get_async_extra_dejson(connection))
+        return await asyncio.to_thread(_read, fields) if names_a_site(fields) else _read(fields)
 
     def _undefined(self) -> ConfigError:
         # Airflow says the same where its API server or database did not answer (seen in 3.3.2).
@@ -141,13 +149,15 @@ class SlurmHook(BaseHook):
         ended: ArrayRecord | None = None,
         before: Callable[[SlurmClient], Awaitable[None]] | None = None,
         preflight: bool = False,
+        check: Callable[[SubmitRequest], None] | None = None,
     ) -> Submission:
         """
         Submit a job exactly once for this task instance; see `Submitter` and `ArraySubmitter`.
 
         ``needs`` is what it is to wait for inside Slurm (see `client.dependencies`). ``before`` is
         done once it is known that the request can be, and that no job was submitted before; where
-        it raises, nothing is submitted.
+        it raises, nothing is submitted. So it is with ``check``, which comes first, may block, and
+        is given the request.
 
         ``is_resumed`` is for a submission that has waited already: where its fate is still open, it
         is soon left alone again. With ``preflight``, what is known to be in its way is reported
@@ -164,6 +174,7 @@ class SlurmHook(BaseHook):
         )
 
         settings = self.get_settings()
+        settings.check_takes_jobs()
 
         async def work(client: SlurmClient) -> Submission:
             placed, script, reasons = await _place(client, settings, spec)
@@ -182,6 +193,7 @@ class SlurmHook(BaseHook):
                 is_fresh=is_fresh,
                 delays=BRIEF_DELAYS if is_resumed else RESOLVE_DELAYS,
                 prepare=_after(
+                    check,
                     before,
                     client,
                     linker.prepare if linker else None,
@@ -272,6 +284,35 @@ class SlurmHook(BaseHook):
         """Return what a partition allows."""
         return self._with_client(lambda client: client.partition_limits(name))
 
+    def shares(self, job_id: str) -> list[Share]:
+        """
+        Return what each run of a job was given and for how long, by the site's accounting.
+
+        :raises UnreadableOutputError: where accounting does not say.
+        """
+        return self._with_client(lambda client: client.shares(job_id))
+
+    def balance(self, project: str | None = None) -> Balance:
+        """
+        Return what a project may still use, by default the connection's own.
+
+        :raises ConfigError: at a site that has no program for that.
+        :raises UnreadableOutputError: where its answer cannot be read.
+        """
+        from airflow_provider_csc.sites.balance import (  # noqa: PLC0415 - needs pydantic
+            build_ask_balance,
+            read_balance,
+        )
+
+        settings = self.get_settings()
+        command, name = _choose_balance(settings, project)
+
+        async def work(client: SlurmClient) -> Balance:
+            frames = await client.ask(build_ask_balance(command, name))
+            return read_balance(frames["balance"], command, name)
+
+        return self._with_client(work, settings)
+
     def queue_limits(self, scope: QueueScope) -> tuple[QueueLimit, ...]:
         """Return the limits on jobs in the queue that hold for a submission, and what is queued."""
         from airflow_provider_csc.client.queue_watch import ask_limits  # noqa: PLC0415
@@ -312,8 +353,17 @@ class SlurmHook(BaseHook):
             rest = run_sync(_describe_certificate(settings))
         except CscError as error:
             return False, error.message
-        passed, text = _describe_probe(probe)
-        return passed, f"{text} {rest}".strip()
+        is_well, text = _describe_probe(probe)
+        return is_well, " ".join(filter(None, (text, rest, settings.refusal)))
+
+
+def read_connection(connection: Connection) -> SiteSettings:
+    """
+    Return the settings of a connection that Airflow has looked up.
+
+    :raises ConfigError: as `SlurmHook.get_settings`.
+    """
+    return _read(_fields(connection, connection.extra_dejson))
 
 
 def _fields(connection: Connection, extra: dict[str, Any]) -> ConnectionFields:
@@ -326,6 +376,12 @@ def _fields(connection: Connection, extra: dict[str, Any]) -> ConnectionFields:
         password=connection.password,
         extra=extra,
     )
+
+
+def _read(fields: ConnectionFields) -> SiteSettings:
+    if not names_a_site(fields):
+        return parse_connection(fields)
+    return parse_connection(fields, folders=sites_folders())
 
 
 async def _place(
@@ -349,7 +405,7 @@ def _place_on(
     from airflow_provider_csc.sites.load import load_profile  # noqa: PLC0415 - needs pydantic
     from airflow_provider_csc.sites.placement import place  # noqa: PLC0415
 
-    profile = load_profile("generic")
+    profile = load_profile(settings.site or "generic", sites_folders())
     placed, reasons = place(spec, script, profile, _defaults(settings))
     return placed, script, reasons
 
@@ -374,6 +430,7 @@ async def _tell(
 
 
 def _after(
+    check: Callable[[SubmitRequest], None] | None,
     before: Callable[[SlurmClient], Awaitable[None]] | None,
     client: SlurmClient,
     prepare: Callable[[SubmitRequest], Awaitable[SubmitRequest]] | None,
@@ -383,6 +440,8 @@ def _after(
     """Return what completes a request when something else is said and done."""
 
     async def do(request: SubmitRequest) -> SubmitRequest:
+        if check is not None:
+            await asyncio.to_thread(check, request)
         await tell(request)
         if before is not None:
             await before(client)
@@ -395,9 +454,10 @@ def _prepare(
     settings: SiteSettings, spec: JobSpec, identity: TaskIdentity, script: str
 ) -> Callable[..., tuple[SubmitRequest, str]]:
     """Return `build_request`, to which only ``part`` or ``is_shared`` is still to be given."""
+    settings.check_takes_jobs()
     return partial(
         build_request,
-        spec,
+        add_site_environment(spec, env=dict(settings.env), module_paths=settings.module_paths),
         identity,
         script=script,
         defaults=_defaults(settings),
@@ -405,12 +465,13 @@ def _prepare(
     )
 
 
-def _defaults(settings: SiteSettings) -> dict[str, str | None]:
-    return {
-        "account": settings.account,
-        "partition": settings.partition,
-        "time": settings.time,
+def _defaults(settings: SiteSettings) -> dict[str, str]:
+    own = {
+        name: value
+        for name in ("account", "partition", "time")
+        if (value := getattr(settings, name))
     }
+    return {**dict(settings.options), **own}
 
 
 async def _describe_certificate(settings: SiteSettings) -> str:
@@ -419,6 +480,27 @@ async def _describe_certificate(settings: SiteSettings) -> str:
 
     certificate = await read_certificate(settings.ssh)
     return certificate.describe_rest(time.time()) if certificate else ""
+
+
+def _choose_balance(settings: SiteSettings, project: str | None) -> tuple[BalanceCommand, str]:
+    from airflow_provider_csc.sites.load import load_profile  # noqa: PLC0415 - needs pydantic
+
+    name = project or settings.account
+    profile = load_profile(settings.site, sites_folders()) if settings.site else None
+    if profile is None or profile.commands.balance is None:
+        raise ConfigError(
+            "site: the connection names no site with a program that tells balances. Name one in "
+            "its field Site, for example 'roihu-cpu' or 'lumi'.",
+            field="site",
+            value=settings.site,
+        )
+    if not name:
+        raise ConfigError(
+            "account: whose balance is meant is not said. Name the project, or put one into the "
+            "connection's field Account.",
+            field="account",
+        )
+    return profile.commands.balance, name
 
 
 def _describe_probe(probe: Probe) -> tuple[bool, str]:

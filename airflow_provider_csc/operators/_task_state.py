@@ -65,3 +65,36 @@ def recall_changes(context: Context, options: Mapping[str, object] | None) -> di
 
 def _as_text(options: Mapping[str, object] | None) -> str:
     return json.dumps(options or {}, sort_keys=True, default=str)
+
+
+_COSTS = "slurm_costs"
+
+
+def remember_costs(context: Context, units: float) -> None:
+    """Put down what the jobs of this try have cost; XComs are gone when the next one begins."""
+    store = context.get("task_state_store")
+    if store is None:
+        return
+    try:
+        tries = _read_costs(store.get(_COSTS))
+        store.set(_COSTS, {**tries, str(context["ti"].try_number): units})
+    except Exception as error:  # noqa: BLE001 - whatever it is, the job has run
+        _log.debug("The task state store took nothing: %s", error)
+
+
+def recall_costs(context: Context) -> float:
+    """Return what the tries before this one have cost; 0 where nothing is known of them."""
+    store = context.get("task_state_store")
+    if store is None:
+        return 0.0
+    try:
+        tries = _read_costs(store.get(_COSTS))
+    except Exception as error:  # noqa: BLE001 - the task goes on with what it knows itself
+        _log.debug("The task state store gave nothing: %s", error)
+        return 0.0
+    return sum(units for name, units in tries.items() if name != str(context["ti"].try_number))
+
+
+def _read_costs(value: object) -> dict[str, float]:
+    pairs = value.items() if isinstance(value, dict) else ()
+    return {str(name): units for name, units in pairs if isinstance(units, (int, float))}

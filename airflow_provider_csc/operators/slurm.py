@@ -35,6 +35,7 @@ from airflow_provider_csc.operators._checks import (
     seconds_of,
 )
 from airflow_provider_csc.operators._config import ConfiguredOperator, keep_config
+from airflow_provider_csc.operators._costs import CostingOperator
 from airflow_provider_csc.operators._killable import name_task
 from airflow_provider_csc.slurm.sources import (
     TEMPLATE_EXTENSIONS,
@@ -65,7 +66,7 @@ if TYPE_CHECKING:
     from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
 
 
-class SlurmSubmitOperator(ConfiguredOperator):
+class SlurmSubmitOperator(ConfiguredOperator, CostingOperator):
     """
     Submit one job to a Slurm cluster, wait for it in the triggerer, and return what became of it.
 
@@ -78,10 +79,11 @@ class SlurmSubmitOperator(ConfiguredOperator):
 
     Returns a dict: job_id, name, cluster, state, exit_code, signal, reason, partition, nodes,
     submit_time, start_time, end_time (ISO 8601, UTC), elapsed_seconds, cpu_efficiency (1 is all of
-    the allocated processors' time), max_rss_bytes (of the largest task), run_dir, stdout_path,
-    stderr_path, and resubmissions: one dict for each job that a retry policy replaced (job_id,
-    state, reason, nodes, changed, why). ``job_id`` is also an XCom of its own, pushed right after
-    submission; of a job array that takes several jobs, at its end.
+    the allocated processors' time), memory_efficiency, max_rss_bytes (of the largest task),
+    run_dir, stdout_path, stderr_path, billing_units and advice (see docs/cost.md), and
+    resubmissions: one dict for each job that a retry policy replaced (job_id, state, reason, nodes,
+    changed, why). ``job_id`` is also an XCom of its own, pushed right after submission; of a job
+    array that takes several jobs, at its end.
 
     With ``options={"array": "0-99%10"}`` the task is a whole job array, which Slurm runs as so many
     tasks; see docs/arrays.md. The result then also has ``array``: spec, counts by state, and what
@@ -156,6 +158,10 @@ class SlurmSubmitOperator(ConfiguredOperator):
     :param outputs_on_failure: deliver what is there of the outputs also when the job fails.
     :param staging_timeout: how long a job that has started waits for the URLs that it fetches and
         delivers by; it ends when none come.
+    :param max_billing_units: submit nothing by which one try could cost more, resubmissions of
+        ``on_failure`` included; in the unit of the site that the connection names. (templated)
+    :param max_billing_units_per_run: nor by which the DAG run could: a number, or one by unit.
+        (templated)
     """
 
     template_fields: Collection[str] = (
@@ -175,6 +181,8 @@ class SlurmSubmitOperator(ConfiguredOperator):
         "outputs",
         "allas_conn_id",
         "config",
+        "max_billing_units",
+        "max_billing_units_per_run",
     )
     template_ext: Sequence[str] = TEMPLATE_EXTENSIONS
     template_fields_renderers = {  # noqa: RUF012 - as in every operator of Airflow
@@ -258,6 +266,8 @@ class SlurmSubmitOperator(ConfiguredOperator):
         allas_conn_id: str = "allas_default",
         outputs_on_failure: bool = False,
         staging_timeout: float | timedelta = 1800,
+        max_billing_units: float | str | None = None,
+        max_billing_units_per_run: float | str | Mapping[str, float | str] | None = None,
         **kwargs: Any,
     ) -> None:
         check_names(kwargs)
@@ -298,6 +308,8 @@ class SlurmSubmitOperator(ConfiguredOperator):
             allas_conn_id=allas_conn_id,
             outputs_on_failure=outputs_on_failure,
             staging_timeout=staging_timeout,
+            max_billing_units=max_billing_units,
+            max_billing_units_per_run=max_billing_units_per_run,
         )
         # What no template can change is checked while the DAG is parsed.
         self._check_sources(command=command, script=script, remote_script=remote_script)
@@ -313,6 +325,8 @@ class SlurmSubmitOperator(ConfiguredOperator):
         if on_failure is not None:
             check_policy(on_failure)
         check_array(array_logs, max_failed_tasks)
+        if self._is_limited:
+            self._check_limits()
         if named is not None:
             from airflow_provider_csc.operators._dependencies import (  # noqa: PLC0415
                 check_depends_on,
@@ -463,13 +477,14 @@ class SlurmSubmitOperator(ConfiguredOperator):
         if self.coalesce:
             self._submit_together(context, attempt)
         submission, attempt = self._submit_patiently(context, attempt)
-        present = replace(attempt, asked=submission.asked, array=_know_array(submission, attempt))
+        array = _know_array(submission, attempt)
+        present = replace(attempt, asked=submission.asked, array=array, site=self._site)
         if not self.wait_for_completion or _decides(submission, present):
             context["ti"].xcom_push(key="job_id", value=submission.job_id)
         if not self.wait_for_completion:
             self._end_if_killed()
             self._forget_job()
-            return _to_value(_just_submitted(submission), attempt)
+            return self._value_of(_just_submitted(submission), present)
         trigger = self._build_trigger(context, submission, present)
         if self.deferrable:
             self._hand_over(context, trigger, self.execute_complete.__name__)
@@ -492,17 +507,22 @@ class SlurmSubmitOperator(ConfiguredOperator):
         identity = self._identify(context, attempt)
         try:
             check_spec(spec)
-            member = SlurmHook(self.slurm_conn_id).plan_shared(
+            hook = SlurmHook(self.slurm_conn_id)
+            member = hook.plan_shared(
                 spec,
                 identity,
                 since=_run_start(context),
                 is_fresh=self._is_fresh(context, attempt),
             )
+            if check := self._pricing(context, attempt, hook.get_settings().site):
+                check(member.request)
         except ConfigError as error:
+            if error.details.get("is_temporary"):
+                raise
             raise AirflowFailException(error.message) from error
         self._let_be_killed(identity, context)
         self._job_id = self._run_dir = self._signal = None
-        present = replace(attempt, asked=member.request.asked)
+        present = replace(attempt, asked=member.request.asked, site=self._site)
         trigger = SlurmSubmitTrigger(
             slurm_conn_id=self.slurm_conn_id,
             plan=member.to_payload(),
@@ -569,6 +589,7 @@ class SlurmSubmitOperator(ConfiguredOperator):
         check_spec(spec)
         hook = SlurmHook(self.slurm_conn_id)
         settings = hook.get_settings()
+        settings.check_takes_jobs()
         identity = self._identify(context, attempt)
         self._let_be_killed(identity, context)
         # Of a job that a policy replaces nothing is to be killed any more, of the new one all.
@@ -591,6 +612,7 @@ class SlurmSubmitOperator(ConfiguredOperator):
             ended=_known_array(attempt.array).record,
             before=before,
             preflight=self.preflight,
+            check=self._pricing(context, attempt, settings.site),
         )
         self._job_id, self._run_dir = submission.job_id, submission.run_dir
         self._signal = _signal_of(submission.asked)
@@ -769,6 +791,7 @@ class SlurmSubmitOperator(ConfiguredOperator):
         """Return what became of the job, raise it, or submit another as the policy says."""
         if result.accounting:
             self.log.info("Accounting of job %s:\n%s", result.job_id, result.accounting)
+        attempt = self._price_after(context, result, attempt)
         if result.array is not None:
             return self._conclude_array(context, result, attempt)
         try:
@@ -840,7 +863,7 @@ class SlurmSubmitOperator(ConfiguredOperator):
         if known.telling is None or is_success(known.telling, known.record, known.whole, allowed):
             self.log.info("%s", describe_counts(result.job_id, known.record.counts))
             context["ti"].xcom_push(key="job_id", value=result.job_id)
-            value = _to_value(as_success(result), attempt)
+            value = self._value_of(as_success(result), attempt)
             return {**value, "array": known.record.to_xcom(known.whole)}
         error = error_for_array(known.telling, known.record, known.whole, allowed)
         return self._follow_failure(context, known.telling, present, error)
@@ -876,7 +899,7 @@ class SlurmSubmitOperator(ConfiguredOperator):
 
     def _take_result(self, context: Context, result: JobResult, attempt: Attempt) -> Any:  # noqa: ARG002
         """Return what the task returns for a job that completed."""
-        return self._add_staged(_to_value(result, attempt))
+        return self._add_staged(self._value_of(result, attempt))
 
     def _explain(self, result: JobResult) -> CscError:
         """Return the error that stands for a failed job."""
@@ -1070,13 +1093,6 @@ def _part_of(submission: Submission) -> str | None:
     from airflow_provider_csc.slurm.array_parts import format_part  # noqa: PLC0415
 
     return format_part(submission.array) if submission.array else None
-
-
-def _to_value(result: JobResult, attempt: Attempt) -> dict[str, Any]:
-    """Return what the task returns."""
-    from airflow_provider_csc.slurm.result import to_xcom  # noqa: PLC0415
-
-    return {**to_xcom(result), "resubmissions": [dict(each) for each in attempt.history]}
 
 
 def _know_array(submission: Submission, attempt: Attempt) -> dict[str, Any] | None:

@@ -58,10 +58,10 @@ class _Model(BaseModel):
 class Term(_Model):
     """``factor * of / per``, the quotient rounded up where ``round_up`` says so."""
 
-    of: Quantity
-    factor: float = Field(default=1, ge=0)
-    per: float = Field(default=1, gt=0)
-    round_up: bool = False
+    of: Quantity = Field(description="What is counted.")
+    factor: float = Field(default=1, ge=0, description="What one of it costs.")
+    per: float = Field(default=1, gt=0, description="How many count as one.")
+    round_up: bool = Field(default=False, description="Whether a part of one counts as one.")
 
     def amount(self, allocation: Allocation) -> float:
         """Return the units of one hour."""
@@ -73,9 +73,14 @@ class Billing(_Model):
     """A formula: ``factor`` times the largest of the terms, and what is added to that."""
 
     unit: str = Field(min_length=1, description="As the site calls it, for example 'CPU BU'.")
-    factor: float = Field(default=1, ge=0)
-    highest_of: tuple[Term, ...] = Field(min_length=1)
-    plus: tuple[Term, ...] = ()
+    factor: float = Field(default=1, ge=0, description="By which the highest is multiplied.")
+    highest_of: tuple[Term, ...] = Field(min_length=1, description="Of these terms one counts.")
+    plus: tuple[Term, ...] = Field(default=(), description="Terms that are added to it.")
+
+    @property
+    def quantities(self) -> frozenset[Quantity]:
+        """What is counted of a job."""
+        return frozenset(term.of for term in (*self.highest_of, *self.plus))
 
     def per_hour(self, allocation: Allocation) -> float:
         """Return the units that an hour of an allocation costs."""

@@ -14,13 +14,19 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from airflow_provider_csc.sites.billing import Billing  # noqa: TC001 - pydantic reads annotations
-from airflow_provider_csc.sites.notation import Memory, Time  # noqa: TC001 - as above
+from airflow_provider_csc.sites.notation import (  # noqa: TC001 - as above
+    Environment,
+    Memory,
+    ModulePath,
+    Options,
+    Time,
+)
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 Line = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\n\x00]*$")]
 Fingerprint = Annotated[str, StringConstraints(pattern=r"^SHA256:[A-Za-z0-9+/]{43}$")]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, strict=True)]
 
 
 class _Model(BaseModel):
@@ -68,37 +74,48 @@ class DiskOption(Enum):
 class Gpus(_Model):
     """The GPUs of a partition's nodes."""
 
-    option: GpuOption = GpuOption.GRES
+    option: GpuOption = Field(
+        default=GpuOption.GRES, description="Of sbatch, by which they are asked for."
+    )
     type: Name | None = Field(default=None, description="As in 'gpu:TYPE:N'; none where none is.")
-    per_node: Count
-    per_job: Count | None = None
-    least_per_job: Count = 1
+    per_node: Count = Field(description="How many a node has.")
+    per_job: Count | None = Field(default=None, description="How many a job may have in all.")
+    least_per_job: Count = Field(default=1, description="How many a job has to ask for.")
     cores_each: Count | None = Field(default=None, description="That can be used beside one.")
-    memory_each: Memory | None = None
+    memory_each: Memory | None = Field(default=None, description="That can be used beside one.")
 
 
 class LocalDisk(_Model):
     """Disk space of a node that a job can use, and where it finds it."""
 
-    option: DiskOption = DiskOption.NONE
-    most: Memory | None = None
+    option: DiskOption = Field(
+        default=DiskOption.NONE, description="How it is asked for: none, for it need not be."
+    )
+    most: Memory | None = Field(default=None, description="That a job can have.")
     path: Line = Field(description="With shell variables, as '$TMPDIR'.")
 
 
 class Partition(_Model):
     """One partition: what it hands out, to whom, and what that costs."""
 
-    title: Text | None = None
-    sharing: Sharing = Sharing.RESOURCES
-    max_time: Time | None = None
-    least_nodes: Count = 1
-    max_nodes: Count | None = None
-    cores_per_node: Count | None = None
+    title: Text | None = Field(default=None, description="What it is for, in a few words.")
+    sharing: Sharing = Field(
+        default=Sharing.RESOURCES,
+        description="What it hands out: cores and memory as asked for, whole nodes, or what goes "
+        "with cores or GPUs.",
+    )
+    max_time: Time | None = Field(default=None, description="Of one job.")
+    least_nodes: Count = Field(default=1, description="Of one job.")
+    max_nodes: Count | None = Field(default=None, description="Of one job.")
+    cores_per_node: Count | None = Field(default=None, description="That jobs can have.")
     max_cores: Count | None = Field(default=None, description="Of one job, in all.")
+    threads_per_core: Count = Field(
+        default=1, description="Of Slurm's CPUs, as sacct counts them, that make one core."
+    )
     memory_per_node: Memory | None = Field(default=None, description="That jobs can have.")
     memory_per_core: Memory | None = Field(default=None, description="Where it follows cores.")
-    gpus: Gpus | None = None
-    local_disk: LocalDisk | None = None
+    gpus: Gpus | None = Field(default=None, description="Those of its nodes.")
+    local_disk: LocalDisk | None = Field(default=None, description="That of its nodes.")
     architecture: Architecture | None = Field(default=None, description="Where not the site's.")
     gate: Text | None = Field(default=None, description="What a project needs to be let in.")
     is_automatic: bool = Field(
@@ -107,11 +124,16 @@ class Partition(_Model):
         "interactive work, and what a project has to apply for.",
     )
     max_submitted: Count | None = Field(default=None, description="Jobs of one user.")
-    max_running: Count | None = None
-    options: dict[Name, str] = Field(
+    max_running: Count | None = Field(default=None, description="Jobs of one user.")
+    options: Options = Field(
         default={}, description="Of sbatch, which every job there has to have."
     )
     billing: Name | None = Field(default=None, description="One of the site's formulas.")
+
+    @property
+    def hands_out_nodes(self) -> bool:
+        """Whether jobs there have whole nodes, whatever they ask for of these."""
+        return self.sharing is Sharing.NODES
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -127,10 +149,12 @@ class Partition(_Model):
 class LogIn(_Model):
     """The way in by SSH."""
 
-    host: Line | None = None
-    port: Annotated[int, Field(ge=1, le=65535)] = 22
+    host: Line | None = Field(default=None, description="Name of the log-in node.")
+    port: Annotated[int, Field(ge=1, le=65535)] = Field(default=22, description="Of its sshd.")
     nodes: tuple[Line, ...] = Field(default=(), description="Behind the host's name.")
-    host_key_fingerprints: tuple[Fingerprint, ...] = ()
+    host_key_fingerprints: tuple[Fingerprint, ...] = Field(
+        default=(), description="Of all its host keys, as the site publishes them."
+    )
     certificate_hours: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="For how long a user certificate is valid, where one is needed."
     )
@@ -141,21 +165,21 @@ class LogIn(_Model):
 class Jobs(_Model):
     """What jobs need beside what their author asks for."""
 
-    options: dict[Name, str] = Field(default={}, description="Of sbatch, where not given.")
-    env: dict[str, str] = {}
-    module_paths: tuple[Line, ...] = Field(default=(), description="For 'module use'.")
-    needs_account: bool = True
-    max_array_size: Count | None = None
+    options: Options = Field(default={}, description="Of sbatch, where not given.")
+    env: Environment = Field(default={}, description="Variables of their scripts.")
+    module_paths: tuple[ModulePath, ...] = Field(default=(), description="For 'module use'.")
+    needs_account: bool = Field(default=True, description="Whether each has to name one.")
+    max_array_size: Count | None = Field(default=None, description="Slurm's MaxArraySize.")
 
 
 class Area(_Model):
     """A place for files that all nodes see; ``{project}`` and ``{user}`` stand for names."""
 
-    path: Line
-    quota: Memory | None = None
+    path: Line = Field(description="With {project} and {user} where their names come.")
+    quota: Memory | None = Field(default=None, description="Of their bytes.")
     files: Count | None = Field(default=None, description="Quota of their number.")
     purge_days: Count | None = Field(default=None, description="Unused files go after so long.")
-    is_backed_up: bool = False
+    is_backed_up: bool = Field(default=False, description="Whether the site keeps copies.")
 
 
 class BalanceCommand(Enum):
@@ -175,35 +199,44 @@ class WorkspaceCommand(Enum):
 class Commands(_Model):
     """Programs of the site's own on its log-in nodes."""
 
-    balance: BalanceCommand | None = None
-    workspaces: WorkspaceCommand | None = None
+    balance: BalanceCommand | None = Field(
+        default=None, description="Tells what a project may still use."
+    )
+    workspaces: WorkspaceCommand | None = Field(
+        default=None, description="Tells what is used of the disk areas."
+    )
 
 
 class Retirement(_Model):
     """A machine that takes no jobs any more."""
 
-    since: dt.date
-    successor: Name
-    reason: Text | None = None
+    since: dt.date = Field(description="When the machine stopped to take jobs.")
+    successor: Name = Field(description="Name of the profile to go to.")
+    reason: Text | None = Field(default=None, description="Why, for the error message.")
 
 
 class SiteProfile(_Model):
     """One Slurm site, or one half of it that has a log-in node of its own."""
 
-    name: Name
-    title: Text
-    sources: tuple[Text, ...] = ()
+    name: Name = Field(description="The name of its file; need not be written.")
+    title: Text = Field(description="What people call it.")
+    sources: tuple[Text, ...] = Field(default=(), description="Where all this is from.")
     as_of: dt.date | None = Field(default=None, description="When the sources said so.")
     cluster: Name | None = Field(default=None, description="Slurm's ClusterName.")
-    architecture: Architecture | None = None
-    log_in: LogIn = LogIn()
-    jobs: Jobs = Jobs()
-    partitions: dict[Name, Partition] = {}
-    billing: dict[Name, Billing] = {}
-    areas: dict[Name, Area] = {}
-    commands: Commands = Commands()
-    web_interface: Line | None = None
-    retired: Retirement | None = None
+    architecture: Architecture | None = Field(default=None, description="Of its nodes.")
+    log_in: LogIn = Field(default=LogIn(), description="The way in by SSH.")
+    jobs: Jobs = Field(default=Jobs(), description="What all jobs need.")
+    partitions: dict[Name, Partition] = Field(default={}, description="By their names.")
+    other_partitions: tuple[Name, ...] = Field(
+        default=(), description="Those that are left out on purpose."
+    )
+    billing: dict[Name, Billing] = Field(
+        default={}, description="Formulas for an hour, by names that partitions refer to."
+    )
+    areas: dict[Name, Area] = Field(default={}, description="Places for files, by their names.")
+    commands: Commands = Field(default=Commands(), description="Programs of the site's own.")
+    web_interface: Line | None = Field(default=None, description="Address of its Open OnDemand.")
+    retired: Retirement | None = Field(default=None, description="That it takes no jobs any more.")
     can_nodes_reach_out: bool = Field(
         default=True, description="Whether jobs can fetch and deliver files by themselves."
     )

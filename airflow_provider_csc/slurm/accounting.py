@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from airflow_provider_csc.slurm.tres import Share, parse_granted
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -21,13 +23,22 @@ class Usage:
 
     ``cpu_efficiency`` is processor time over allocated processors times elapsed time: 1 is all of
     it, more than 1 means processors beyond the allocation. ``max_rss_bytes`` is the largest
-    resident set of any one task; ``memory_bytes`` that of the largest step, all its tasks together.
+    resident set of any one task; ``memory_bytes`` that of the largest step, all its tasks together,
+    and ``memory_efficiency`` which part of the memory that the job was given.
     """
 
-    elapsed_seconds: int | None
-    cpu_efficiency: float | None
-    max_rss_bytes: int | None
-    memory_bytes: int | None
+    elapsed_seconds: int | None = None
+    cpu_efficiency: float | None = None
+    max_rss_bytes: int | None = None
+    memory_bytes: int | None = None
+    granted_memory_bytes: int | None = None
+
+    @property
+    def memory_efficiency(self) -> float | None:
+        """Return the part of its memory that it was seen to use."""
+        if not self.memory_bytes or not self.granted_memory_bytes:
+            return None
+        return round(self.memory_bytes / self.granted_memory_bytes, 4)
 
 
 def compute_usage(rows: Sequence[AccountingRow]) -> Usage:
@@ -39,7 +50,18 @@ def compute_usage(rows: Sequence[AccountingRow]) -> Usage:
         cpu_efficiency=_cpu_efficiency(job) if job else None,
         max_rss_bytes=max((row.max_rss_bytes for row in steps if row.max_rss_bytes), default=None),
         memory_bytes=max(filter(None, map(_step_memory, steps)), default=None),
+        granted_memory_bytes=parse_granted(job.granted).memory_bytes if job else None,
     )
+
+
+def find_share(rows: Sequence[AccountingRow]) -> list[Share] | None:
+    """Return what a job was given and for how long, none if it never ran, None if nobody says."""
+    job = next((row for row in rows if row.step is None), None)
+    if job is None or job.is_provisional or job.elapsed_seconds is None:
+        return None
+    if not job.elapsed_seconds:
+        return []
+    return [Share(job.partition, job.granted, job.elapsed_seconds)] if job.granted else None
 
 
 def _cpu_efficiency(row: AccountingRow) -> float | None:
@@ -61,8 +83,12 @@ _HEADINGS = ("step", "state", "exit", "tasks", "cpus", "elapsed", "cpu time", "c
 def render_table(rows: Sequence[AccountingRow]) -> str:
     """Return the accounting of one job as a short table, one line a step."""
     peak = compute_usage(rows).memory_bytes
-    table = [_HEADINGS, *(_cells(row, peak) for row in rows)]
-    widths = [max(len(cells[column]) for cells in table) for column in range(len(_HEADINGS))]
+    return render_columns([_HEADINGS, *(_cells(row, peak) for row in rows)])
+
+
+def render_columns(table: Sequence[Sequence[str]]) -> str:
+    """Return a table with its columns below each other."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
         for cells in table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_csc.slurm.array_record import (
     COMPLETED,
@@ -16,10 +16,10 @@ from airflow_provider_csc.slurm.array_record import (
 )
 from airflow_provider_csc.slurm.failures import ERRORS, FailureReason, failure_of
 from airflow_provider_csc.slurm.result import JobResult, to_xcom
+from airflow_provider_csc.slurm.tres import Share, merge_shares
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import Any
 
     from airflow_provider_csc.errors import JobFailedError
     from airflow_provider_csc.slurm.arrays import ArraySpec
@@ -71,12 +71,14 @@ def sum_up(
     Return one result for all tasks of a job.
 
     State, exit code, reason, limit and nodes are those of the most telling failure. Times are from
-    the first submission and start to the last end; memory is that of the largest task.
+    the first submission and start to the last end; memory is that of the largest task, and
+    ``shares`` are those of all.
     """
     telling = most_telling(results)
     base = telling or results[0]
     is_alike = telling is not None or len({one.nodes for one in results}) == 1
     start, end = _times(results, "start_time"), _times(results, "end_time")
+    efficiencies = [one.memory_efficiency for one in results if one.memory_efficiency is not None]
     measured = [one.max_rss_bytes for one in results if one.max_rss_bytes is not None]
     return replace(
         base,
@@ -93,7 +95,23 @@ def sum_up(
         stderr_path=stderr_path,
         accounting="",
         array=record.to_payload(),
+        memory_efficiency=max(efficiencies, default=None),
+        shares=_add_shares(results),
     )
+
+
+def _add_shares(results: Sequence[JobResult]) -> list[list[Any]] | None:
+    """Return what all tasks were given; None where of one that ran nobody says all."""
+    unknown = (one.shares is None and not _never_ran(one) for one in results)
+    if any(unknown) or any(one.restarts for one in results):
+        return None
+    found = (Share(*share) for one in results for share in one.shares or ())
+    return [list(each) for each in merge_shares(found)]
+
+
+def _never_ran(result: JobResult) -> bool:
+    """Whether it was cancelled in the queue, of which accounting may keep no trace."""
+    return result.state == "CANCELLED" and result.start_time is None
 
 
 def _times(results: Sequence[JobResult], name: str) -> list[str]:

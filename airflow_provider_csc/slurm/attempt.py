@@ -44,6 +44,10 @@ class Attempt:
 
     ``array`` is what is known of a job array that takes several jobs (see `array_attempt`).
 
+    ``site`` names the profile of the site, where the connection names one. ``costs`` are the
+    billing units of each job of the try that has ended: their number, and whether it is what the
+    job cost (1) or only what it can have cost at the most (0); None is not known at all.
+
     Running tasks hold it: never rename, add only with a default.
     """
 
@@ -60,6 +64,8 @@ class Attempt:
     refusals: int = 0
     queued_since: float | None = None
     array: Mapping[str, Any] | None = None
+    site: str | None = None
+    costs: Mapping[str, Sequence[float] | None] = field(default_factory=dict)
 
     @property
     def is_resumed(self) -> bool:
@@ -104,6 +110,8 @@ class Attempt:
             replaced=self.replaced,
             unsatisfied=self.unsatisfied,
             array=self.array,
+            site=self.site,
+            costs=self.costs,
         )
 
     def refused(self, refusal: Refusal) -> Attempt:

@@ -50,6 +50,7 @@ ACCOUNTING_FORMAT = (
     "MaxRSS",
     "TRESUsageInTot",
     "ReqMem",
+    "AllocTRES",
     "NNodes",
     "TimelimitRaw",
     "Cluster",
@@ -118,6 +119,7 @@ class AccountingRow:
     max_rss_bytes: int | None
     total_rss_bytes: int | None
     requested_memory: str
+    granted: str
     node_count: int | None
     time_limit_minutes: int | None
     cluster: str
@@ -291,6 +293,7 @@ def _parse_accounting_row(fields: list[str]) -> AccountingRow:
         max_rss_bytes=_optional(parse_size, row["MaxRSS"]),
         total_rss_bytes=_optional(parse_size, _tres(row["TRESUsageInTot"], "mem")),
         requested_memory=row["ReqMem"],
+        granted=row["AllocTRES"],
         node_count=_integer(row["NNodes"]),
         time_limit_minutes=_integer(row["TimelimitRaw"]),
         cluster=row["Cluster"],

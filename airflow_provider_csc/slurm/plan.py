@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 from airflow_provider_csc.errors import ConfigError
@@ -23,6 +23,7 @@ from airflow_provider_csc.slurm.batch import (
 )
 from airflow_provider_csc.slurm.identity import build_job_name
 from airflow_provider_csc.slurm.option_names import override_options
+from airflow_provider_csc.slurm.option_table import CONTRADICTIONS
 from airflow_provider_csc.slurm.options import (
     check_contradictions,
     option_arguments,
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
 # Options that say where the job's output goes; with any of them the place is the user's.
 _OUTPUT = ("output", "error")
-# Options that fall back to the connection.
-_DEFAULTS = ("account", "partition", "time")
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +190,8 @@ def build_request(
 
     One that ``is_shared`` can be submitted together with others (see `coalescing`).
 
-    ``script`` is the text of whichever source the spec names; ``defaults`` what the connection
-    says for account, partition and time. Of an array only ``part`` is submitted, where it is given.
+    ``script`` is the text of whichever source the spec names; ``defaults`` are options that the
+    connection and its site say. Of an array only ``part`` is submitted, where it is given.
 
     :raises ConfigError: for options that cannot be, in the task or in the script's own lines.
     """
@@ -216,9 +215,7 @@ def build_request(
             field="script",
             value="#SBATCH hetjob",
         )
-    for name in _DEFAULTS:
-        if defaults.get(name) and name not in chosen:
-            options |= parse_options({name: defaults[name]})
+    options |= _pick_defaults(defaults, chosen)
     asked = option_arguments({**own.options, **options})
     label = check_job_name(
         "job_name", spec.job_name or _text(own.options.get("job-name")) or identity.default_label
@@ -254,6 +251,29 @@ def build_request(
         array=format_part(part) if part else "",
     )
     return request, label
+
+
+def _pick_defaults(
+    defaults: Mapping[str, str | None], chosen: Mapping[str, str | bool]
+) -> dict[str, str | bool]:
+    """Return the defaults that neither the task nor its script says, nor something against it."""
+    picked: dict[str, str | bool] = {}
+    for name, value in parse_options(defaults).items():
+        against = {other for group in CONTRADICTIONS if name in group for other in group}
+        if name not in chosen and not against & set(chosen):
+            picked[name] = value
+    return picked
+
+
+def add_site_environment(
+    spec: JobSpec, *, env: Mapping[str, str], module_paths: Sequence[str]
+) -> JobSpec:
+    """Return what is asked for with what its site has all jobs prepare, before their own."""
+    return replace(
+        spec,
+        env={**env, **(spec.env or {})},
+        modules=[*(f"use {path}" for path in module_paths), *(spec.modules or ())],
+    )
 
 
 def _text(value: str | bool | None) -> str | None:  # noqa: FBT001 - an option's value

@@ -7,7 +7,12 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_csc.slurm.accounting import compute_usage, format_bytes, render_table
+from airflow_provider_csc.slurm.accounting import (
+    compute_usage,
+    find_share,
+    format_bytes,
+    render_table,
+)
 from airflow_provider_csc.slurm.array_record import ArrayRecord, format_note
 from airflow_provider_csc.slurm.output import Answer, is_without_accounting
 from airflow_provider_csc.slurm.states import parse_state
@@ -32,6 +37,8 @@ class JobResult:
     Slurm requeued the job. ``array`` is what became of each task of an array (see `ArrayRecord`);
     the rest is then of the task whose failure tells most, or of the job as a whole.
     ``pending_reasons`` says why it was seen to wait in the queue, and for how many seconds.
+    ``shares`` is what it was given and for how long (see `tres.Share`), None where accounting does
+    not say.
     """
 
     job_id: str
@@ -65,6 +72,9 @@ class JobResult:
     cpus: int | None = None
     array: dict[str, Any] | None = None
     pending_reasons: list[dict[str, str | int]] = field(default_factory=list)
+    memory_efficiency: float | None = None
+    granted_memory_bytes: int | None = None
+    shares: list[list[Any]] | None = None
 
     @property
     def noted(self) -> str:
@@ -131,6 +141,7 @@ _XCOM_FIELDS = (
     "end_time",
     "elapsed_seconds",
     "cpu_efficiency",
+    "memory_efficiency",
     "max_rss_bytes",
     "run_dir",
     "stdout_path",
@@ -161,6 +172,7 @@ def build_result(
     job = next((row for row in rows if row.step is None), None)
     queued = queue[0] if queue else None
     usage = compute_usage(rows)
+    shares = find_share(rows)
     record = evidence.exit_record
     # The sources, the one that knows best first.
     told = [source for source in (job, queued, record) if source is not None]
@@ -195,6 +207,9 @@ def build_result(
         memory_bytes=usage.memory_bytes,
         node_count=job.node_count if job else None,
         cpus=job.cpus if job else None,
+        memory_efficiency=usage.memory_efficiency,
+        granted_memory_bytes=usage.granted_memory_bytes,
+        shares=None if shares is None else [list(each) for each in shares],
     )
 
 

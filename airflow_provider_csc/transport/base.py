@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from airflow_provider_csc.errors import ConfigError
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandResult:
@@ -60,8 +62,9 @@ class SshSettings:
     How to log in by SSH.
 
     Key and certificate are each given as a file on this machine or as text. ``known_hosts`` is a
-    file or the lines of one, ``host_key`` one public key; without either, ``~/.ssh/known_hosts``
-    is used. Two equal settings share a connection.
+    file or the lines of one, ``host_key`` one public key; without either, the target is trusted by
+    the fingerprints of its site, where there are any, and ``~/.ssh/known_hosts`` is used otherwise.
+    Two equal settings share a connection.
     """
 
     target: Hop
@@ -74,8 +77,14 @@ class SshSettings:
     certificate: str | None = None
     known_hosts: str | None = None
     host_key: str | None = None
+    host_key_fingerprints: tuple[str, ...] = ()
     no_host_key_check: bool = False
     connect_timeout: float = 30.0
+
+    def is_trusted_by_fingerprint(self, hop: Hop) -> bool:
+        """Whether only the fingerprint of a host's key is known."""
+        given = self.no_host_key_check or self.host_key or self.known_hosts
+        return bool(self.host_key_fingerprints) and hop == self.target and not given
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +94,8 @@ class SiteSettings:
 
     ``staging`` says who fetches and delivers a job's files: the job itself, on its compute node, or
     the log-in node, where compute nodes have no way out.
+
+    The last fields are what its profile says of all jobs; ``refusal`` why none may be submitted.
     """
 
     ssh: SshSettings
@@ -96,3 +107,17 @@ class SiteSettings:
     poll_interval_floor: float = 5.0
     web_interface: str | None = None
     staging: Literal["node", "login"] = "node"
+    site: str | None = None
+    options: tuple[tuple[str, str], ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    module_paths: tuple[str, ...] = ()
+    refusal: str = ""
+
+    def check_takes_jobs(self) -> None:
+        """
+        Refuse a site that takes no jobs any more.
+
+        :raises ConfigError: saying since when, and where to go.
+        """
+        if self.refusal:
+            raise ConfigError(self.refusal, field="site", value=self.site)

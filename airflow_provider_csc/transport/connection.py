@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_provider_csc.errors import ConfigError
 from airflow_provider_csc.transport.base import Hop, Secret, SiteSettings, SshSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from airflow_provider_csc.sites.model import SiteProfile
 
 CONNECTION_TYPES = ("slurm", "ssh")
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off", "")
@@ -33,18 +35,21 @@ class ConnectionFields:
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
-def parse_connection(fields: ConnectionFields) -> SiteSettings:
+def parse_connection(fields: ConnectionFields, *, folders: Sequence[str] = ()) -> SiteSettings:
     """
     Return the settings of a ``slurm`` connection, or of a plain ``ssh`` one.
 
-    Extras this provider does not know are left to whoever does (the SSH provider has more).
+    What it leaves open the profile of its ``site`` says, where it names one; the user's own
+    profiles are looked for in the folders. Extras this provider does not know are left to whoever
+    does (the SSH provider has more).
 
     :raises ConfigError: names the connection, the field and the remedy.
     """
     _check_type(fields)
     extra = _Extra(fields)
-    return SiteSettings(
-        ssh=_parse_ssh(fields, extra),
+    profile = _load_profile(extra, folders)
+    settings = SiteSettings(
+        ssh=_parse_ssh(fields, extra, profile),
         account=extra.text("account"),
         partition=extra.text("partition"),
         time=extra.text("time"),
@@ -52,13 +57,60 @@ def parse_connection(fields: ConnectionFields) -> SiteSettings:
         login_setup=extra.text("login_setup") or "",
         poll_interval_floor=extra.seconds("poll_interval_floor", 5.0),
         web_interface=extra.text("web_interface"),
-        staging=_parse_staging(extra),
+        staging=_parse_staging(extra, profile),
+    )
+    return _complete(settings, profile) if profile else settings
+
+
+def names_a_site(fields: ConnectionFields) -> bool:
+    """Whether a file has to be read for a connection."""
+    return bool(fields.extra.get("site"))
+
+
+def _load_profile(extra: _Extra, folders: Sequence[str]) -> SiteProfile | None:
+    name = extra.text("site")
+    if name is None:
+        return None
+    # Profiles are YAML and pydantic, which a connection that names none need not load.
+    from airflow_provider_csc.sites.load import load_profile  # noqa: PLC0415
+
+    try:
+        return load_profile(name, folders)
+    except ConfigError as error:
+        if "path" in error.details:
+            raise
+        raise extra.error("site", f"is no profile. {error.details['remedy']}") from error
+
+
+def _complete(settings: SiteSettings, profile: SiteProfile) -> SiteSettings:
+    """Return settings with what the connection leaves open, and what only a profile says."""
+    return replace(
+        settings,
+        login_setup=settings.login_setup or profile.log_in.setup,
+        web_interface=settings.web_interface or profile.web_interface,
+        site=profile.name,
+        options=tuple(sorted(profile.jobs.options.items())),
+        env=tuple(sorted(profile.jobs.env.items())),
+        module_paths=profile.jobs.module_paths,
+        refusal=_describe_retirement(profile),
     )
 
 
-def _parse_staging(extra: _Extra) -> Literal["node", "login"]:
+def _describe_retirement(profile: SiteProfile) -> str:
+    if profile.retired is None:
+        return ""
+    why = f" ({profile.retired.reason})" if profile.retired.reason else ""
+    return (
+        f"{profile.title} takes no jobs since {profile.retired.since.isoformat()}{why}. Use a "
+        f"connection to its successor, site {profile.retired.successor!r}."
+    )
+
+
+def _parse_staging(extra: _Extra, profile: SiteProfile | None) -> Literal["node", "login"]:
     match extra.text("staging"):
-        case None | "node":
+        case None:
+            return "login" if profile and not profile.can_nodes_reach_out else "node"
+        case "node":
             return "node"
         case "login":
             return "login"
@@ -76,9 +128,9 @@ def _check_type(fields: ConnectionFields) -> None:
         )
 
 
-def _parse_ssh(fields: ConnectionFields, extra: _Extra) -> SshSettings:
+def _parse_ssh(fields: ConnectionFields, extra: _Extra, profile: SiteProfile | None) -> SshSettings:
     return SshSettings(
-        target=_parse_target(fields),
+        target=_parse_target(fields, profile),
         jump_hosts=parse_hops(extra.text("jump_hosts") or "", extra),
         key_file=extra.text("key_file"),
         private_key=extra.secret("private_key"),
@@ -88,21 +140,24 @@ def _parse_ssh(fields: ConnectionFields, extra: _Extra) -> SshSettings:
         certificate=extra.text("certificate"),
         known_hosts=extra.text("known_hosts"),
         host_key=extra.text("host_key"),
+        host_key_fingerprints=profile.log_in.host_key_fingerprints if profile else (),
         no_host_key_check=_parse_no_host_key_check(extra),
         connect_timeout=extra.seconds("connect_timeout", extra.seconds("conn_timeout", 30.0)),
     )
 
 
-def _parse_target(fields: ConnectionFields) -> Hop:
-    host = (fields.host or "").strip()
+def _parse_target(fields: ConnectionFields, profile: SiteProfile | None) -> Hop:
+    host = (fields.host or "").strip() or (profile and profile.log_in.host)
     if not host:
+        place = f"its site {profile.name!r} names none" if profile else "it names no site"
         raise ConfigError(
-            f"Connection {fields.conn_id!r} has no Host. Name the log-in node, for example "
-            "'roihu-cpu.csc.fi'.",
+            f"Connection {fields.conn_id!r} has no Host, and {place}. Name the log-in node, for "
+            "example 'roihu-cpu.csc.fi'.",
             field="host",
             value=fields.host,
         )
-    port = 22 if fields.port is None else fields.port
+    default = profile.log_in.port if profile else 22
+    port = default if fields.port is None else fields.port
     if not 0 < port <= _HIGHEST_PORT:
         raise ConfigError(
             f"Connection {fields.conn_id!r}, field port: {port} is not between 1 and "

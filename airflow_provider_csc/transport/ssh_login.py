@@ -14,11 +14,39 @@ from airflow_provider_csc.transport.certificates import describe_shown
 from airflow_provider_csc.transport.ssh_credentials import load_known_hosts
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from airflow_provider_csc.transport.base import Hop, SshSettings
     from airflow_provider_csc.transport.ssh_credentials import Credential
 
 _KEEPALIVE_SECONDS = 15
 _KEEPALIVE_COUNT = 4
+
+
+# Without host certificates, whose fingerprint is another one.
+_PLAIN_KEYS = [
+    "ssh-ed25519",
+    *(f"ecdsa-sha2-nistp{size}" for size in (256, 384, 521)),
+    *(f"rsa-sha2-{size}" for size in (512, 256)),
+]
+
+
+class _FingerprintGuard(asyncssh.SSHClient):
+    """Trusts a host by the fingerprint of its key, and remembers which key it showed."""
+
+    def __init__(self, trusted: Collection[str]) -> None:
+        self._trusted = trusted
+        self.shown: str | None = None
+
+    def validate_host_public_key(
+        self,
+        host: str,  # noqa: ARG002 - as in the base class
+        addr: str,  # noqa: ARG002
+        port: int,  # noqa: ARG002
+        key: asyncssh.SSHKey,
+    ) -> bool:
+        self.shown = _describe_key(key)
+        return key.get_fingerprint("sha256") in self._trusted
 
 
 async def open_connection(
@@ -35,15 +63,16 @@ async def open_connection(
         ``is_lasting`` where waiting cannot help: a name that does not exist, a host key that is not
         trusted.
     """
+    guard = _FingerprintGuard(settings.host_key_fingerprints)
     options: dict[str, Any] = {
         "port": hop.port,
         "username": hop.username or settings.target.username or (),
-        "known_hosts": await asyncio.to_thread(load_known_hosts, settings, hop),
         "config": None,
         "tunnel": tunnel or (),
         "login_timeout": 0,  # The time limit below covers it all; two would race for the message.
         "keepalive_interval": _KEEPALIVE_SECONDS,
         "keepalive_count_max": _KEEPALIVE_COUNT,
+        **await _trust_options(settings, hop, guard),
     }
     if credentials:
         options |= {"client_keys": credentials, "agent_path": None}
@@ -55,12 +84,12 @@ async def open_connection(
         async with asyncio.timeout(settings.connect_timeout):
             return await asyncssh.connect(hop.host, **options)
     except asyncssh.HostKeyNotVerifiable as error:
-        raise await _host_key_error(settings, hop, tunnel, error) from error
+        raise await _host_key_error(settings, hop, tunnel, error, guard) from error
     except asyncssh.KeyExchangeFailed as error:
         if "host key" not in error.reason:
             raise ConnectFailedError(_unreachable(hop, error), host=hop.host) from error
         # The server has no key of a type that is trusted, so none was compared.
-        raise await _host_key_error(settings, hop, tunnel, error) from error
+        raise await _host_key_error(settings, hop, tunnel, error, guard) from error
     except (asyncssh.PermissionDenied, asyncssh.ChannelOpenError) as error:
         raise ConnectFailedError(
             await _refusal(settings, hop, credentials, error), host=hop.host
@@ -73,6 +102,19 @@ async def open_connection(
         raise ConfigError(
             f"host: {hop.host!r} cannot be a host's name ({error}).", field="host", value=hop.host
         ) from error
+
+
+async def _trust_options(
+    settings: SshSettings, hop: Hop, guard: _FingerprintGuard
+) -> dict[str, Any]:
+    """Return asyncssh's options that say which host key is trusted."""
+    if not settings.is_trusted_by_fingerprint(hop):
+        return {"known_hosts": await asyncio.to_thread(load_known_hosts, settings, hop)}
+    return {
+        "known_hosts": asyncssh.import_known_hosts(""),
+        "server_host_key_algs": _PLAIN_KEYS,
+        "client_factory": lambda: guard,
+    }
 
 
 def _is_unknown_name(error: Exception) -> bool:
@@ -114,10 +156,16 @@ async def _host_key_error(
     hop: Hop,
     tunnel: asyncssh.SSHClientConnection | None,
     error: asyncssh.DisconnectError,
+    guard: _FingerprintGuard,
 ) -> ConnectFailedError:
     """Say whether the host key is unknown, revoked or has changed, and which one was shown."""
-    shown = await _ask_host_key(settings, hop, tunnel)
-    trusted = _trusted_fingerprints(settings, hop)
+    shown = guard.shown or await _ask_host_key(settings, hop, tunnel)
+    if settings.is_trusted_by_fingerprint(hop):
+        trusted, where = list(settings.host_key_fingerprints), "set Host key or Known hosts"
+        problem = "is not one that the profile of the site names"
+    else:
+        trusted, where = _trusted_fingerprints(settings, hop), "change Known hosts or Host key"
+        problem = "has CHANGED"
     if "revoked" in error.reason:
         text = (
             f"The host key of {hop.host} is marked as revoked in Known hosts: it shows {shown}. "
@@ -125,9 +173,8 @@ async def _host_key_error(
         )
     elif trusted:
         text = (
-            f"The host key of {hop.host} has CHANGED: it shows {shown}, but trusted is "
-            f"{', '.join(trusted)}. Somebody may be listening; ask the site before you change "
-            "Known hosts or Host key."
+            f"The host key of {hop.host} {problem}: it shows {shown}, but trusted is "
+            f"{', '.join(trusted)}. Somebody may be listening; ask the site before you {where}."
         )
     else:
         text = (
@@ -148,7 +195,7 @@ async def _ask_host_key(
             )
     except (asyncssh.Error, OSError, TimeoutError):
         key = None
-    return f"{key.get_algorithm()} {key.get_fingerprint()}" if key else "no key"
+    return _describe_key(key) if key else "no key"
 
 
 def _trusted_fingerprints(settings: SshSettings, hop: Hop) -> list[str]:
@@ -156,4 +203,8 @@ def _trusted_fingerprints(settings: SshSettings, hop: Hop) -> list[str]:
     if known is None:
         return []
     keys = known.match(hop.host, "", hop.port)[0]
-    return [f"{key.get_algorithm()} {key.get_fingerprint()}" for key in keys]
+    return [_describe_key(key) for key in keys]
+
+
+def _describe_key(key: asyncssh.SSHKey) -> str:
+    return f"{key.get_algorithm()} {key.get_fingerprint()}"

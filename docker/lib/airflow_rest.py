@@ -220,8 +220,8 @@ def build_connections(cluster: dict[str, Any], *, poll_floor: float) -> list[dic
     """Return the examples' two connections, as somebody would type them into the forms."""
     user, facts = next(iter(cluster["users"].items()))
     slurm = {
+        "site": cluster["sites"][0],
         "key_file": facts["private_key"],
-        "known_hosts": cluster["ssh_known_hosts"],
         "account": facts["account"],
         "poll_interval_floor": poll_floor,
     }
@@ -235,7 +235,6 @@ def build_connections(cluster: dict[str, Any], *, poll_floor: float) -> list[dic
             "connection_id": "slurm_default",
             "conn_type": "slurm",
             "description": "The Slurm cluster of docker/cluster",
-            "host": cluster["ssh_host"],
             "port": cluster["ssh_port"],
             "login": user,
             "extra": json.dumps(slurm),

@@ -4,7 +4,7 @@ import json
 import sys
 
 NUMBERS = {"ssh_port", "port", "slurm_gpus_per_node", "slurm_node_cpus", "slurm_node_memory_mb"}
-LISTS = {"slurm_partitions", "slurm_nodes", "slurm_gpu_nodes"}
+LISTS = {"slurm_partitions", "slurm_nodes", "slurm_gpu_nodes", "sites"}
 
 
 def typed(name: str, text: str) -> object:

@@ -28,6 +28,8 @@ slurm_node_cpus=$CLUSTER_NODE_CPUS
 slurm_node_memory_mb=$CLUSTER_NODE_MEMORY
 slurm_memory_limits=$(memory_limits)
 module_path=$CLUSTER_DIR/modulefiles
+sites_folder=$CLUSTER_DIR/sites
+sites=$SITES
 FACTS
   for pair in $CLUSTER_USERS; do user_facts "users.${pair%%:*}." "${pair%%:*}" "${pair#*:}"; done
   for service in $(all_services); do service_facts "services.$service." "$service"; done

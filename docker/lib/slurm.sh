@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # slurmdbd, slurmctld, one slurmd per node, and the accounts they know.
 
-PARTITIONS="small test gpu down restricted"
+PARTITIONS="small test gpu standard small-g down restricted"
 CGROUPS=/sys/fs/cgroup
 
 # comma LIST: "c1 c2" becomes "c1,c2".

@@ -24,6 +24,7 @@ RESULT_KEYS = {
     "job_id", "name", "cluster", "state", "exit_code", "signal", "reason", "partition", "nodes",
     "submit_time", "start_time", "end_time", "elapsed_seconds", "cpu_efficiency", "max_rss_bytes",
     "run_dir", "stdout_path", "stderr_path", "pending_reasons", "resubmissions",
+    "memory_efficiency", "billing_units", "advice",
 }  # fmt: skip
 ROUNDS = 12
 RUN_SECONDS = 300

@@ -1,25 +1,36 @@
 """
 Record what a real Slurm prints into ``tests/outputs/slurm-<version>/``, for the parsers' tests.
 
-Run as root on the machine of docker/'s cluster: ``python tests/outputs/record.py``. It takes about
-three minutes, submits some forty small jobs as alice, and leaves nothing behind. Each file holds
-the command as our programs build it, its exit status, and both its streams together, as ``ask``
-in `airflow_provider_csc.slurm.framing` sees them.
+Run as root on the machine of docker/'s cluster: ``python tests/outputs/record.py``, or with the
+names of some parts, as ``site_facts``. All takes about three minutes, submits some forty small jobs
+as alice, and leaves nothing behind. Each file holds the command as our programs build it, its exit
+status, and both its streams together, as ``ask`` in `airflow_provider_csc.slurm.framing` sees them;
+or, of a whole program, its answer.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
+import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from airflow_provider_csc.slurm.commands import PollRequest, build_poll
+from airflow_provider_csc.slurm.framing import INTERPRETER, build_program
+from airflow_provider_csc.slurm.site_facts import build_site_facts
 
-FACTS = json.loads(Path("/var/lib/csc-cluster/cluster.json").read_text())
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CLUSTER_DIR = Path(os.environ.get("CLUSTER_DIR", "/var/lib/csc-cluster"))
+FACTS = json.loads((CLUSTER_DIR / "cluster.json").read_text())
 HERE = Path(__file__).parent / ("slurm-" + ".".join(FACTS["slurm_version"].split(".")[:2]))
 USER = "alice"
 SCRATCH = FACTS["users"][USER]["scratch"]
@@ -200,19 +211,36 @@ def record_submissions() -> None:
 
 
 def record_outages() -> None:
-    """Use a slurm.conf that names ports on which nobody answers; the cluster itself runs on."""
-    real = Path(FACTS["slurm_conf"]).read_text()
     squeue, sacct = poll_commands("1000")
+    with broken_configurations() as (no_controller, no_database, no_accounting):
+        record("squeue-no-controller", squeue, conf=no_controller)
+        record("scancel-no-controller", "scancel -- 1000", conf=no_controller)
+        record(
+            "sbatch-no-controller",
+            "sbatch --parsable <<<'#!/bin/bash'",
+            conf=no_controller,
+        )
+        record("sacct-no-database", sacct, conf=no_database)
+        record("sacct-no-accounting", sacct, conf=no_accounting)
+        record("squeue-no-configuration", squeue, conf="/no/such/slurm.conf")
+
+
+@contextmanager
+def broken_configurations() -> Iterator[tuple[str, str, str]]:
+    """Write a slurm.conf that names ports on which nobody answers; the cluster itself runs on."""
+    real = Path(FACTS["slurm_conf"]).read_text()
+    services = FACTS["services"]
+    controller, database = services["slurmctld"]["port"], services["slurmdbd"]["port"]
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
         no_controller, no_database, no_accounting = (
             Path(directory) / name for name in ("controller", "database", "accounting")
         )
         no_controller.write_text(
-            real.replace("SlurmctldPort=6817", "SlurmctldPort=1\nMessageTimeout=5")
+            real.replace(f"SlurmctldPort={controller}", "SlurmctldPort=1\nMessageTimeout=5")
         )
         no_database.write_text(
-            real.replace("AccountingStoragePort=6819", "AccountingStoragePort=1")
+            real.replace(f"AccountingStoragePort={database}", "AccountingStoragePort=1")
         )
         no_accounting.write_text(
             re.sub(r"(?m)^AccountingStorage(?!Type).*$", "", real).replace(
@@ -220,28 +248,49 @@ def record_outages() -> None:
                 "AccountingStorageType=accounting_storage/none",
             )
         )
-        record("squeue-no-controller", squeue, conf=str(no_controller))
-        record("scancel-no-controller", "scancel -- 1000", conf=str(no_controller))
-        record(
-            "sbatch-no-controller",
-            "sbatch --parsable <<<'#!/bin/bash'",
-            conf=str(no_controller),
-        )
-        record("sacct-no-database", sacct, conf=str(no_database))
-        record("sacct-no-accounting", sacct, conf=str(no_accounting))
-        record("squeue-no-configuration", squeue, conf="/no/such/slurm.conf")
+        yield str(no_controller), str(no_database), str(no_accounting)
 
 
-def main() -> None:
+def record_site_facts() -> None:
+    with broken_configurations() as (no_controller, no_database, no_accounting):
+        record_program("site-facts", build_site_facts())
+        record_program("site-facts-no-controller", build_site_facts(), conf=no_controller)
+        record_program("site-facts-no-database", build_site_facts(), conf=no_database)
+        record_program("site-facts-no-accounting", build_site_facts(), conf=no_accounting)
+
+
+def record_program(name: str, body: str, *, conf: str | None = None) -> None:
+    """Record the answer to a program as it travels; its mark is ``@mark``."""
+    setup = f"export SLURM_CONF={shlex.quote(conf or FACTS['slurm_conf'])}"
+    done = subprocess.run(
+        ["runuser", "-u", USER, "--", "bash", "-c", INTERPRETER],
+        input=build_program(body, mark="@mark", setup=setup).encode(),
+        stdout=subprocess.PIPE,
+        check=False,
+    )
+    recording = {"command": body, "status": done.returncode, "output": done.stdout.decode()}
+    text = json.dumps(recording, indent=1, ensure_ascii=True) + "\n"
+    (HERE / f"{name}.json").write_text(text)
+    print(f"{name}: {done.returncode}")
+
+
+PARTS = {
+    "unknown": record_unknown,
+    "submissions": record_submissions,
+    "outages": record_outages,
+    "site_facts": record_site_facts,
+    "queued": record_queued,
+    "running": record_running,
+    "ended": record_ended,
+}
+
+
+def main(parts: list[str]) -> None:
     HERE.mkdir(exist_ok=True)
     run("mkdir -p 'with space'")
     try:
-        record_unknown()
-        record_submissions()
-        record_outages()
-        record_queued()
-        record_running()
-        record_ended()
+        for part in parts or PARTS:
+            PARTS[part]()
     finally:
         run("rm -rf 'with space'")
         # Jobs of these tests alone, whatever else the user runs.
@@ -249,4 +298,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

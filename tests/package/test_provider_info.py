@@ -14,6 +14,7 @@ import pytest
 from jsonschema import Draft7Validator
 
 from airflow_provider_csc.get_provider_info import get_provider_info
+from airflow_provider_csc.sites.load import list_profiles
 from airflow_provider_csc.transport.connection import ConnectionFields, parse_connection
 
 READ_FORMS = """
@@ -155,6 +156,28 @@ def test_every_field_explains_itself(kind: str, name: str) -> None:
     assert field["label"][0].isupper()
     assert len(field["description"]) > 30
     assert "null" in field["schema"]["type"], "a field without null would be required"
+
+
+@pytest.mark.parametrize("path", get_provider_info()["cli"])
+def test_every_function_of_commands_gives_some(path: str) -> None:
+    module, _, name = path.rpartition(".")
+    assert [group.name for group in getattr(import_module(module), name)()] == ["csc"]
+
+
+@pytest.mark.skipif(
+    metadata.version("apache-airflow-core") < "3.2", reason="providers have no commands there"
+)
+def test_airflow_has_the_commands(tmp_path: Path) -> None:
+    answer = subprocess.run(
+        [sys.executable, "-m", "airflow", "csc", "sites", "list", "--output", "json"],
+        env={**os.environ, "AIRFLOW_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    assert {row["name"] for row in json.loads(answer.stdout)} == set(list_profiles())
 
 
 class RecordingExtra(dict[str, Any]):

@@ -68,6 +68,7 @@ venv: {name: ray, pth: /users/me, packages: [-r req.txt]}
 options:
   mem: 4 gig
 """
+DEAR = {"partition": "small", "time": "02:00:00", "cpus_per_task": 16, "mem": "64G"}
 
 CASES = [
     # What is run.
@@ -250,6 +251,34 @@ CASES = [
         command(coalesce=True, options={"array": "0-9"}),
         ["coalesce", "0-9", ".expand()"],
     ),
+    # What it costs.
+    Case(
+        "a limit on billing units that is none",
+        command(max_billing_units=0),
+        ["max_billing_units", "0", "above 0"],
+    ),
+    Case(
+        "a limit of a DAG run without a number",
+        command(max_billing_units_per_run={"CPU BU": "much"}),
+        ["max_billing_units_per_run", "much", "{'CPU BU': 500}"],
+    ),
+    Case(
+        "a job that could cost more than its limit",
+        command(options=DEAR, max_billing_units=10),
+        ["max_billing_units", "48 CPU BU", "00:25:00", "6 cores and 13 GiB"],
+        {"site": "roihu-cpu"},
+    ),
+    Case(
+        "a limit on a job whose cost is not known",
+        command(options={"partition": "small"}, max_billing_units=10),
+        ["max_billing_units", "memory", "options['mem']"],
+        {"site": "roihu-cpu"},
+    ),
+    Case(
+        "a limit at a site without prices",
+        command(max_billing_units=10),
+        ["max_billing_units", "slurm_default", "Site"],
+    ),
     # What Slurm refuses.
     Case("an unknown partition", option("partition", "nope"), ["nope", "sinfo", "`partition`"]),
     Case("an unknown account", option("account", "nope"), ["Invalid account", "`account`"]),
@@ -279,6 +308,24 @@ CASES = [
         {"conn_type": "http"},
     ),
     Case("a connection without a host", command(), ["slurm_default", "Host"], {"host": ""}),
+    Case(
+        "a site that does not exist",
+        command(),
+        ["slurm_default", "site", "'roihu-cpuu'", "'roihu-cpu'"],
+        {"site": "roihu-cpuu"},
+    ),
+    Case(
+        "a site that is retired",
+        command(),
+        ["Puhti", "2026-07-31", "'roihu-cpu'"],
+        {"site": "puhti"},
+    ),
+    Case(
+        "a host key that is not the site's",
+        command(),
+        ["host key", "it shows ssh-ed25519 SHA256:", "trusted is SHA256:", "profile"],
+        {"site": "lumi", "known_hosts": None},
+    ),
     Case(
         "a key file that cannot be read",
         command(),

@@ -296,6 +296,7 @@ sacct() {
         TotalCPU) line+=00:00:00 ;;
         AllocCPUS | NNodes) line+=1 ;;
         ReqMem) line+=100M ;;
+        AllocTRES) [ -z "$started" ] || line+=billing=1,cpu=1,mem=100M,node=1 ;;
         TimelimitRaw) line+=60 ;;
         Cluster) line+=fake ;;
         User) line+=somebody ;;

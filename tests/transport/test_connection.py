@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from airflow_provider_csc.errors import ConfigError
 from airflow_provider_csc.transport.base import Hop, Secret, SiteSettings, SshSettings
 from airflow_provider_csc.transport.connection import ConnectionFields, parse_connection
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SECRETS = {
     "password": "pa55-word-text",
@@ -85,7 +88,7 @@ def test_a_field_of_the_site_is_taken_over(name: str, value: object, expected: o
     assert getattr(parse(**{name: value}), name) == (value if expected is None else expected)
 
 
-def test_every_setting_is_read_from_some_field() -> None:
+def test_every_setting_is_read_from_some_field(sites: Path) -> None:
     """A setting added without a field would silently keep its default."""
     settings = parse_connection(
         connection(
@@ -111,8 +114,10 @@ def test_every_setting_is_read_from_some_field() -> None:
                 "host_key": "x",
                 "no_host_key_check": False,
                 "connect_timeout": 1,
+                "site": "old",
             },
-        )
+        ),
+        folders=[str(sites)],
     )
     untouched = SiteSettings(ssh=SshSettings(target=Hop(host="h")))
     same = [
@@ -297,4 +302,105 @@ def test_settings_can_be_compared_hashed_and_sent_across_processes() -> None:
     one, other = parse(private_key="a"), parse(private_key="b")
     assert one != other
     assert len({one, other, parse(private_key="a")}) == 2
+    assert pickle.loads(pickle.dumps(one)) == one
+
+
+# What a site's profile says.
+
+FINGERPRINT = f"SHA256:{'A' * 43}"
+PROFILE = f"""\
+title: Mine
+log_in:
+  host: login.mine.org
+  port: 2200
+  host_key_fingerprints: ["{FINGERPRINT}"]
+  setup: source /etc/profile
+jobs:
+  options: {{export: "HOME,X=1", cpus_per_task: "2"}}
+  env: {{SLURM_EXPORT_ENV: ALL}}
+  module_paths: [/appl/modules]
+web_interface: https://www.mine.org
+can_nodes_reach_out: false
+"""
+
+
+@pytest.fixture
+def sites(tmp_path: Path) -> Path:
+    """A folder with profiles, one of them of a machine that is off."""
+    (tmp_path / "mine.yaml").write_text(PROFILE)
+    retired = "extends: mine\nretired: {since: 2026-07-31, successor: lumi, reason: it is off}\n"
+    (tmp_path / "old.yaml").write_text(retired)
+    return tmp_path
+
+
+def at_site(sites: Path, site: str = "mine", **changes: Any) -> SiteSettings:
+    extra = {"site": site, **changes.pop("extra", {})}
+    fields = connection(**{"host": None, "extra": extra} | changes)
+    return parse_connection(fields, folders=[str(sites)])
+
+
+def test_a_site_and_a_log_in_are_a_connection(sites: Path) -> None:
+    assert at_site(sites, login="alice") == SiteSettings(
+        ssh=SshSettings(
+            target=Hop(host="login.mine.org", port=2200, username="alice"),
+            host_key_fingerprints=(FINGERPRINT,),
+        ),
+        login_setup="source /etc/profile",
+        web_interface="https://www.mine.org",
+        staging="login",
+        site="mine",
+        options=(("cpus_per_task", "2"), ("export", "HOME,X=1")),
+        env=(("SLURM_EXPORT_ENV", "ALL"),),
+        module_paths=("/appl/modules",),
+    )
+
+
+def test_what_the_connection_says_wins(sites: Path) -> None:
+    said = {"login_setup": "true", "web_interface": "https://other.org", "staging": "node"}
+    settings = at_site(sites, host="10.0.0.1", port=22, extra=said)
+    assert settings.ssh.target == Hop(host="10.0.0.1", port=22)
+    assert said == {name: getattr(settings, name) for name in said}
+
+
+@pytest.mark.parametrize("name", ["", None])
+def test_a_site_that_was_left_empty_is_none(name: str | None) -> None:
+    assert parse(site=name) == parse()
+
+
+def test_a_shipped_profile_needs_no_folder() -> None:
+    settings = parse_connection(connection(host="", extra={"site": "roihu-cpu"}))
+    assert settings.ssh.target == Hop(host="roihu-cpu.csc.fi")
+    assert dict(settings.options) == {"export": "HOME,CSC_ENV_INIT_NON_INTERACTIVE=yes"}
+
+
+def test_a_site_without_a_host_needs_the_connections() -> None:
+    error = refusal(host="", extra={"site": "generic"})
+    assert "no Host, and its site 'generic' names none" in error.message
+    assert parse_connection(connection(extra={"site": "generic"})).site == "generic"
+
+
+def test_an_unknown_site_names_connection_field_and_the_nearest() -> None:
+    error = refusal(extra={"site": "lmui"})
+    assert "Connection 'roihu', field site: 'lmui' is no profile" in error.message
+    assert "Did you mean 'lumi'?" in error.message
+
+
+def test_a_profile_that_cannot_be_read_is_named_by_its_file(sites: Path) -> None:
+    (sites / "bad.yaml").write_text("titel: Bad\n")
+    with pytest.raises(ConfigError, match=r"bad.yaml:1:1: titel"):
+        at_site(sites, "bad")
+
+
+def test_a_site_that_is_retired_refuses_jobs_alone(sites: Path) -> None:
+    settings = at_site(sites, "old")
+    with pytest.raises(ConfigError) as caught:
+        settings.check_takes_jobs()
+    for words in ("Mine takes no jobs since 2026-07-31", "it is off", "'lumi'"):
+        assert words in caught.value.message
+    at_site(sites).check_takes_jobs()
+
+
+def test_settings_with_a_site_can_be_compared_hashed_and_sent(sites: Path) -> None:
+    one = at_site(sites)
+    assert len({one, at_site(sites), at_site(sites, "old")}) == 2
     assert pickle.loads(pickle.dumps(one)) == one

@@ -456,6 +456,51 @@ async def test_an_unknown_host_key_is_refused_and_shown(server: SshServer) -> No
     assert server.logins == []
 
 
+def by_fingerprint(server: SshServer, *keys: asyncssh.SSHKey, **changes: Any) -> SshSettings:
+    prints = tuple(key.get_fingerprint("sha256") for key in keys)
+    values = {"known_hosts": None, "host_key_fingerprints": prints}
+    return settings(server, **(values | changes))
+
+
+async def test_a_host_key_is_trusted_by_its_fingerprint(server: SshServer) -> None:
+    trusted = by_fingerprint(server, OTHER_KEY, server.host_key)
+    assert (await run(trusted)).exit_status == 0
+
+
+async def test_a_host_key_of_another_fingerprint_is_refused_and_all_are_shown(
+    server: SshServer,
+) -> None:
+    error = await failure(by_fingerprint(server, OTHER_KEY, KEY))
+    assert isinstance(error, ConnectFailedError)
+    assert error.is_lasting
+    assert "not one that the profile of the site names" in error.message
+    assert f"ssh-ed25519 {server.host_key.get_fingerprint()}" in error.message
+    assert f"{OTHER_KEY.get_fingerprint()}, {KEY.get_fingerprint()}" in error.message
+    assert server.logins == []
+
+
+async def test_known_hosts_of_the_user_are_not_asked_where_fingerprints_are(
+    server: SshServer, home: Path
+) -> None:
+    (home / ".ssh").mkdir()
+    (home / ".ssh" / "known_hosts").write_text(server.known_hosts)
+    assert "not one that" in (await failure(by_fingerprint(server, OTHER_KEY))).message
+
+
+async def test_what_the_connection_says_of_host_keys_goes_before_fingerprints(
+    server: SshServer,
+) -> None:
+    for given in (
+        {"known_hosts": server.known_hosts},
+        {"host_key": public_line(server.host_key)},
+        {"no_host_key_check": True},
+    ):
+        assert (await run(by_fingerprint(server, OTHER_KEY, **given))).exit_status == 0
+    line = f"[127.0.0.1]:{server.port} {public_line(OTHER_KEY)}"
+    given = by_fingerprint(server, server.host_key, known_hosts=line)
+    assert "CHANGED" in (await failure(given)).message
+
+
 async def test_a_changed_host_key_is_refused_and_both_are_shown(server: SshServer) -> None:
     line = f"[127.0.0.1]:{server.port} {public_line(OTHER_KEY)}"
     error = await failure(settings(server, known_hosts=line))
@@ -916,6 +961,18 @@ async def test_a_pinned_host_key_is_the_targets_and_known_hosts_the_jump_hosts()
             first, second, target, known_hosts=known, host_key=public_line(target.host_key)
         )
         assert (await run(pinned)).exit_status == 0
+
+
+async def test_fingerprints_are_the_targets_and_not_the_jump_hosts(home: Path) -> None:
+    async with three_servers() as (first, second, target):
+        (home / ".ssh").mkdir()
+        (home / ".ssh" / "known_hosts").write_text(first.known_hosts + second.known_hosts)
+        jumps = {"jump_hosts": (first.hop, second.hop)}
+        assert (await run(by_fingerprint(target, target.host_key, **jumps))).exit_status == 0
+        # What the site shows is not what one of the jump hosts may show.
+        (home / ".ssh" / "known_hosts").write_text(second.known_hosts)
+        error = await failure(by_fingerprint(target, target.host_key, first.host_key, **jumps))
+        assert f"host key of {first.hop.host} is unknown" in error.message
 
 
 @pytest.mark.parametrize("broken", [0, 1])

@@ -206,6 +206,30 @@ def test_times_are_from_the_first_to_the_last() -> None:
     assert (found.elapsed_seconds, found.nodes) == (240, None)
 
 
+def test_what_all_tasks_were_given_is_added_unless_it_is_unknown_of_one() -> None:
+    given = [["small", "cpu=1", 60]]
+    results = [
+        result("1_0", "COMPLETED", shares=given, memory_efficiency=0.1),
+        result("1_1", "FAILED", shares=given, memory_efficiency=0.4),
+        # Of one that was cancelled in the queue accounting may have no trace.
+        result("1_2", "CANCELLED"),
+        result("1_3", "COMPLETED", shares=[]),
+    ]
+
+    def shares_of(*more: JobResult) -> list[list[Any]] | None:
+        record = record_of(COMPLETED="0")
+        return sum_up(
+            "1", [*results, *more], record, run_dir=None, stdout_path=None, stderr_path=None
+        ).shares
+
+    assert shares_of() == [["small", "cpu=1", 120]]
+    assert shares_of(result("1_4", "COMPLETED")) is None
+    ran = result("1_4", "CANCELLED", start_time="2026-11-21T10:00:00+00:00")
+    assert shares_of(ran) is None
+    # Sacct shows the last run of one that was requeued.
+    assert shares_of(result("1_4", "COMPLETED", shares=given, restarts=1)) is None
+
+
 # ---- from one job to the next ----
 
 

@@ -11,6 +11,7 @@ from airflow_provider_csc.errors import ConfigError
 from airflow_provider_csc.slurm.identity import TaskIdentity
 from airflow_provider_csc.slurm.plan import (
     JobSpec,
+    add_site_environment,
     build_request,
     check_job_name,
     check_source,
@@ -400,6 +401,42 @@ def test_task_goes_before_script_and_script_before_connection(
     found = options_of(plan(defaults=DEFAULTS, **spec))
     del found["job-name"], found["open-mode"]
     assert found == expected
+
+
+def test_an_option_of_the_site_goes_behind_all_others() -> None:
+    site = {"export": "HOME,X=1", "cpus_per_task": "2"}
+    found = options_of(plan(defaults=site, script=f"{SCRIPT}#SBATCH --export=NONE\n"))
+    assert (found.get("export"), found["cpus-per-task"]) == (None, "2")
+    found = options_of(plan(defaults=site, options={"export": "ALL", "cpus-per-task": 4}))
+    assert (found["export"], found["cpus-per-task"]) == ("ALL", "4")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [{"options": {"mem-per-cpu": "1G"}}, {"script": f"{SCRIPT}#SBATCH --mem-per-cpu=1G\n"}],
+)
+def test_an_option_of_the_site_gives_way_to_one_that_excludes_it(spec: dict[str, Any]) -> None:
+    assert "mem" not in options_of(plan(defaults={"mem": "0"}, **spec))
+    assert options_of(plan(defaults={"mem": "0"}))["mem"] == "0"
+
+
+def test_what_a_site_prepares_comes_before_what_the_task_does() -> None:
+    job = JobSpec(command="true", env={"X": "task"}, modules=["gcc"])
+    found = add_site_environment(job, env={"X": "site", "Y": "site"}, module_paths=["/appl/m"])
+    assert found.env == {"X": "task", "Y": "site"}
+    assert found.modules == ["use /appl/m", "gcc"]
+
+
+def test_a_site_that_prepares_nothing_leaves_the_script_alone() -> None:
+    job = JobSpec(command="true")
+    bare = add_site_environment(job, env={}, module_paths=())
+    requests = [
+        build_request(
+            each, IDENTITY, script=read_source(each), defaults=NO_DEFAULTS, base_dir="/base"
+        )
+        for each in (job, bare)
+    ]
+    assert requests[0] == requests[1]
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ def test_all_three_sources_make_one_result() -> None:
         "end_time": "1970-01-01T00:17:00+00:00",
         "elapsed_seconds": 10,
         "cpu_efficiency": 0.5,
+        "memory_efficiency": None,
         "max_rss_bytes": None,
         "run_dir": "/run",
         "stdout_path": "/out",
@@ -249,7 +250,7 @@ def test_the_names_of_a_result_are_a_stored_format() -> None:
         *("max_rss_bytes", "run_dir", "stdout_path", "stderr_path", "limit", "cancelled_by"),
         *("requested_memory", "time_limit_minutes", "accounting", "contradiction"),
         *("without_accounting", "restarts", "memory_bytes", "node_count", "cpus"),
-        *("array", "pending_reasons"),
+        *("array", "pending_reasons", "memory_efficiency", "granted_memory_bytes", "shares"),
     ]
 
 
@@ -478,3 +479,34 @@ def test_a_recorded_job_without_its_output_directory_is_described() -> None:
     assert "its output file could not be opened" in describe_result(
         recorded_result("no-output-directory")
     )
+
+
+# ---- what it was given ----
+
+
+def result_of(*lines: str) -> JobResult:
+    return build_result("123", evidence(answer(), answer(*lines)))
+
+
+def test_a_result_says_what_the_job_was_given_and_for_how_long() -> None:
+    job = accounting_line(AllocTRES="billing=2,cpu=2,mem=4G,node=1", ElapsedRaw="90")
+    step = accounting_line(JobID="123.batch", JobName="batch", MaxRSS="1G", NTasks="1")
+    found = result_of(job, step)
+    assert found.shares == [["small", "billing=2,cpu=2,mem=4G,node=1", 90]]
+    assert (found.granted_memory_bytes, found.memory_efficiency) == (4 * 2**30, 0.25)
+
+
+def test_a_job_that_never_ran_was_given_nothing() -> None:
+    assert result_of(accounting_line(AllocTRES="", ElapsedRaw="0")).shares == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"AllocTRES": "", "ElapsedRaw": "90"},
+        {"AllocTRES": "cpu=1", "ElapsedRaw": ""},
+        {"AllocTRES": "cpu=1", "JobName": "allocation", "ReqMem": "16?"},
+    ],
+)
+def test_what_accounting_does_not_say_yet_is_not_nothing(fields: dict[str, str]) -> None:
+    assert result_of(accounting_line(**fields)).shares is None
