@@ -189,7 +189,7 @@ class _Reader:
         return Place(self._file, node.start_mark.line + 1, node.start_mark.column + 1)
 
 
-def _is_plain(node: yaml.Node) -> bool:
+def _is_plain(node: Any) -> bool:
     """Whether a scalar is written as its kind is, without quotes or a tag."""
     pattern, _ = _SCALARS[node.tag]
     return bool(re.fullmatch(pattern, node.value)) and not node.style
