@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import hashlib
 import json
 import re
 import subprocess
@@ -48,8 +47,10 @@ from airflow_provider_csc.transfers.allas_slurm import AllasToSlurmOperator, Slu
 from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
 from tests.support.byte_proxy import ByteProxy
 from tests.support.forward_proxy import serve_proxy
+from tests.support.rgw import address_of
 from tests.support.task import after, build_context, first_event, resume, run_task, stored
-from tests.support.tls import serve_tls
+from tests.support.tls import TlsFront, serve_tls
+from tests.support.transfers import MIB, PART, content
 from tests.support.waiting import Heartbeat, wait_until
 
 if TYPE_CHECKING:
@@ -59,17 +60,9 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("slurm_connection", "allas")]
 
-MIB = 1024**2
-PART = 5 * MIB
 LARGE = 12 * MIB + 345
 # What every presigned URL and form has.
 MARKS = (b"X-Amz-Signature", b"x-amz-signature", b"X-Amz-Credential")
-
-
-def content(size: int, seed: int = 1) -> bytes:
-    """Return bytes that differ from part to part."""
-    block = hashlib.shake_128(str(seed).encode()).digest(MIB + 7)
-    return (block * (size // len(block) + 1))[:size]
 
 
 @dataclass
@@ -553,7 +546,6 @@ def test_a_requeued_job_gets_urls_again(bucket: Bucket, top: str, task_log: list
 def test_cut_and_corrupted_connections_are_mended_and_never_believed(
     bucket: Bucket, top: str, allas: Callable[[str], None], cluster: dict[str, Any]
 ) -> None:
-    url = urlsplit(cluster["s3_endpoint_url"])
     large = content(LARGE)
     task = operator(
         command="cp large copy; cp small copy2",
@@ -563,7 +555,7 @@ def test_cut_and_corrupted_connections_are_mended_and_never_believed(
             {"url": bucket.url(f"{top}/out/tree/small"), "path": "copy2"},
         ],
     )
-    with ByteProxy((url.hostname or "", url.port or 0)) as proxy:
+    with ByteProxy(address_of(cluster)) as proxy:
         allas(proxy.url)
         proxy.add("cut", "down", 2 * MIB)
         proxy.add("corrupt", "down", 4 * MIB)
@@ -631,16 +623,18 @@ def test_where_nodes_have_no_way_out_the_login_node_stages(
     assert bucket.unfinished() == []
 
 
-def rgw_of(cluster: dict[str, Any]) -> tuple[str, int]:
-    url = urlsplit(cluster["s3_endpoint_url"])
-    return url.hostname or "", url.port or 80
+@pytest.fixture
+def front(cluster: dict[str, Any], tmp_path: Path) -> Iterator[TlsFront]:
+    """The store over https, with a certificate that nobody knows."""
+    with serve_tls(tmp_path, address_of(cluster)) as made:
+        yield made
 
 
 @pytest.fixture
 def proxy(cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[ByteProxy]:
     """A way to the store that can be closed; who waits for it does not wait for long."""
     monkeypatch.setattr(attempt, "_SHORTEST_PAUSE", 0.2)
-    with ByteProxy(rgw_of(cluster)) as made:
+    with ByteProxy(address_of(cluster)) as made:
         yield made
 
 
@@ -833,24 +827,22 @@ def test_the_certificates_of_the_connection_reach_who_stages_and_no_key_does(
     top: str,
     slurm_connection: SlurmConnection,
     allas: Callable[..., None],
-    cluster: dict[str, Any],
-    tmp_path: Path,
+    front: TlsFront,
     staging: str,
 ) -> None:
     slurm_connection.set(staging=staging)
+    # The file of the tests has the front's key, too.
+    allas(front.url, ca_bundle=str(front.certificate))
     large = content(LARGE)
     task = operator(
         command="cp large copy; grep ^cacert staging.urls | cut -f 2 | base64 -d >certificates",
         inputs=[bucket.put_parts(f"{top}/large", large)],
         outputs=[bucket.url(f"{top}/copy"), bucket.url(f"{top}/certificates")],
     )
-    with serve_tls(tmp_path, rgw_of(cluster)) as front:
-        # The file of the tests has the front's key, too.
-        allas(front.url, ca_bundle=str(front.certificate))
 
-        run_task(task)
+    run_task(task)
 
-        held = front.certificate.read_bytes()
+    held = front.certificate.read_bytes()
     assert bucket.read(f"{top}/copy") == large
     if staging == "node":
         sent = bucket.read(f"{top}/certificates")
@@ -864,31 +856,25 @@ def test_a_node_that_does_not_trust_the_store_says_so(
     bucket: Bucket,
     top: str,
     allas: Callable[..., None],
-    cluster: dict[str, Any],
-    tmp_path: Path,
+    front: TlsFront,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # As if the worker's own system trusted it.
     monkeypatch.setattr(staging, "manner_of", lambda *_, **__: Manner())
     task = operator(inputs=[bucket.put(f"{top}/x", b"x" * 9_000_000)], command="true")
-    with serve_tls(tmp_path, rgw_of(cluster)) as front:
-        allas(front.url, ca_bundle=str(front.certificate))
+    allas(front.url, ca_bundle=str(front.certificate))
 
-        with pytest.raises(JobStagingError, match=r"x: curl: \(60\) SSL"):
-            run_task(task)
+    with pytest.raises(JobStagingError, match=r"x: curl: \(60\) SSL"):
+        run_task(task)
 
 
 def test_a_connection_that_verifies_nothing_has_the_node_verify_nothing(
-    bucket: Bucket,
-    top: str,
-    allas: Callable[..., None],
-    cluster: dict[str, Any],
-    tmp_path: Path,
+    bucket: Bucket, top: str, allas: Callable[..., None], front: TlsFront
 ) -> None:
     task = operator(
         command="cp x y", inputs=[bucket.put(f"{top}/x", b"x")], outputs=[bucket.url(f"{top}/y")]
     )
-    with serve_tls(tmp_path, rgw_of(cluster)) as front, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         allas(front.url, verify=False)
 
@@ -925,8 +911,7 @@ def test_a_proxy_of_the_environment_is_gone_through(
     top: str,
     slurm_connection: SlurmConnection,
     allas: Callable[..., None],
-    cluster: dict[str, Any],
-    tmp_path: Path,
+    front: TlsFront,
     scheme: str,
     given: str,
 ) -> None:
@@ -937,7 +922,7 @@ def test_a_proxy_of_the_environment_is_gone_through(
         + [bucket.put_parts(f"{top}/large", large)],
         outputs=[bucket.url(f"{top}/out/tree/"), bucket.url(f"{top}/out/one")],
     )
-    with serve_proxy() as proxy, serve_tls(tmp_path, rgw_of(cluster)) as front:
+    with serve_proxy() as proxy:
         if given == "env":
             task.env = {f"{scheme}_proxy": proxy.url}
         else:
