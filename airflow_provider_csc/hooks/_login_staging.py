@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -26,7 +27,7 @@ from airflow_provider_csc.staging.helper import helper_text
 from airflow_provider_csc.staging.receipts import Moved, Receipts, parse_receipts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from airflow_provider_csc.client.kill import KillLog
     from airflow_provider_csc.client.slurm import SlurmClient
@@ -80,7 +81,6 @@ class LoginStaging:
             issue_puts,
             manner_of,
             settle,
-            withdraw,
         )
 
         moved = Moved(0, 0, 0)
@@ -97,11 +97,25 @@ class LoginStaging:
                     settle, self.store, outputs, receipts, issued.record, is_wanted=True
                 )
             finally:
-                await asyncio.to_thread(withdraw, self.store, outputs, issued.record)
+                await self._withdraw(outputs, issued.record)
             if absent:
                 raise AllasError(f"{absent[0]} was not delivered: it is gone.", paths=absent)
             moved = _sum(moved, receipts.delivered)
         return moved
+
+    async def _withdraw(self, outputs: Sequence[Declared], record: Mapping[str, Any]) -> None:
+        """Abort what is left of uploads in parts, where the store can be reached."""
+        from airflow_provider_csc.store.staging import withdraw  # noqa: PLC0415
+
+        try:
+            await asyncio.to_thread(withdraw, self.store, outputs, record)
+        except AllasError as error:
+            # Why it came to that is told by whoever is at it, and no less important.
+            self.log.log(
+                logging.WARNING,
+                "Uploads that were begun could not be aborted: %s AllasAbortUploadsOperator "
+                "removes them.", error.message,
+            )  # fmt: skip
 
     async def deliver_outputs(self, outputs: Sequence[Declared], work: str) -> dict[str, Any]:
         """Deliver what is there of a job's outputs; return what became of it, as plain JSON."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_csc.errors import AllasError, ConfigError, CscError, JobStagingError
+from airflow_provider_csc.errors import AllasError, ConfigError, JobStagingError
 from airflow_provider_csc.notation import NotationError
 from airflow_provider_csc.operators._checks import check_seconds, seconds_of
 from airflow_provider_csc.operators._killable import KillableOperator
@@ -223,13 +223,6 @@ class StagingOperator(KillableOperator):
             if self._may_pass(error):
                 raise
             return {"problem": error.message, "phase": "out"}
-
-    @staticmethod
-    def _may_pass(error: CscError) -> bool:
-        """Whether a site or a store may do later what it did not do now."""
-        from airflow_provider_csc.staging.verdict import is_passing  # noqa: PLC0415
-
-        return is_passing(error)
 
     def _files_of(self, result: JobResult) -> str:
         """Return where the log-in node finds the files of a job."""

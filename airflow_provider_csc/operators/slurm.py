@@ -33,8 +33,8 @@ from airflow_provider_csc.operators._checks import (
     check_seconds,
     seconds_of,
 )
-from airflow_provider_csc.operators._killable import name_task
 from airflow_provider_csc.operators._staging import StagingOperator
+from airflow_provider_csc.parking import name_task, remembered
 from airflow_provider_csc.slurm.sources import (
     TEMPLATE_EXTENSIONS,
     check_source,
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from airflow_provider_csc.slurm.submission import Submission
     from airflow_provider_csc.staging.declarations import Entry
     from airflow_provider_csc.staging.plan import Staging
-    from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
+    from airflow_provider_csc.triggers.slurm import SlurmJobTrigger
 
 
 class SlurmSubmitOperator(StagingOperator):
@@ -354,30 +354,18 @@ class SlurmSubmitOperator(StagingOperator):
 
     def execute(self, context: Context) -> Any:
         """Submit, record the job, and wait for it."""
-        limit = self.execution_timeout
-        # defer(timeout=...) would expire without anybody cancelling the job.
-        deadline = time.time() + limit.total_seconds() if limit else None
-        return self._run(
-            context, replace(_remembered(), deadline=deadline, changes=self._learn(context))
-        )
-
-    def execute_again(
-        self, context: Context, event: dict[str, Any], attempt: dict[str, Any]
-    ) -> Any:
-        """Go on with a submission that had to wait until the site answered."""
-        known = _remembered(attempt)
-        self._check_waited(context, event, known)
-        return self._run(context, known.resumed())
+        attempt = self._begin()
+        return self._run(context, replace(attempt, changes=self._learn(context)))
 
     def execute_linked(
         self, context: Context, event: dict[str, Any], attempt: dict[str, Any]
     ) -> Any:
         """Go on when the jobs are known that this one is to depend on."""
-        return self._run(context, self._link(event, _remembered(attempt)))
+        return self._run(context, self._link(event, remembered(attempt)))
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Take up the trigger's event: return the result, or do what the failure asks for."""
-        attempt = _remembered(event.get("attempt"))
+        attempt = remembered(event.get("attempt"))
         if "submission" in event:
             self._note_submission(context, attempt, **event["submission"])
         elif "results" not in event:
@@ -403,7 +391,7 @@ class SlurmSubmitOperator(StagingOperator):
         from airflow_provider_csc.slurm.result import JobResult  # noqa: PLC0415
 
         known = JobResult.from_payload(result)
-        return self._deliver_again(context, event, known, _remembered(attempt))
+        return self._deliver_again(context, event, known, remembered(attempt))
 
     def _run(self, context: Context, attempt: Attempt) -> Any:
         """Submit one job and wait for it."""
@@ -498,7 +486,7 @@ class SlurmSubmitOperator(StagingOperator):
         """Return what earlier tries found out, unless the author asks for something else now."""
         from airflow_provider_csc.operators._task_state import recall_changes  # noqa: PLC0415
 
-        identity = self._identify(context, _remembered())
+        identity = self._identify(context, remembered())
         is_retry = self.on_failure is not None and identity.try_number > identity.first_try
         changes = recall_changes(context, self.options) if is_retry else {}
         if changes:
@@ -682,26 +670,6 @@ class SlurmSubmitOperator(StagingOperator):
         )
         return self._wait_by(context, attempt, trigger)
 
-    def _wait_for_site(self, context: Context, attempt: Attempt, error: CscError) -> Attempt:
-        pause = None
-        # The site may be well, and only the fate of a submission be open, or the store be away.
-        if isinstance(error, (SubmitUnknownError, SiteUnavailableError, AllasError)):
-            pause, attempt = attempt.pause_seconds, attempt.left_open()
-        trigger = self._build_site_trigger(context, attempt, reason=error.message, pause=pause)
-        return self._wait_by(context, attempt, trigger)
-
-    def _wait_by(self, context: Context, attempt: Attempt, trigger: SlurmSiteTrigger) -> Attempt:
-        """Wait, and return the attempt as it goes on."""
-        if self.deferrable:
-            kwargs = {"attempt": attempt.to_payload()}
-            self._hand_over(context, trigger, self.execute_again.__name__, kwargs)
-        from airflow_provider_csc.hooks.slurm import SlurmHook  # noqa: PLC0415
-        from airflow_provider_csc.sync import run_sync  # noqa: PLC0415
-
-        settings = SlurmHook(self.slurm_conn_id).get_settings()
-        self._check_waited(context, run_sync(trigger.wait(settings, self.log)), attempt)
-        return attempt.resumed()
-
     def _check_waited(self, context: Context, event: dict[str, Any], attempt: Attempt) -> None:
         if event["status"] == "deadline":
             # Airflow calls on_kill then, which sees to it that no job comes of the submission.
@@ -743,14 +711,8 @@ class SlurmSubmitOperator(StagingOperator):
         trigger = self._build_site_trigger(
             context, following, reason=reason, pause=attempt.pause_seconds
         )
-        if self.deferrable:
-            kwargs = {"attempt": following.to_payload(), "result": result.to_payload()}
-            self._hand_over(context, trigger, self.execute_delivery.__name__, kwargs)
-        from airflow_provider_csc.hooks.slurm import SlurmHook  # noqa: PLC0415
-        from airflow_provider_csc.sync import run_sync  # noqa: PLC0415
-
-        settings = SlurmHook(self.slurm_conn_id).get_settings()
-        event = run_sync(trigger.wait(settings, self.log))
+        kwargs = {"attempt": following.to_payload(), "result": result.to_payload()}
+        event = self._park(context, trigger, self.execute_delivery.__name__, kwargs)
         return self._deliver_again(context, event, result, following)
 
     def _deliver_again(
@@ -948,22 +910,6 @@ class SlurmSubmitOperator(StagingOperator):
             "cancel_held": self.cancel_held,
         }
 
-    def _build_site_trigger(
-        self, context: Context, attempt: Attempt, *, reason: str, pause: float | None
-    ) -> SlurmSiteTrigger:
-        from airflow_provider_csc.triggers.slurm import SlurmSiteTrigger  # noqa: PLC0415
-
-        return SlurmSiteTrigger(
-            slurm_conn_id=self.slurm_conn_id,
-            deadline=attempt.deadline,
-            reason=reason,
-            poll_interval=self.poll_interval,
-            token=self._identity.token if self._identity else None,
-            identity=self._identity.to_json() if self._identity else None,
-            task_key=name_task(context),
-            not_before=None if pause is None else time.time() + pause,
-        )
-
 
 def _name_tasks(depends_on: object) -> Any:
     # Like all that few tasks need it is not loaded for the others.
@@ -984,14 +930,6 @@ def _signal_of(asked: Sequence[str]) -> str | None:
 
     signal = read_arguments(asked).get("signal")
     return signal if isinstance(signal, str) else None
-
-
-def _remembered(payload: Mapping[str, Any] | None = None) -> Attempt:
-    """Return what a try remembers of itself; without a payload, that it begins."""
-    # Like all that is only needed where a task runs it is not loaded where a DAG is parsed.
-    from airflow_provider_csc.slurm.attempt import Attempt  # noqa: PLC0415
-
-    return Attempt.from_payload(payload)
 
 
 def _known_array(payload: Mapping[str, Any] | None) -> ArrayAttempt:

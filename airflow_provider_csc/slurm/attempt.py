@@ -67,6 +67,11 @@ class Attempt:
         return self.waits > 0
 
     @property
+    def seconds_left(self) -> float | None:
+        """How long it is until ``execution_timeout`` is reached; None where there is none."""
+        return None if self.deadline is None else max(self.deadline - time.time(), 0.0)
+
+    @property
     def pause_seconds(self) -> float:
         """How long a submission whose fate is open is left alone before it is looked at again."""
         longer = 2.0 ** min(max(self.looks - _EQUAL_PAUSES, 0), 10)

@@ -17,7 +17,7 @@ from airflow_provider_csc.store import download, engine, unpack, upload
 from tests.support.bad_input import build_connection
 from tests.support.byte_proxy import ByteProxy
 from tests.support.fault_table import FaultWatch
-from tests.support.own_gateway import OwnGateway
+from tests.support.own_servers import OwnGateway
 from tests.support.rgw import RgwUser, address_of, rgw_user, unfinished
 from tests.support.transfers import MIB, PART
 

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
     from tests.support.byte_proxy import ByteProxy
     from tests.support.fault_table import FaultWatch
-    from tests.support.own_gateway import OwnGateway
+    from tests.support.own_servers import OwnGateway
     from tests.support.rgw import RgwUser
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("small_parts")]

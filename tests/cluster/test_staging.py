@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import hashlib
 import json
 import re
 import subprocess
@@ -47,11 +48,12 @@ from airflow_provider_csc.transfers.allas_slurm import AllasToSlurmOperator, Slu
 from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
 from tests.support.byte_proxy import ByteProxy
 from tests.support.forward_proxy import serve_proxy
+from tests.support.own_servers import OwnGateway, OwnServer, OwnSshd
 from tests.support.rgw import address_of
 from tests.support.task import after, build_context, first_event, resume, run_task, stored
 from tests.support.tls import TlsFront, serve_tls
 from tests.support.transfers import MIB, PART, content
-from tests.support.waiting import Heartbeat, wait_until
+from tests.support.waiting import Heartbeat, as_soon_as, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -1092,6 +1094,115 @@ def test_trees_and_files_travel_between_the_store_and_the_cluster(bucket: Bucket
     assert bucket.read(f"{top}/one/other") == bucket.read(f"{top}/out/large") == large
     assert bucket.unfinished() == []
     SlurmHook().run(f"rm -r {place}")
+
+
+def move(direction: str, url: str, place: str, **arguments: Any) -> Any:
+    """Return a task that moves a tree to the cluster ("down") or to the store ("up")."""
+    if direction == "down":
+        return AllasToSlurmOperator(
+            task_id="move", source=url, destination=f"{place}/", **arguments
+        )
+    return SlurmToAllasOperator(task_id="move", source=place, destination=url, **arguments)
+
+
+@pytest.fixture
+def tree(top: str, bucket: Bucket) -> Iterator[Callable[[str], str]]:
+    """Make a tree on one side, for the other; return its place on the cluster."""
+    place = f"~/staging-{top}"
+
+    def make(direction: str) -> str:
+        if direction == "down":
+            bucket.put_parts(f"{top}/tree/large", content(40 * MIB))
+            bucket.put(f"{top}/tree/a b/small", b"x")
+        else:
+            large = f"head -c {40 * MIB} /dev/urandom >{place}/large"
+            SlurmHook().run(f"mkdir -p {place}/a\\ b && echo x >{place}/a\\ b/small && {large}")
+        return place
+
+    yield make
+    SlurmHook().run(f"rm -rf {place}")
+
+
+def check_moved(bucket: Bucket, top: str, place: str) -> None:
+    """See that both sides have the same."""
+    for name in ("large", "a b/small"):
+        there = SlurmHook().run(f"md5sum <{place}/'{name}'").text.split()[0]
+        assert hashlib.md5(bucket.read(f"{top}/tree/{name}")).hexdigest() == there
+    left = SlurmHook().run(f"find {place} -name '.airflow-*'; ls -d ~/*/staging.???????? || true")
+    assert left.text == ""
+
+
+@dataclass
+class Way:
+    """To a store and a site of the test's own: ``server`` is killed, and ``bytes`` are counted."""
+
+    server: OwnServer
+    bytes: ByteProxy
+    slurm_connection: SlurmConnection
+
+    def change(self) -> None:
+        """Go to the cluster's own site from now on."""
+        self.slurm_connection.set()
+
+
+@pytest.fixture(params=["sshd", "radosgw"])
+def way(
+    request: pytest.FixtureRequest,
+    cluster: dict[str, Any],
+    allas: Callable[..., None],
+    slurm_connection: SlurmConnection,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> Iterator[Way]:
+    monkeypatch.setattr(attempt, "_SHORTEST_PAUSE", 0.2)
+    with (
+        OwnGateway(cluster, tmp_path / "gateway") as gateway,
+        OwnSshd(cluster, tmp_path / "sshd") as sshd,
+        gateway.behind_proxy() as proxy,
+    ):
+        allas(proxy.url)
+        slurm_connection.set(
+            port=sshd.port,
+            known_hosts=sshd.known_hosts,
+            login_setup="export CSC_STAGING_ATTEMPTS=1",
+        )
+        yield Way(sshd if request.param == "sshd" else gateway, proxy, slurm_connection)
+
+
+@pytest.mark.parametrize("deferrable", [True, False], ids=["deferred", "waiting"])
+@pytest.mark.parametrize("direction", ["down", "up"])
+def test_a_transfer_goes_on_when_what_was_killed_in_its_middle_is_back(
+    bucket: Bucket,
+    top: str,
+    tree: Callable[[str], str],
+    way: Way,
+    task_log: list[str],
+    direction: Any,
+    deferrable: bool,
+) -> None:
+    place = tree(direction)
+    task = move(direction, bucket.url(f"{top}/tree/"), place, deferrable=deferrable)
+    task.poll_interval = 0.5
+    context = build_context(task)
+    said = "Waiting since"
+    way.bytes.at_byte(direction, 12 * MIB, way.server.kill)
+
+    if deferrable:
+        first = parked(lambda: task.execute(context))
+        way.server.start()
+        result = resume(task, context, after(task, context, first))
+    else:
+        back = as_soon_as(lambda: any(said in line for line in task_log), way.server.start)
+        result = task.execute(context)
+        back.join()
+
+    assert way.server.starts == 2
+    assert result["transferred"] <= 2
+    assert [line for line in task_log if said in line and "without using up a retry" in line]
+    # Of the interrupted attempt something may still run there.
+    way.change()
+    wait_until(lambda: "stage.sh" not in SlurmHook().run("ps -u $USER -o args").text)
+    check_moved(bucket, top, place)
 
 
 def test_the_connection_is_only_named(slurm_connection: SlurmConnection, bucket: Bucket) -> None:
