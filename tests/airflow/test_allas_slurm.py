@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 UP = {"status": "up"}
 AWAY = AllasError("the store is away", status=None)
-ENDLESS = object()
+LONG = object()
 
 
 @pytest.fixture
@@ -49,8 +49,8 @@ class Transfer(AllasToSlurmOperator):
             met = self.meets.pop(0) if self.meets else None
             if isinstance(met, Exception):
                 raise met
-            if met is ENDLESS:
-                await asyncio.Event().wait()
+            if met is LONG:
+                await asyncio.sleep(60)
             return Moved(1, 2, 3)
 
         return move
@@ -133,7 +133,7 @@ def test_execution_timeout_goes_along_and_ends_the_wait(site: FaultySite) -> Non
 
 def test_execution_timeout_ends_also_what_goes_on_after_a_wait(site: FaultySite) -> None:
     """Airflow itself counts anew then."""
-    task = transfer(AWAY, ENDLESS, execution_timeout=timedelta(seconds=0.3))
+    task = transfer(AWAY, LONG, execution_timeout=timedelta(seconds=0.3))
     context: Any = build_context(task)
 
     _, step = trigger_of(lambda: task.execute(context))
