@@ -1138,11 +1138,6 @@ class Way:
 
     server: OwnServer
     bytes: ByteProxy
-    slurm_connection: SlurmConnection
-
-    def change(self) -> None:
-        """Go to the cluster's own site from now on."""
-        self.slurm_connection.set()
 
 
 @pytest.fixture(params=["sshd", "radosgw"])
@@ -1166,7 +1161,8 @@ def way(
             known_hosts=sshd.known_hosts,
             login_setup="export CSC_STAGING_ATTEMPTS=1",
         )
-        yield Way(sshd if request.param == "sshd" else gateway, proxy, slurm_connection)
+        yield Way(sshd if request.param == "sshd" else gateway, proxy)
+        slurm_connection.set()
 
 
 @pytest.mark.parametrize("deferrable", [True, False], ids=["deferred", "waiting"])
@@ -1176,6 +1172,7 @@ def test_a_transfer_goes_on_when_what_was_killed_in_its_middle_is_back(
     top: str,
     tree: Callable[[str], str],
     way: Way,
+    slurm_connection: SlurmConnection,
     task_log: list[str],
     direction: Any,
     deferrable: bool,
@@ -1200,7 +1197,7 @@ def test_a_transfer_goes_on_when_what_was_killed_in_its_middle_is_back(
     assert result["transferred"] <= 2
     assert [line for line in task_log if said in line and "without using up a retry" in line]
     # Of the interrupted attempt something may still run there.
-    way.change()
+    slurm_connection.set()
     wait_until(lambda: "stage.sh" not in SlurmHook().run("ps -u $USER -o args").text)
     check_moved(bucket, top, place)
 
