@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from airflow_provider_csc.allas.names import ObjectName, check_key
@@ -50,13 +50,15 @@ class LoginStaging:
     """
     Files between a store and a directory that the log-in node sees.
 
-    ``base`` is where the helper may have a directory while it runs.
+    ``base`` is where the helper may have a directory while it runs. ``undone`` are uploads that
+    could not be aborted because the store was away; who delivers once more begins with them.
     """
 
     client: SlurmClient
     store: Store
     base: str
     log: KillLog
+    undone: list[Mapping[str, str]] = field(default_factory=list)
 
     async def fetch(self, fetches: Sequence[Fetch], work: str) -> Moved:
         """Fetch objects into files below a directory, which is made; each appears verified."""
@@ -83,6 +85,7 @@ class LoginStaging:
             settle,
         )
 
+        await self._undo()
         moved = Moved(0, 0, 0)
         for some in _portions(files, lambda each: each[1]):
             epoch = secrets.token_hex(8)
@@ -103,18 +106,26 @@ class LoginStaging:
             moved = _sum(moved, receipts.delivered)
         return moved
 
-    async def _withdraw(self, outputs: Sequence[Declared], record: Mapping[str, Any]) -> None:
-        """Abort what is left of uploads in parts, where the store can be reached."""
-        from airflow_provider_csc.store.staging import withdraw  # noqa: PLC0415
+    async def _undo(self) -> None:
+        """Abort what could not be aborted before."""
+        from airflow_provider_csc.store.staging import abort_uploads  # noqa: PLC0415
 
+        await asyncio.to_thread(abort_uploads, self.store, self.undone)
+        self.undone.clear()
+
+    async def _withdraw(self, outputs: Sequence[Declared], record: Mapping[str, Any]) -> None:
+        """Abort what is left of uploads in parts; where the store is away, note it."""
+        from airflow_provider_csc.store.staging import begun_for  # noqa: PLC0415
+
+        self.undone.extend(begun_for(outputs, record))
         try:
-            await asyncio.to_thread(withdraw, self.store, outputs, record)
+            await self._undo()
         except AllasError as error:
             # Why it came to that is told by whoever is at it, and no less important.
             self.log.log(
                 logging.WARNING,
-                "Uploads that were begun could not be aborted: %s AllasAbortUploadsOperator "
-                "removes them.", error.message,
+                "Uploads that were begun could not be aborted: %s If no other attempt follows, "
+                "AllasAbortUploadsOperator removes them.", error.message,
             )  # fmt: skip
 
     async def deliver_outputs(self, outputs: Sequence[Declared], work: str) -> dict[str, Any]:

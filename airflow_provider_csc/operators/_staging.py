@@ -47,6 +47,8 @@ class StagingOperator(KillableOperator):
     staging_timeout: float | timedelta = 1800
     # What the trigger says became of the files of the present job.
     _staged: Mapping[str, Any] | None = None
+    # What a delivery has begun in a store that went away before it could be aborted.
+    _undone_uploads: list[Mapping[str, str]]
 
     @property
     def _stages(self) -> bool:
@@ -214,7 +216,9 @@ class StagingOperator(KillableOperator):
 
         async def deliver() -> dict[str, Any]:
             async with open_client(settings) as client:
-                login = LoginStaging(client, store, settings.work_dir, self.log)
+                login = LoginStaging(
+                    client, store, settings.work_dir, self.log, self._undone_uploads
+                )
                 return await login.deliver_outputs(staging.outputs, work)
 
         try:

@@ -685,6 +685,7 @@ class SlurmSubmitOperator(StagingOperator):
             self.log.info("Accounting of job %s:\n%s", result.job_id, result.accounting)
         if result.array is not None:
             return self._conclude_array(context, result, attempt)
+        self._undone_uploads = list(attempt.uploads)
         try:
             problem = self._stage_after(result, self._staging)
         except CscError as error:
@@ -707,7 +708,7 @@ class SlurmSubmitOperator(StagingOperator):
     ) -> Any:
         """Wait for a site or a store that is away, of which the job's outputs are in need."""
         reason = f"the outputs of job {result.job_id} cannot be delivered yet. {error.message}"
-        following = attempt.left_open()
+        following = replace(attempt.left_open(), uploads=tuple(self._undone_uploads))
         trigger = self._build_site_trigger(
             context, following, reason=reason, pause=attempt.pause_seconds
         )

@@ -44,6 +44,9 @@ class Attempt:
 
     ``array`` is what is known of a job array that takes several jobs (see `array_attempt`).
 
+    ``uploads`` were begun in an object store that was away when they were to be aborted: bucket,
+    key and upload_id of each.
+
     Running tasks hold it: never rename, add only with a default.
     """
 
@@ -60,6 +63,7 @@ class Attempt:
     refusals: int = 0
     queued_since: float | None = None
     array: Mapping[str, Any] | None = None
+    uploads: tuple[Mapping[str, str], ...] = ()
 
     @property
     def is_resumed(self) -> bool:

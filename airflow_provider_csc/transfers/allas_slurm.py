@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, conf
@@ -13,7 +14,7 @@ from airflow_provider_csc.notation import NotationError
 from airflow_provider_csc.parking import ParkingOperator
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from airflow.providers.openlineage.extractors import (  # pyright: ignore[reportMissingImports]
         OperatorLineage,
@@ -67,13 +68,15 @@ class _ByLogin(ParkingOperator):
 
     def _run(self, context: Context, attempt: Attempt) -> dict[str, Any]:
         while True:
+            undone = list(attempt.uploads)
             try:
-                moved = self._move(attempt)
+                moved = self._move(attempt, undone)
             except (NotationError, ConfigError) as error:
                 raise AirflowFailException(f"{self.task_id}: {error}") from error
             except (TransportError, AllasError) as error:
                 if not self._is_away(error):
                     raise
+                attempt = replace(attempt, uploads=tuple(undone))
                 attempt = self._wait_for_site(context, attempt, error)
             else:
                 return {
@@ -84,7 +87,7 @@ class _ByLogin(ParkingOperator):
                     "seconds": moved.seconds,
                 }
 
-    def _move(self, attempt: Attempt) -> Moved:
+    def _move(self, attempt: Attempt, undone: list[Mapping[str, str]]) -> Moved:
         import asyncio  # noqa: PLC0415
 
         from airflow_provider_csc.hooks._login_staging import LoginStaging  # noqa: PLC0415
@@ -101,7 +104,8 @@ class _ByLogin(ParkingOperator):
             limit = asyncio.timeout(attempt.seconds_left)
             try:
                 async with limit, open_client(settings) as client:
-                    return await move(LoginStaging(client, store, settings.work_dir, self.log))
+                    staging = LoginStaging(client, store, settings.work_dir, self.log, undone)
+                    return await move(staging)
             except TimeoutError:
                 if not limit.expired():
                     raise

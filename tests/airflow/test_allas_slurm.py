@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 UP = {"status": "up"}
 AWAY = AllasError("the store is away", status=None)
 LONG = object()
+UPLOAD = {"bucket": "b-1", "key": "x", "upload_id": "2~x"}
 
 
 @pytest.fixture
@@ -42,10 +43,13 @@ class Transfer(AllasToSlurmOperator):
     """Moves nothing: it asks the site once, and then meets what it is given, one after the other."""
 
     meets: list[object]
+    undone: list[object]
 
     def _plan(self) -> Callable[[LoginStaging], Awaitable[Moved]]:
         async def move(staging: LoginStaging) -> Moved:
             await staging.client.run("true")
+            self.undone.append(list(staging.undone))
+            staging.undone[:] = [UPLOAD]
             met = self.meets.pop(0) if self.meets else None
             if isinstance(met, Exception):
                 raise met
@@ -59,7 +63,7 @@ class Transfer(AllasToSlurmOperator):
 def transfer(*meets: object, **arguments: Any) -> Transfer:
     given: dict[str, Any] = {"task_id": "t", "source": "s3://b-1/x", "destination": "/x"}
     task = Transfer(**given | {"deferrable": True} | arguments)
-    task.meets = list(meets)
+    task.meets, task.undone = list(meets), []
     return task
 
 
@@ -98,6 +102,17 @@ def test_a_store_that_is_away_is_left_alone_for_a_while(site: FaultySite) -> Non
     assert told["not_before"] > time.time()
     assert step["attempt"]["looks"] == 2
     assert value["transferred"] == 1
+
+
+def test_uploads_that_could_not_be_aborted_are_known_to_who_goes_on(site: FaultySite) -> None:
+    task = transfer(AWAY)
+    context: Any = build_context(task)
+
+    _, step = trigger_of(lambda: task.execute(context))
+    task.execute_again(context, UP, **step)
+
+    assert step["attempt"]["uploads"] == [UPLOAD]
+    assert task.undone == [[], [UPLOAD]]
 
 
 @pytest.mark.parametrize(

@@ -1200,6 +1200,7 @@ def test_a_transfer_goes_on_when_what_was_killed_in_its_middle_is_back(
     slurm_connection.set()
     wait_until(lambda: "stage.sh" not in SlurmHook().run("ps -u $USER -o args").text)
     check_moved(bucket, top, place)
+    assert bucket.unfinished() == []
 
 
 def test_the_connection_is_only_named(slurm_connection: SlurmConnection, bucket: Bucket) -> None:
