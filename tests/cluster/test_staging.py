@@ -1128,8 +1128,8 @@ def check_moved(bucket: Bucket, top: str, place: str) -> None:
     for name in ("large", "a b/small"):
         there = SlurmHook().run(f"md5sum <{place}/'{name}'").text.split()[0]
         assert hashlib.md5(bucket.read(f"{top}/tree/{name}")).hexdigest() == there
-    left = SlurmHook().run(f"find {place} -name '.airflow-*'; ls -d ~/*/staging.???????? || true")
-    assert left.text == ""
+    helpers = f"find {SlurmHook().get_settings().work_dir} -maxdepth 1 -name 'staging.*'"
+    assert SlurmHook().run(f"find {place} -name '.airflow-*'; {helpers}").text == ""
 
 
 @dataclass
