@@ -224,14 +224,8 @@ class _SlurmDecoratedOperator(DecoratedOperator, SlurmSubmitOperator):  # pyrigh
         attempt = attempt.left_open()
         reason = f"the result of job {result.job_id} could not be read: {error.message}"
         trigger = self._build_site_trigger(context, attempt, reason=reason, pause=pause)
-        if self.deferrable:
-            kwargs = {"result": result.to_payload(), "attempt": attempt.to_payload()}
-            self._hand_over(context, trigger, self.execute_fetch.__name__, kwargs)
-        from airflow_provider_csc.hooks.slurm import SlurmHook  # noqa: PLC0415
-        from airflow_provider_csc.sync import run_sync  # noqa: PLC0415
-
-        settings = SlurmHook(self.slurm_conn_id).get_settings()
-        _check_waited(run_sync(trigger.wait(settings, self.log)))
+        kwargs = {"result": result.to_payload(), "attempt": attempt.to_payload()}
+        _check_waited(self._park(context, trigger, self.execute_fetch.__name__, kwargs))
         return attempt.resumed()
 
     @property

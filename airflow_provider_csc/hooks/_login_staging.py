@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from airflow_provider_csc.allas.names import ObjectName, check_key
@@ -26,7 +27,7 @@ from airflow_provider_csc.staging.helper import helper_text
 from airflow_provider_csc.staging.receipts import Moved, Receipts, parse_receipts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from airflow_provider_csc.client.kill import KillLog
     from airflow_provider_csc.client.slurm import SlurmClient
@@ -49,13 +50,15 @@ class LoginStaging:
     """
     Files between a store and a directory that the log-in node sees.
 
-    ``base`` is where the helper may have a directory while it runs.
+    ``base`` is where the helper may have a directory while it runs. ``undone`` are uploads that
+    could not be aborted because the store was away; who delivers once more begins with them.
     """
 
     client: SlurmClient
     store: Store
     base: str
     log: KillLog
+    undone: list[Mapping[str, str]] = field(default_factory=list)
 
     async def fetch(self, fetches: Sequence[Fetch], work: str) -> Moved:
         """Fetch objects into files below a directory, which is made; each appears verified."""
@@ -80,9 +83,9 @@ class LoginStaging:
             issue_puts,
             manner_of,
             settle,
-            withdraw,
         )
 
+        await self._undo()
         moved = Moved(0, 0, 0)
         for some in _portions(files, lambda each: each[1]):
             epoch = secrets.token_hex(8)
@@ -97,11 +100,33 @@ class LoginStaging:
                     settle, self.store, outputs, receipts, issued.record, is_wanted=True
                 )
             finally:
-                await asyncio.to_thread(withdraw, self.store, outputs, issued.record)
+                await self._withdraw(outputs, issued.record)
             if absent:
                 raise AllasError(f"{absent[0]} was not delivered: it is gone.", paths=absent)
             moved = _sum(moved, receipts.delivered)
         return moved
+
+    async def _undo(self) -> None:
+        """Abort what could not be aborted before."""
+        from airflow_provider_csc.store.staging import abort_uploads  # noqa: PLC0415
+
+        await asyncio.to_thread(abort_uploads, self.store, self.undone)
+        self.undone.clear()
+
+    async def _withdraw(self, outputs: Sequence[Declared], record: Mapping[str, Any]) -> None:
+        """Abort what is left of uploads in parts; where the store is away, note it."""
+        from airflow_provider_csc.store.staging import begun_for  # noqa: PLC0415
+
+        self.undone.extend(begun_for(outputs, record))
+        try:
+            await self._undo()
+        except AllasError as error:
+            # Why it came to that is told by whoever is at it, and no less important.
+            self.log.log(
+                logging.WARNING,
+                "Uploads that were begun could not be aborted: %s If no other attempt follows, "
+                "AllasAbortUploadsOperator removes them.", error.message,
+            )  # fmt: skip
 
     async def deliver_outputs(self, outputs: Sequence[Declared], work: str) -> dict[str, Any]:
         """Deliver what is there of a job's outputs; return what became of it, as plain JSON."""

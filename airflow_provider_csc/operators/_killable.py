@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow.providers.common.compat.sdk import BaseOperator
-
 from airflow_provider_csc.errors import SubmitKilledError
 from airflow_provider_csc.operators._checks import seconds_of
+from airflow_provider_csc.parking import ParkingOperator, name_task
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from airflow_provider_csc.task_state import TaskName
 
 
-class KillableOperator(BaseOperator):
+class KillableOperator(ParkingOperator):
     """
     Knows what there is to kill, and hands it over to a trigger.
 
@@ -27,11 +26,9 @@ class KillableOperator(BaseOperator):
     it, and calls `_end_if_killed` where it could not have been told of a kill.
     """
 
-    slurm_conn_id: str
     kill_grace: float | timedelta = 0
     _job_id: str | None = None
     _run_dir: str | None = None
-    _identity: TaskIdentity | None = None
     _task: TaskName | None = None
     _signal: str | None = None
     _staged_files: dict[str, Any] | None = None
@@ -103,14 +100,3 @@ class KillableOperator(BaseOperator):
 
         self._end_if_killed(is_ended=was_ended(name_task(context)))
         self.defer(trigger=trigger, method_name=method_name, kwargs=kwargs)
-
-
-def name_task(context: Context) -> TaskName:
-    """Return what names the task instance of a context."""
-    ti = context["ti"]
-    return {
-        "dag_id": ti.dag_id,
-        "run_id": ti.run_id,
-        "task_id": ti.task_id,
-        "map_index": -1 if ti.map_index is None else ti.map_index,
-    }

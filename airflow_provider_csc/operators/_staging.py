@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_csc.errors import AllasError, ConfigError, CscError, JobStagingError
+from airflow_provider_csc.errors import AllasError, ConfigError, JobStagingError
 from airflow_provider_csc.notation import NotationError
 from airflow_provider_csc.operators._checks import check_seconds, seconds_of
 from airflow_provider_csc.operators._killable import KillableOperator
@@ -47,6 +47,8 @@ class StagingOperator(KillableOperator):
     staging_timeout: float | timedelta = 1800
     # What the trigger says became of the files of the present job.
     _staged: Mapping[str, Any] | None = None
+    # What a delivery has begun in a store that went away before it could be aborted.
+    _undone_uploads: list[Mapping[str, str]]
 
     @property
     def _stages(self) -> bool:
@@ -222,7 +224,9 @@ class StagingOperator(KillableOperator):
 
         async def deliver() -> dict[str, Any]:
             async with open_client(settings) as client:
-                login = LoginStaging(client, store, settings.work_dir, self.log)
+                login = LoginStaging(
+                    client, store, settings.work_dir, self.log, self._undone_uploads
+                )
                 return await login.deliver_outputs(staging.outputs, work)
 
         try:
@@ -231,13 +235,6 @@ class StagingOperator(KillableOperator):
             if self._may_pass(error):
                 raise
             return {"problem": error.message, "phase": "out"}
-
-    @staticmethod
-    def _may_pass(error: CscError) -> bool:
-        """Whether a site or a store may do later what it did not do now."""
-        from airflow_provider_csc.staging.verdict import is_passing  # noqa: PLC0415
-
-        return is_passing(error)
 
     def _files_of(self, result: JobResult) -> str:
         """Return where the log-in node finds the files of a job."""

@@ -36,7 +36,7 @@ from airflow_provider_csc.operators._checks import (
 )
 from airflow_provider_csc.operators._config import ConfiguredOperator, keep_config
 from airflow_provider_csc.operators._costs import CostingOperator
-from airflow_provider_csc.operators._killable import name_task
+from airflow_provider_csc.parking import name_task, remembered
 from airflow_provider_csc.slurm.sources import (
     TEMPLATE_EXTENSIONS,
     check_template_file,
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from airflow_provider_csc.slurm.submission import Submission
     from airflow_provider_csc.staging.declarations import Entry
     from airflow_provider_csc.staging.plan import Staging
-    from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
+    from airflow_provider_csc.triggers.slurm import SlurmJobTrigger
 
 
 class SlurmSubmitOperator(ConfiguredOperator, CostingOperator):
@@ -404,12 +404,8 @@ class SlurmSubmitOperator(ConfiguredOperator, CostingOperator):
         self._configure(context)
         if self.is_dry_run:
             return self._test_only(context)
-        limit = self.execution_timeout
-        # defer(timeout=...) would expire without anybody cancelling the job.
-        deadline = time.time() + limit.total_seconds() if limit else None
-        return self._run(
-            context, replace(_remembered(), deadline=deadline, changes=self._learn(context))
-        )
+        attempt = self._begin()
+        return self._run(context, replace(attempt, changes=self._learn(context)))
 
     def _test_only(self, context: Context) -> dict[str, Any]:
         """Say what is in the job's way, and return what sbatch expects of it."""
@@ -417,7 +413,7 @@ class SlurmSubmitOperator(ConfiguredOperator, CostingOperator):
         from airflow_provider_csc.slurm.plan import check_spec  # noqa: PLC0415
         from airflow_provider_csc.slurm.preflight import to_value  # noqa: PLC0415
 
-        attempt = _remembered()
+        attempt = remembered()
         try:
             spec = self._build_spec(attempt)
             check_spec(spec)
@@ -428,23 +424,15 @@ class SlurmSubmitOperator(ConfiguredOperator, CostingOperator):
             raise AirflowFailException(error.message) from error
         return to_value(found, asked)
 
-    def execute_again(
-        self, context: Context, event: dict[str, Any], attempt: dict[str, Any]
-    ) -> Any:
-        """Go on with a submission that had to wait until the site answered."""
-        known = _remembered(attempt)
-        self._check_waited(context, event, known)
-        return self._run(context, known.resumed())
-
     def execute_linked(
         self, context: Context, event: dict[str, Any], attempt: dict[str, Any]
     ) -> Any:
         """Go on when the jobs are known that this one is to depend on."""
-        return self._run(context, self._link(event, _remembered(attempt)))
+        return self._run(context, self._link(event, remembered(attempt)))
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Take up the trigger's event: return the result, or do what the failure asks for."""
-        attempt = _remembered(event.get("attempt"))
+        attempt = remembered(event.get("attempt"))
         if "submission" in event:
             self._note_submission(context, attempt, **event["submission"])
         elif "results" not in event:
@@ -470,7 +458,7 @@ class SlurmSubmitOperator(ConfiguredOperator, CostingOperator):
         from airflow_provider_csc.slurm.result import JobResult  # noqa: PLC0415
 
         known = JobResult.from_payload(result)
-        return self._deliver_again(context, event, known, _remembered(attempt))
+        return self._deliver_again(context, event, known, remembered(attempt))
 
     def _run(self, context: Context, attempt: Attempt) -> Any:
         """Submit one job and wait for it."""
@@ -571,7 +559,7 @@ class SlurmSubmitOperator(ConfiguredOperator, CostingOperator):
         """Return what earlier tries found out, unless the author asks for something else now."""
         from airflow_provider_csc.operators._task_state import recall_changes  # noqa: PLC0415
 
-        identity = self._identify(context, _remembered())
+        identity = self._identify(context, remembered())
         is_retry = self.on_failure is not None and identity.try_number > identity.first_try
         changes = recall_changes(context, self._asked_for) if is_retry else {}
         if changes:
@@ -758,26 +746,6 @@ class SlurmSubmitOperator(ConfiguredOperator, CostingOperator):
         )
         return self._wait_by(context, attempt, trigger)
 
-    def _wait_for_site(self, context: Context, attempt: Attempt, error: CscError) -> Attempt:
-        pause = None
-        # The site may be well, and only the fate of a submission be open, or the store be away.
-        if isinstance(error, (SubmitUnknownError, SiteUnavailableError, AllasError)):
-            pause, attempt = attempt.pause_seconds, attempt.left_open()
-        trigger = self._build_site_trigger(context, attempt, reason=error.message, pause=pause)
-        return self._wait_by(context, attempt, trigger)
-
-    def _wait_by(self, context: Context, attempt: Attempt, trigger: SlurmSiteTrigger) -> Attempt:
-        """Wait, and return the attempt as it goes on."""
-        if self.deferrable:
-            kwargs = {"attempt": attempt.to_payload()}
-            self._hand_over(context, trigger, self.execute_again.__name__, kwargs)
-        from airflow_provider_csc.hooks.slurm import SlurmHook  # noqa: PLC0415
-        from airflow_provider_csc.sync import run_sync  # noqa: PLC0415
-
-        settings = SlurmHook(self.slurm_conn_id).get_settings()
-        self._check_waited(context, run_sync(trigger.wait(settings, self.log)), attempt)
-        return attempt.resumed()
-
     def _check_waited(self, context: Context, event: dict[str, Any], attempt: Attempt) -> None:
         if event["status"] == "deadline":
             # Airflow calls on_kill then, which sees to it that no job comes of the submission.
@@ -794,6 +762,7 @@ class SlurmSubmitOperator(ConfiguredOperator, CostingOperator):
         attempt = self._price_after(context, result, attempt)
         if result.array is not None:
             return self._conclude_array(context, result, attempt)
+        self._undone_uploads = list(attempt.uploads)
         try:
             problem = self._stage_after(result, self._staging)
         except CscError as error:
@@ -816,18 +785,12 @@ class SlurmSubmitOperator(ConfiguredOperator, CostingOperator):
     ) -> Any:
         """Wait for a site or a store that is away, of which the job's outputs are in need."""
         reason = f"the outputs of job {result.job_id} cannot be delivered yet. {error.message}"
-        following = attempt.left_open()
+        following = replace(attempt.left_open(), uploads=tuple(self._undone_uploads))
         trigger = self._build_site_trigger(
             context, following, reason=reason, pause=attempt.pause_seconds
         )
-        if self.deferrable:
-            kwargs = {"attempt": following.to_payload(), "result": result.to_payload()}
-            self._hand_over(context, trigger, self.execute_delivery.__name__, kwargs)
-        from airflow_provider_csc.hooks.slurm import SlurmHook  # noqa: PLC0415
-        from airflow_provider_csc.sync import run_sync  # noqa: PLC0415
-
-        settings = SlurmHook(self.slurm_conn_id).get_settings()
-        event = run_sync(trigger.wait(settings, self.log))
+        kwargs = {"attempt": following.to_payload(), "result": result.to_payload()}
+        event = self._park(context, trigger, self.execute_delivery.__name__, kwargs)
         return self._deliver_again(context, event, result, following)
 
     def _deliver_again(
@@ -996,7 +959,7 @@ class SlurmSubmitOperator(ConfiguredOperator, CostingOperator):
         )
 
     def _name_instance(self, context: Context) -> str:
-        return self._identify(context, _remembered()).key
+        return self._identify(context, remembered()).key
 
     def _build_trigger(
         self, context: Context, submission: Submission, attempt: Attempt
@@ -1032,22 +995,6 @@ class SlurmSubmitOperator(ConfiguredOperator, CostingOperator):
             "cancel_held": self.cancel_held,
         }
 
-    def _build_site_trigger(
-        self, context: Context, attempt: Attempt, *, reason: str, pause: float | None
-    ) -> SlurmSiteTrigger:
-        from airflow_provider_csc.triggers.slurm import SlurmSiteTrigger  # noqa: PLC0415
-
-        return SlurmSiteTrigger(
-            slurm_conn_id=self.slurm_conn_id,
-            deadline=attempt.deadline,
-            reason=reason,
-            poll_interval=self.poll_interval,
-            token=self._identity.token if self._identity else None,
-            identity=self._identity.to_json() if self._identity else None,
-            task_key=name_task(context),
-            not_before=None if pause is None else time.time() + pause,
-        )
-
 
 def _plain_resources(given: Resources | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """Return what templates can be filled in in, and Airflow shows as JSON."""
@@ -1073,14 +1020,6 @@ def _signal_of(asked: Sequence[str]) -> str | None:
 
     signal = read_arguments(asked).get("signal")
     return signal if isinstance(signal, str) else None
-
-
-def _remembered(payload: Mapping[str, Any] | None = None) -> Attempt:
-    """Return what a try remembers of itself; without a payload, that it begins."""
-    # Like all that is only needed where a task runs it is not loaded where a DAG is parsed.
-    from airflow_provider_csc.slurm.attempt import Attempt  # noqa: PLC0415
-
-    return Attempt.from_payload(payload)
 
 
 def _known_array(payload: Mapping[str, Any] | None) -> ArrayAttempt:

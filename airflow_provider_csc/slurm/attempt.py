@@ -48,6 +48,9 @@ class Attempt:
     billing units of each job of the try that has ended: their number, and whether it is what the
     job cost (1) or only what it can have cost at the most (0); None is not known at all.
 
+    ``uploads`` were begun in an object store that was away when they were to be aborted: bucket,
+    key and upload_id of each.
+
     Running tasks hold it: never rename, add only with a default.
     """
 
@@ -66,11 +69,17 @@ class Attempt:
     array: Mapping[str, Any] | None = None
     site: str | None = None
     costs: Mapping[str, Sequence[float] | None] = field(default_factory=dict)
+    uploads: tuple[Mapping[str, str], ...] = ()
 
     @property
     def is_resumed(self) -> bool:
         """Whether the try had to wait before, so that it may have submitted already."""
         return self.waits > 0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long it is until ``execution_timeout`` is reached; None where there is none."""
+        return None if self.deadline is None else max(self.deadline - time.time(), 0.0)
 
     @property
     def pause_seconds(self) -> float:

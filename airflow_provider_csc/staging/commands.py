@@ -167,11 +167,12 @@ stage() {
 place base "$base"
 place work "$work"
 control=
+# Also where nobody reads the answer any more, which ends this with SIGPIPE.
+trap '[ -z "$control" ] || rm -rf -- "$control"' EXIT
 if ask prepare prepare; then
   control=$answer
   ask stage stage
   ask receipts cat -- "$control/staging.receipts"
-  rm -rf -- "$control"
 fi
 """
 

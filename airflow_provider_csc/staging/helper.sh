@@ -125,11 +125,13 @@ give_up() {
   return 1
 }
 # may_pass: whether the store was away, or said to come later. No way to it (curl's 5 to 7), no
-# answer in time (28, 52) and a connection that broke (16, 18, 55, 56, 92) are no refusal.
+# answer in time (28, 52) and a connection that broke (16, 18, 55, 56, 92) are no refusal, nor where
+# an answer had begun.
 may_pass() {
   case ${http-} in
     408 | 429 | 5*) ;;
-    000) case ${curled-} in 5 | 6 | 7 | 16 | 18 | 28 | 52 | 55 | 56 | 92) ;; *) return 1 ;; esac ;;
+    000 | 1* | 2*)
+      case ${curled-} in 5 | 6 | 7 | 16 | 18 | 28 | 52 | 55 | 56 | 92) ;; *) return 1 ;; esac ;;
     *) return 1 ;;
   esac
 }

@@ -104,7 +104,7 @@ def issue(store: Store, staging: Staging, epoch: str, left: int | None) -> Issue
         for number, declared in enumerate(staging.outputs):
             puts.append(_make_put(store, declared, seconds, number, uploads))
     except BaseException:
-        _abort(store, staging.outputs, uploads)
+        abort_uploads(store, begun_for(staging.outputs, {"uploads": uploads}))
         raise
     return Issued(
         manifest=render_manifest(
@@ -197,7 +197,8 @@ def issue_puts(
             url = store.presign("put_object", *at, seconds)
             puts.append(Put(declared=declared, url=url, part_urls=parts))
     except BaseException:
-        _abort(store, [declared for declared, _ in files], uploads)
+        outputs = [declared for declared, _ in files]
+        abort_uploads(store, begun_for(outputs, {"uploads": uploads}))
         raise
     return Issued(
         manifest=render_manifest(epoch, puts=puts, manner=manner),
@@ -292,7 +293,7 @@ def settle(
     uploads: Mapping[str, str] = (record or {}).get("uploads", {})
     is_same = record is None or record.get("epoch") == receipts.epoch
     if not is_wanted or not is_same:
-        _abort(store, outputs, uploads)
+        withdraw(store, outputs, record)
         return [declared.path or "./" for declared in outputs] if is_wanted else []
     absent = []
     try:
@@ -305,13 +306,13 @@ def settle(
             else:
                 _complete(store, declared, sent, uploads.get(str(number)))
     finally:
-        _abort(store, outputs, uploads)
+        withdraw(store, outputs, record)
     return absent
 
 
 def withdraw(store: Store, outputs: Sequence[Declared], record: Mapping[str, Any] | None) -> None:
     """Undo what was begun for the outputs of a job."""
-    _abort(store, outputs, (record or {}).get("uploads", {}))
+    abort_uploads(store, begun_for(outputs, record))
 
 
 def _complete(store: Store, declared: Declared, sent: Sent, upload_id: str | None) -> None:
@@ -354,15 +355,25 @@ def _other(declared: Declared, path: str) -> ChecksumError:
     )
 
 
-def _abort(store: Store, outputs: Sequence[Declared], uploads: Mapping[str, str]) -> None:
+def begun_for(
+    outputs: Sequence[Declared], record: Mapping[str, Any] | None
+) -> list[dict[str, str]]:
+    """Return the uploads that were begun for the outputs of a job, as plain JSON."""
+    uploads: Mapping[str, str] = (record or {}).get("uploads", {})
+    return [
+        {"bucket": name.bucket, "key": name.key, "upload_id": upload_id}
+        for number, upload_id in uploads.items()
+        if int(number) < len(outputs)
+        for name in [outputs[int(number)].name]
+    ]
+
+
+def abort_uploads(store: Store, uploads: Iterable[Mapping[str, str]]) -> None:
     """Abort what is left of uploads; one that was completed, or aborted, is none any more."""
     problem: AllasError | None = None
-    for number, upload_id in uploads.items():
-        name = outputs[int(number)].name if int(number) < len(outputs) else None
-        if name is None:
-            continue
+    for each in uploads:
         try:
-            store.abort_upload(name.bucket, name.key, upload_id)
+            store.abort_upload(**each)
         except RequestError as error:
             if error.status != 404:  # noqa: PLR2004 - the bucket is gone, and its uploads with it
                 problem = error

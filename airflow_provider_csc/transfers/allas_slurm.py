@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import posixpath
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, conf
 
-from airflow_provider_csc.errors import ConfigError
+from airflow_provider_csc.errors import AllasError, ConfigError, CscError, TransportError
 from airflow_provider_csc.hooks._lineage import assets_of
 from airflow_provider_csc.notation import NotationError
+from airflow_provider_csc.parking import ParkingOperator
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from airflow.providers.openlineage.extractors import (  # pyright: ignore[reportMissingImports]
         OperatorLineage,
@@ -20,11 +22,17 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_provider_csc.hooks._login_staging import LoginStaging
+    from airflow_provider_csc.slurm.attempt import Attempt
     from airflow_provider_csc.staging.receipts import Moved
 
+_TOO_LATE = (
+    "execution_timeout is reached, and not all files were moved; see above for what was waited "
+    "for. What is whole stays where it is."
+)
 
-class _ByLogin(BaseOperator):
-    """What both directions share."""
+
+class _ByLogin(ParkingOperator):
+    """What both directions share: a site or a store that is away is waited for."""
 
     template_fields: Collection[str] = (
         "source", "destination", "include", "exclude", "slurm_conn_id", "allas_conn_id",
@@ -40,6 +48,7 @@ class _ByLogin(BaseOperator):
         exclude: Sequence[str] | None = None,
         slurm_conn_id: str = "slurm_default",
         allas_conn_id: str = "allas_default",
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -49,35 +58,71 @@ class _ByLogin(BaseOperator):
         self.exclude = exclude
         self.slurm_conn_id = slurm_conn_id
         self.allas_conn_id = allas_conn_id
+        self.deferrable = deferrable
         self.inlets += assets_of([source])
         self.outlets += assets_of([destination])
 
-    def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002
+    def execute(self, context: Context) -> dict[str, Any]:
         """Move the files; return figures (see the class)."""
+        return self._run(context, self._begin())
+
+    def _run(self, context: Context, attempt: Attempt) -> dict[str, Any]:
+        while True:
+            undone = list(attempt.uploads)
+            try:
+                moved = self._move(attempt, undone)
+            except (NotationError, ConfigError) as error:
+                raise AirflowFailException(f"{self.task_id}: {error}") from error
+            except (TransportError, AllasError) as error:
+                if not self._is_away(error):
+                    raise
+                attempt = replace(attempt, uploads=tuple(undone))
+                attempt = self._wait_for_site(context, attempt, error)
+            else:
+                return {
+                    "source": self.source,
+                    "destination": self.destination,
+                    "transferred": moved.count,
+                    "bytes": moved.size,
+                    "seconds": moved.seconds,
+                }
+
+    def _move(self, attempt: Attempt, undone: list[Mapping[str, str]]) -> Moved:
+        import asyncio  # noqa: PLC0415
+
         from airflow_provider_csc.hooks._login_staging import LoginStaging  # noqa: PLC0415
         from airflow_provider_csc.hooks.allas import AllasHook  # noqa: PLC0415
         from airflow_provider_csc.hooks.slurm import SlurmHook, open_client  # noqa: PLC0415
         from airflow_provider_csc.sync import run_sync  # noqa: PLC0415
 
-        try:
-            move = self._plan()
-            settings = SlurmHook(self.slurm_conn_id).get_settings()
-            store = AllasHook(self.allas_conn_id).get_store()
+        move = self._plan()
+        settings = SlurmHook(self.slurm_conn_id).get_settings()
+        store = AllasHook(self.allas_conn_id).get_store()
 
-            async def work() -> Moved:
-                async with open_client(settings) as client:
-                    return await move(LoginStaging(client, store, settings.work_dir, self.log))
+        async def work() -> Moved | None:
+            # Airflow gives a task that was deferred all of its execution_timeout once more.
+            limit = asyncio.timeout(attempt.seconds_left)
+            try:
+                async with limit, open_client(settings) as client:
+                    staging = LoginStaging(client, store, settings.work_dir, self.log, undone)
+                    return await move(staging)
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                return None
 
-            moved = run_sync(work())
-        except (NotationError, ConfigError) as error:
-            raise AirflowFailException(f"{self.task_id}: {error}") from error
-        return {
-            "source": self.source,
-            "destination": self.destination,
-            "transferred": moved.count,
-            "bytes": moved.size,
-            "seconds": moved.seconds,
-        }
+        moved = run_sync(work())
+        if moved is None:
+            raise AirflowTaskTimeout(_TOO_LATE)
+        return moved
+
+    def _is_away(self, error: CscError) -> bool:
+        """Whether a site or a store is to be waited for; some will not come, however long."""
+        return self._may_pass(error) and not error.details.get("is_lasting")
+
+    def _check_waited(self, context: Context, event: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG002
+        if event["status"] == "deadline":
+            raise AirflowTaskTimeout(_TOO_LATE)
 
     def get_openlineage_facets_on_complete(self, _task_instance: object) -> OperatorLineage:
         """Tell OpenLineage what was read and written, templates filled in."""
@@ -101,9 +146,10 @@ class AllasToSlurmOperator(_ByLogin):
     The log-in node reads them by presigned URLs, several at a time; a file appears under its name
     when its checksum is that of the store, and what is there already with the same content is not
     read again. For a job that needs files, `SlurmSubmitOperator`'s ``inputs`` are quicker, and
-    spare the log-in node.
+    spare the log-in node. A site or a store that is away is waited for, which uses up no retry.
 
-    Returns ``{"source", "destination", "transferred", "bytes", "seconds"}`` of what was read.
+    Returns ``{"source", "destination", "transferred", "bytes", "seconds"}`` of what was read; where
+    that had to wait in between, since the last time.
 
     :param source: ``s3://bucket/key``, or ``s3://bucket/prefix/`` for all below it. (templated)
     :param destination: absolute path on the cluster, or one below ``~/``: of a file, or with a
@@ -113,6 +159,8 @@ class AllasToSlurmOperator(_ByLogin):
     :param exclude: patterns of objects that are not meant. (templated)
     :param slurm_conn_id: connection to the cluster. (templated)
     :param allas_conn_id: connection to the store. (templated)
+    :param deferrable: wait for what is away in the triggerer (True) or in the worker (False). While
+        files move the task is in the worker.
     """
 
     def _plan(self) -> Callable[[LoginStaging], Awaitable[Moved]]:
@@ -145,7 +193,8 @@ class SlurmToAllasOperator(_ByLogin):
 
     The log-in node sends them by presigned URLs, several at a time; an object appears when it is
     whole, and its checksum is compared with the file's. Symbolic links are followed. For what a job
-    writes, `SlurmSubmitOperator`'s ``outputs`` are quicker, and spare the log-in node.
+    writes, `SlurmSubmitOperator`'s ``outputs`` are quicker, and spare the log-in node. A site or a
+    store that is away is waited for, which uses up no retry; all files are sent again then.
 
     Returns ``{"source", "destination", "transferred", "bytes", "seconds"}`` of what was sent.
 
@@ -158,6 +207,8 @@ class SlurmToAllasOperator(_ByLogin):
     :param exclude: patterns of files that are not meant. (templated)
     :param slurm_conn_id: connection to the cluster. (templated)
     :param allas_conn_id: connection to the store. (templated)
+    :param deferrable: wait for what is away in the triggerer (True) or in the worker (False). While
+        files move the task is in the worker.
     """
 
     def _plan(self) -> Callable[[LoginStaging], Awaitable[Moved]]:

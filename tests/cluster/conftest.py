@@ -7,23 +7,26 @@ import os
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import pytest
 import structlog
 
 from airflow_provider_csc.allas import parts
 from airflow_provider_csc.hooks.allas import AllasHook
-from airflow_provider_csc.store import download, engine, upload
+from airflow_provider_csc.store import download, engine, unpack, upload
 from tests.support.bad_input import build_connection
 from tests.support.byte_proxy import ByteProxy
-from tests.support.rgw import unfinished
-from tests.support.transfers import PART
+from tests.support.fault_table import FaultWatch
+from tests.support.own_servers import OwnGateway
+from tests.support.rgw import RgwUser, address_of, rgw_user, unfinished
+from tests.support.transfers import MIB, PART
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 DEFAULT_DIR = "/var/lib/csc-cluster"
+# So that small requests to a store that is away are not repeated for ten seconds.
+IMPATIENT = {"retries": {"total_max_attempts": 2}}
 
 
 @pytest.fixture(scope="session")
@@ -64,6 +67,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (parts, download):
         monkeypatch.setattr(module, "PART_BYTES", PART)
     monkeypatch.setattr(upload, "SINGLE_BYTES", PART)
+    monkeypatch.setattr(unpack, "_SPAN_BYTES", MIB)
     monkeypatch.setattr(engine, "_LONGEST_PAUSE", 1.0)
 
 
@@ -109,10 +113,39 @@ def bucket(client: Any) -> Iterator[str]:
 @pytest.fixture
 def proxy(cluster: dict[str, Any], connect: Callable[..., str]) -> Iterator[ByteProxy]:
     """The way to the store, which ``allas_default`` takes; `direct` does not."""
-    url = urlsplit(cluster["s3_endpoint_url"])
-    with ByteProxy((url.hostname or "", url.port or 0)) as between:
+    with ByteProxy(address_of(cluster)) as between:
         connect(url=between.url)
         yield between
+
+
+@pytest.fixture
+def fault(client: Any, bucket: str, tmp_path: Path) -> Iterator[FaultWatch]:
+    """Who looks at what a fault leaves, and nothing may be left at the end."""
+    rows = os.environ.get("FAULT_ROWS")
+    watch = FaultWatch(
+        client=client, bucket=bucket, directory=tmp_path, rows=Path(rows) if rows else None
+    )
+    yield watch
+    watch.check_nothing_is_left()
+
+
+@pytest.fixture
+def user(cluster: dict[str, Any]) -> Iterator[RgwUser]:
+    """A user of the test's own, whose keys and limits it may change."""
+    with rgw_user(cluster) as user:
+        yield user
+
+
+@pytest.fixture
+def gateway(
+    cluster: dict[str, Any],
+    connect: Callable[..., str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[OwnGateway]:
+    """What ``allas_default`` reaches, and only this test; small requests are soon given up."""
+    with OwnGateway(cluster, tmp_path_factory.mktemp("gateway") / "log") as gateway:
+        connect(extra={"endpoint_url": gateway.url, "config_kwargs": IMPATIENT})
+        yield gateway
 
 
 # Of Slurm.

@@ -24,6 +24,7 @@ from botocore.exceptions import ClientError
 from airflow_provider_csc.hooks.allas import AllasHook
 from tests.support.clock import set_clock
 from tests.support.tls import serve_tls
+from tests.support.transfers import ODD_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,18 +37,9 @@ MIB = 1024**2
 
 KEYS = [
     "plain.txt",
-    "deep/er/est.txt",
-    "with space.txt",
-    "åäö/šž.txt",
-    "rocket 🚀.bin",
-    "plus+and&equals=question?.txt",
-    "percent%20and#hash.txt",
-    "-leading-dash",
-    "quote'\"`$(id).txt",
-    "back\\slash",
+    *ODD_NAMES,
     "trailing/",
     "double//slash",
-    "tilde~star*[x].txt",
     # S3 allows 1024 bytes; the cluster's OSD (osd_max_object_name_len, which counts Ceph's own
     # prefix) answers 500 from about 975 on.
     "k" * 900,

@@ -9,8 +9,8 @@ from __future__ import annotations
 import datetime as dt
 import os
 import subprocess
+import tarfile
 import threading
-import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,116 +30,39 @@ from airflow_provider_csc.errors import (
 )
 from airflow_provider_csc.hooks.allas import AllasHook
 from airflow_provider_csc.store import engine
-from airflow_provider_csc.transfers.allas import AllasToLocalOperator, LocalToAllasOperator
+from tests.cluster.conftest import IMPATIENT
+from tests.support.archives import archive_of, member
 from tests.support.clock import set_clock
-from tests.support.fault_table import FaultWatch
-from tests.support.own_gateway import OwnGateway
-from tests.support.rgw import RgwUser, rgw_user
-from tests.support.run_transfer import start_transfer
-from tests.support.transfers import LARGE, MIB, PART, content, copy, fetch, send
+from tests.support.journeys import SIZE, FileJourney, Journey, TreeJourney
+from tests.support.transfers import (
+    LARGE,
+    MIB,
+    PART,
+    content,
+    copy,
+    fetch,
+    fill,
+    noise,
+    read,
+    send,
+    unpack,
+)
+from tests.support.waiting import as_soon_as, unless_it_hangs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.support.byte_proxy import ByteProxy
-    from tests.support.fault_table import Kept
+    from tests.support.fault_table import FaultWatch
+    from tests.support.own_servers import OwnGateway
+    from tests.support.rgw import RgwUser
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("small_parts")]
 
-ROWS = os.environ.get("FAULT_ROWS")
-SIZE = 60 * MIB
 # So many are listed for the table; it takes minutes to make them.
-LISTED = 50_000 if ROWS else 2_500
-# What a transfer leaves that cannot reach the store at its end.
-KEPT: dict[str, Kept] = {"up": "upload", "down": "files"}
-# So that small requests to a store that is away are not repeated for ten seconds.
-IMPATIENT = {"retries": {"total_max_attempts": 2}}
+LISTED = 50_000 if "FAULT_ROWS" in os.environ else 2_500
 BOTH_WAYS = pytest.mark.parametrize("direction", ["up", "down"])
-
-
-@pytest.fixture
-def fault(client: Any, bucket: str, tmp_path: Path) -> Iterator[FaultWatch]:
-    watch = FaultWatch(
-        client=client, bucket=bucket, directory=tmp_path, rows=Path(ROWS) if ROWS else None
-    )
-    yield watch
-    watch.check_nothing_is_left()
-
-
-@pytest.fixture
-def user(cluster: dict[str, Any]) -> Iterator[RgwUser]:
-    """A user of the test's own, whose keys and limits it may change."""
-    with rgw_user(cluster) as user:
-        yield user
-
-
-@pytest.fixture
-def gateway(
-    cluster: dict[str, Any],
-    connect: Callable[..., str],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[OwnGateway]:
-    """What ``allas_default`` reaches, and only this test."""
-    with OwnGateway(cluster, tmp_path_factory.mktemp("gateway") / "log") as gateway:
-        connect(extra={"endpoint_url": gateway.url, "config_kwargs": IMPATIENT})
-        yield gateway
-
-
-class Journey:
-    """One file on its way to the store ("up") or from it ("down")."""
-
-    def __init__(self, direction: str, fault: FaultWatch, size: int = SIZE) -> None:
-        self.data = content(size)
-        self.said = "sent" if direction == "up" else "read"
-        self.source, self.target = fault.directory / "source", fault.directory / "target"
-        self.uri = f"s3://{fault.bucket}/k"
-        self._is_up = direction == "up"
-        self.source.write_bytes(self.data)
-        if not self._is_up:
-            parts = TransferConfig(multipart_threshold=PART + 1, multipart_chunksize=PART)
-            fault.client.upload_file(str(self.source), fault.bucket, "k", Config=parts)
-        self.whole = {self.uri if self._is_up else str(self.target): self.data}
-
-    def go(self, **arguments: Any) -> dict[str, Any]:
-        if self._is_up:
-            return send(self.source, self.uri, **arguments)
-        return fetch(self.uri, self.target, **arguments)
-
-
-def at_byte(proxy: ByteProxy, direction: str, at: int, act: Callable[[], object]) -> None:
-    """Do something once, when byte ``at`` is about to pass; all bytes wait for it."""
-    lock, begun = threading.Lock(), threading.Event()
-    began = proxy.passed[direction]
-
-    def look(going: str, size: int) -> None:
-        with lock:
-            is_there = going == direction and proxy.passed[direction] - began + size > at
-            if is_there and not begun.is_set():
-                begun.set()
-                act()
-
-    proxy.on_bytes = look
-
-
-def go_away(proxy: ByteProxy) -> None:
-    """Cut all connections, and take no new ones."""
-    proxy.is_refusing = True
-    threading.Thread(target=proxy.cut_all).start()
-
-
-def as_soon_as(condition: Callable[[], object], act: Callable[[], object]) -> threading.Thread:
-    """Do something in a thread when a condition is true."""
-
-    def wait() -> None:
-        end = time.monotonic() + 60
-        while not condition():
-            assert time.monotonic() < end
-            time.sleep(0.02)
-        act()
-
-    thread = threading.Thread(target=wait)
-    thread.start()
-    return thread
+BOTH_KINDS = pytest.mark.parametrize("kind", [FileJourney, TreeJourney], ids=["file", "tree"])
 
 
 # ---- keys, clocks, rights, names ----
@@ -177,6 +100,7 @@ def test_a_wrong_key_is_told_once_with_its_remedy(
 
 
 @BOTH_WAYS
+@BOTH_KINDS
 def test_a_transfer_whose_key_expires_goes_on_with_the_next_key(
     direction: str,
     cluster: dict[str, Any],
@@ -184,6 +108,7 @@ def test_a_transfer_whose_key_expires_goes_on_with_the_next_key(
     proxy: ByteProxy,
     user: RgwUser,
     fault: FaultWatch,
+    kind: type[Journey],
 ) -> None:
     """Ceph itself knows no time at which a key ends; where keys expire, they are removed."""
     second = user.add_key()
@@ -192,27 +117,27 @@ def test_a_transfer_whose_key_expires_goes_on_with_the_next_key(
     fault.client = AllasHook("direct").get_conn()
     fault.bucket = f"transfer-{uuid.uuid4().hex[:12]}"
     fault.client.create_bucket(Bucket=fault.bucket)
-    journey = Journey(direction, fault)
-    fault.watch(f"the key expires while a file is {journey.said}", journey.whole)
-    at_byte(proxy, direction, 22 * MIB, user.remove_key)
+    journey = kind(direction, fault, "the key expires while {it} is {said}")
+    proxy.at_byte(direction, 22 * MIB, user.remove_key)
     fault.fails(
         lambda: journey.go(max_workers=2),
         AllasError,
         "InvalidAccessKeyId",
         "does not know this access key",
         "Check that",
-        keeps=KEPT[direction],
+        keeps=journey.kept[direction],
     )
     connect(**second.as_connection(proxy.url))
-    fault.retries(journey.go, continues=True)
+    fault.retries(journey.go, continues=journey.continues())
 
 
 @BOTH_WAYS
 def test_a_clock_that_is_off_is_told_from_a_wrong_key(
     direction: str, fault: FaultWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    journey = Journey(direction, fault, LARGE)
-    fault.watch(f"this machine's clock is an hour behind; a file is {journey.said}", journey.whole)
+    journey = FileJourney(
+        direction, fault, "this machine's clock is an hour behind; a file is {said}", LARGE
+    )
 
     def go() -> None:
         with monkeypatch.context() as patch:
@@ -227,15 +152,13 @@ def test_a_clock_that_is_off_is_told_from_a_wrong_key(
 def test_a_clock_that_jumps_during_a_transfer_costs_no_part_that_is_there(
     direction: str, proxy: ByteProxy, fault: FaultWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    journey = Journey(direction, fault)
-    fault.watch(
-        f"this machine's clock jumps two hours ahead while a file is {journey.said}",
-        journey.whole,
+    journey = FileJourney(
+        direction, fault, "this machine's clock jumps two hours ahead while a file is {said}"
     )
 
     def go() -> None:
         with monkeypatch.context() as patch:
-            at_byte(proxy, direction, 22 * MIB, lambda: set_clock(patch, dt.timedelta(hours=2)))
+            proxy.at_byte(direction, 22 * MIB, lambda: set_clock(patch, dt.timedelta(hours=2)))
             journey.go(max_workers=2)
 
     fault.fails(
@@ -243,23 +166,22 @@ def test_a_clock_that_jumps_during_a_transfer_costs_no_part_that_is_there(
         AllasError,
         "RequestTimeTooSkewed",
         "Set this machine's clock",
-        keeps=KEPT[direction],
+        keeps=journey.kept[direction],
     )
     fault.retries(journey.go, continues=True)
 
 
 @BOTH_WAYS
-@pytest.mark.parametrize("kind", ["of another project", "that does not exist"])
+@pytest.mark.parametrize("whose", ["of another project", "that does not exist"])
 def test_a_bucket_of_somebody_else_is_told_from_none(
     direction: str,
-    kind: str,
+    whose: str,
     cluster: dict[str, Any],
     connect: Callable[..., str],
     fault: FaultWatch,
 ) -> None:
-    journey = Journey(direction, fault, LARGE)
-    fault.watch(f"a bucket {kind}; a file is {journey.said}", journey.whole)
-    if kind == "of another project":
+    journey = FileJourney(direction, fault, f"a bucket {whose}; a file is {{said}}", LARGE)
+    if whose == "of another project":
         bob = cluster["users"]["bob"]
         connect(login=bob["s3_access_key"], password=bob["s3_secret_key"])
         fault.fails(journey.go, AllasError, "AccessDenied", "another project", "Check that")
@@ -315,8 +237,7 @@ def limited(
 def test_a_quota_that_ends_an_upload_in_parts_gets_its_space_back(
     limited: RgwUser, fault: FaultWatch
 ) -> None:
-    journey = Journey("up", fault)
-    fault.watch("the project's space is used up while a file is sent", journey.whole)
+    journey = FileJourney("up", fault, "the project's space is used up while a file is sent")
     limited.limit("user", max_size=20 * MIB)
     fault.fails(
         lambda: journey.go(max_workers=2),
@@ -355,7 +276,7 @@ def test_a_quota_of_objects_lets_whole_ones_stay(
 def test_a_copy_into_a_full_project_leaves_no_upload(
     limited: RgwUser, fault: FaultWatch, connect: Callable[..., str]
 ) -> None:
-    journey = Journey("down", fault)
+    journey = FileJourney("down", fault, None)
     connect("elsewhere", **limited.as_connection(fault.client.meta.endpoint_url))
     target = f"s3://{fault.bucket}/copy"
     fault.watch("the project's space is used up while an object is copied", {target: journey.data})
@@ -373,7 +294,9 @@ def test_a_copy_into_a_full_project_leaves_no_upload(
 # ---- the store goes away ----
 
 
+@BOTH_KINDS
 def test_a_gateway_that_is_killed_and_comes_back_costs_the_parts_under_way(
+    kind: type[Journey],
     gateway: OwnGateway,
     connect: Callable[..., str],
     fault: FaultWatch,
@@ -381,64 +304,59 @@ def test_a_gateway_that_is_killed_and_comes_back_costs_the_parts_under_way(
 ) -> None:
     # As long as with the pauses that are usual, half a minute, in which a gateway surely starts.
     monkeypatch.setattr(engine, "ATTEMPTS", 60)
-    journey = Journey("up", fault)
+    journey = kind(
+        "up",
+        fault,
+        "the gateway is killed (SIGKILL) in the middle of a part of {it} that is {said}, and "
+        "started again",
+    )
     with gateway.behind_proxy() as proxy:
         connect(url=proxy.url)
-        fault.watch(
-            "the gateway is killed (SIGKILL) in the middle of a part that is sent, and started "
-            "again",
-            journey.whole,
-        )
 
         def restart() -> None:
             gateway.kill()
             threading.Thread(target=gateway.start).start()
 
-        at_byte(proxy, "up", 22 * MIB, restart)
+        proxy.at_byte("up", 22 * MIB, restart)
         fault.survives(lambda: journey.go(max_workers=2), lambda: proxy.passed["up"])
     assert gateway.starts == 2
 
 
 @BOTH_WAYS
+@BOTH_KINDS
 def test_a_transfer_goes_on_when_a_killed_gateway_is_back(
-    direction: str, gateway: OwnGateway, fault: FaultWatch, tmp_path: Path
+    direction: str, kind: type[Journey], gateway: OwnGateway, fault: FaultWatch
 ) -> None:
-    journey = Journey(direction, fault)
-    fault.watch(
-        f"the gateway is killed (SIGKILL) in the middle of a part that is {journey.said}, and "
-        "stays away",
-        journey.whole,
+    journey = kind(
+        direction,
+        fault,
+        "the gateway is killed (SIGKILL) in the middle of a part of {it} that is {said}, and stays "
+        "away",
     )
-
-    def is_midway() -> bool:
-        if direction == "up":
-            return fault.look().parts >= 2
-        return any(path.stat().st_size > 60 for path in tmp_path.glob(".airflow-*.done"))
-
-    killer = as_soon_as(is_midway, gateway.kill)
+    killer = as_soon_as(lambda: journey.is_midway(fault), gateway.kill)
     fault.fails(
         lambda: journey.go(max_workers=2, bytes_per_second=20 * MIB),
         AllasError,
         "refused the connection",
         "Check host and port, and that it runs",
-        keeps=KEPT[direction],
+        keeps=journey.kept[direction],
     )
     killer.join()
     gateway.start()
-    fault.retries(journey.go, continues=True)
+    fault.retries(journey.go, continues=journey.continues())
 
 
+@BOTH_KINDS
 def test_a_store_that_is_away_for_a_while_is_waited_for(
-    proxy: ByteProxy, fault: FaultWatch
+    kind: type[Journey], proxy: ByteProxy, fault: FaultWatch
 ) -> None:
-    journey = Journey("up", fault, LARGE)
-    fault.watch("the store is away for 0.7 s while a file is sent", journey.whole)
+    journey = kind("up", fault, "the store is away for 0.7 s while {it} is {said}", LARGE)
 
     def leave() -> None:
-        go_away(proxy)
+        proxy.go_away()
         threading.Timer(0.7, lambda: setattr(proxy, "is_refusing", False)).start()
 
-    at_byte(proxy, "up", 8 * MIB, leave)
+    proxy.at_byte("up", 8 * MIB, leave)
     fault.survives(journey.go, lambda: proxy.passed["up"])
 
 
@@ -447,13 +365,15 @@ def test_a_store_that_is_away_for_a_while_is_waited_for(
 
 @pytest.mark.parametrize("at", [0, 100, 7 * MIB, 20 * MIB])
 @BOTH_WAYS
+@BOTH_KINDS
 def test_a_connection_that_is_cut_at_any_byte_is_made_anew(
-    direction: Any, at: int, proxy: ByteProxy, fault: FaultWatch
+    direction: Any, kind: type[Journey], at: int, proxy: ByteProxy, fault: FaultWatch
 ) -> None:
-    journey = Journey(direction, fault, LARGE)
-    fault.watch(
-        f"the connection that carries byte {at:,} is cut while a file is {journey.said}",
-        journey.whole,
+    journey = kind(
+        direction,
+        fault,
+        f"the connection that carries byte {at:,} is cut while {{it}} is {{said}}",
+        LARGE,
     )
     cut = proxy.add("cut", direction, at)
     fault.survives(journey.go, lambda: proxy.passed[direction])
@@ -464,12 +384,10 @@ def test_a_connection_that_is_cut_at_any_byte_is_made_anew(
 def test_a_connection_that_is_cut_again_and_again_is_given_up(
     direction: Any, proxy: ByteProxy, fault: FaultWatch
 ) -> None:
-    journey = Journey(direction, fault)
-    fault.watch(
-        f"the connection is cut again and again after 22 MiB of a file are {journey.said}",
-        journey.whole,
+    journey = FileJourney(
+        direction, fault, "the connection is cut again and again after 22 MiB of a file are {said}"
     )
-    at_byte(proxy, direction, 22 * MIB, lambda: proxy.add("cut", direction, MIB // 2, times=1000))
+    proxy.at_byte(direction, 22 * MIB, lambda: proxy.add("cut", direction, MIB // 2, times=1000))
     fault.fails(
         lambda: journey.go(max_workers=2),
         AllasError,
@@ -477,18 +395,21 @@ def test_a_connection_that_is_cut_again_and_again_is_given_up(
         "Try again",
         keeps="nothing" if direction == "up" else "files",
     )
-    proxy.faults.clear()
-    proxy.on_bytes = None
+    proxy.come_back()
     fault.retries(journey.go, continues=direction == "down")
 
 
 @BOTH_WAYS
+@BOTH_KINDS
 def test_a_connection_that_is_silent_is_made_anew(
-    direction: Any, proxy: ByteProxy, connect: Callable[..., str], fault: FaultWatch
+    direction: Any,
+    kind: type[Journey],
+    proxy: ByteProxy,
+    connect: Callable[..., str],
+    fault: FaultWatch,
 ) -> None:
     connect(extra={"endpoint_url": proxy.url, "config_kwargs": {"read_timeout": 2}})
-    journey = Journey(direction, fault, LARGE)
-    fault.watch(f"the connection falls silent while a file is {journey.said}", journey.whole)
+    journey = kind(direction, fault, "the connection falls silent while {it} is {said}", LARGE)
     hold = proxy.add("hold", direction, 12 * MIB)
     fault.survives(journey.go, lambda: proxy.passed[direction])
     assert hold.times == 0
@@ -499,13 +420,15 @@ def test_a_connection_that_is_silent_is_made_anew(
 
 @pytest.mark.parametrize("size", [MIB, LARGE])
 @BOTH_WAYS
+@BOTH_KINDS
 def test_a_byte_that_changes_on_the_way_is_noticed(
-    direction: Any, size: int, proxy: ByteProxy, fault: FaultWatch
+    direction: Any, kind: type[Journey], size: int, proxy: ByteProxy, fault: FaultWatch
 ) -> None:
-    journey = Journey(direction, fault, size)
-    fault.watch(
-        f"a bit changes on the way of a file of {size / 1e6:.0f} MB that is {journey.said}",
-        journey.whole,
+    journey = kind(
+        direction,
+        fault,
+        f"a bit changes on the way of {{it}} of {size / 1e6:.0f} MB that is {{said}}",
+        size,
     )
     # Behind all headers, and within the content.
     corrupt = proxy.add("corrupt", direction, size // 2)
@@ -521,11 +444,12 @@ def test_a_byte_that_changes_on_the_way_is_noticed(
 def test_bytes_that_change_each_time_are_never_stored(
     size: int, proxy: ByteProxy, fault: FaultWatch
 ) -> None:
-    journey = Journey("up", fault, size)
-    fault.watch(
+    journey = FileJourney(
+        "up",
+        fault,
         f"bits change each time a file of {size / 1e6:.0f} MB is sent, in "
         + ("one request" if size <= PART else "parts"),
-        journey.whole,
+        size,
     )
     # Never in the headers, which follow each other by multiples of 4 or 5 MiB.
     proxy.add("corrupt", "up", int(2.3 * MIB), times=1000)
@@ -537,18 +461,49 @@ def test_bytes_that_change_each_time_are_never_stored(
 def test_a_file_that_changes_while_it_is_sent_is_not_sent(
     proxy: ByteProxy, fault: FaultWatch
 ) -> None:
-    journey = Journey("up", fault, LARGE)
-    fault.watch("the file changes while it is sent", journey.whole)
+    journey = FileJourney("up", fault, "the file changes while it is sent", LARGE)
 
     def change() -> None:
         with journey.source.open("r+b") as file:
             file.write(b"changed")
 
-    at_byte(proxy, "up", 10 * MIB, change)
+    proxy.at_byte("up", 10 * MIB, change)
     fault.fails(
         journey.go, FileChangedError, "changed while it was sent", "Transfer it when it is complete"
     )
     journey.source.write_bytes(journey.data)
+    fault.retries(journey.go)
+
+
+def longer(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+def shorter(path: Path) -> None:
+    os.truncate(path, 20 * MIB)
+
+
+def different(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(b"changed")
+
+
+@pytest.mark.parametrize("change", [longer, shorter, different])
+def test_a_file_that_changes_while_it_is_packed_is_not_sent(
+    change: Callable[[Path], None], proxy: ByteProxy, fault: FaultWatch
+) -> None:
+    """It is held open, with its header sent, while what was read of it before goes its way."""
+    text = f"a file becomes {change.__name__} while {{it}} with it is {{said}}"
+    journey = TreeJourney("up", fault, text, 120 * MIB)
+    proxy.at_byte("up", 6 * MIB, lambda: change(journey.source / "a"))
+    fault.fails(
+        lambda: journey.go(max_workers=2, bytes_per_second=20 * MIB),
+        FileChangedError,
+        "changed while it was packed",
+        "Pack the directory when nobody writes there",
+    )
+    journey.write("a", journey.files["a"])
     fault.retries(journey.go)
 
 
@@ -562,7 +517,7 @@ def test_an_object_that_is_overwritten_while_it_is_read_is_noticed(
     def overwrite() -> None:
         fault.client.put_object(Bucket=fault.bucket, Key="k", Body=new)
 
-    at_byte(proxy, "down", 10 * MIB, overwrite)
+    proxy.at_byte("down", 10 * MIB, overwrite)
     fault.fails(
         lambda: fetch(uri, target, max_workers=1),
         ObjectChangedError,
@@ -572,12 +527,38 @@ def test_an_object_that_is_overwritten_while_it_is_read_is_noticed(
     fault.retries(lambda: fetch(uri, target))
 
 
+@pytest.mark.parametrize("there", [[], ["mine"]], ids=["new", "there"])
+def test_an_archive_that_is_overwritten_while_it_is_unpacked_is_noticed(
+    there: list[str], proxy: ByteProxy, fault: FaultWatch, tmp_path: Path
+) -> None:
+    fill(tmp_path / "target", dict.fromkeys(there, b"x"))
+    where = " into a directory that is there" if there else ", which makes its directory"
+    text = f"the object is overwritten while {{it}} is {{said}}{where}"
+    journey = TreeJourney("down", fault, text, LARGE)
+    archive = read(fault.client, fault.bucket, journey.key)
+
+    def overwrite(data: bytes) -> None:
+        fault.client.put_object(Bucket=fault.bucket, Key=journey.key, Body=data)
+
+    proxy.at_byte("down", 8 * MIB, lambda: overwrite(noise(LARGE, seed=3)))
+    fault.fails(
+        lambda: journey.go(max_workers=2),
+        ObjectChangedError,
+        "overwritten while it was read",
+        "Try again when who writes it has ended",
+    )
+    assert [path.name for path in tmp_path.glob("target/*")] == there
+    assert journey.target.exists() is bool(there)
+    overwrite(archive)
+    fault.retries(journey.go)
+
+
 def test_an_object_that_is_overwritten_while_it_is_copied_is_noticed(
     proxy: ByteProxy, fault: FaultWatch
 ) -> None:
     """Between two stores, whose bytes go through the worker."""
     uri, target = f"s3://{fault.bucket}/k", f"s3://{fault.bucket}/copy"
-    journey = Journey("down", fault)
+    journey = FileJourney("down", fault, None)
     new = content(SIZE, seed=2)
     fault.watch("the object is overwritten while it is copied to another store", {target: new})
 
@@ -586,7 +567,7 @@ def test_an_object_that_is_overwritten_while_it_is_copied_is_noticed(
         parts = TransferConfig(multipart_threshold=PART, multipart_chunksize=PART)
         fault.client.upload_file(str(journey.source), fault.bucket, "k", Config=parts)
 
-    at_byte(proxy, "down", 10 * MIB, overwrite)
+    proxy.at_byte("down", 10 * MIB, overwrite)
 
     def go() -> dict[str, Any]:
         return copy(uri, target, destination_conn_id="direct", max_workers=2)
@@ -598,88 +579,96 @@ def test_an_object_that_is_overwritten_while_it_is_copied_is_noticed(
 # ---- this machine ----
 
 
-def test_a_full_disk_leaves_what_a_retry_continues(fault: FaultWatch, tmp_path: Path) -> None:
-    journey, disk = Journey("down", fault, 40 * MIB), tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], check=True)
-    try:
-        journey.target = disk / "k"
-        fault.watch("the disk is full while a file is read", {str(disk / "k"): journey.data})
-        fault.fails(
-            lambda: journey.go(max_workers=2),
-            AllasError,
-            "No space left on device",
-            "Make room there",
-            keeps="files",
-        )
-        subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
-        fault.retries(journey.go, continues=True)
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk with room for 24 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(place)], check=True)
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "what"),
+    [
+        (FileJourney, "k", ""),
+        (TreeJourney, "k", ", which makes its directory"),
+        (TreeJourney, "", " into a directory that is there"),
+    ],
+    ids=["file", "tree", "tree into a directory"],
+)
+def test_a_full_disk_leaves_what_a_retry_continues_or_nothing(
+    kind: type[Journey], place: str, what: str, fault: FaultWatch, disk: Path
+) -> None:
+    text = f"the disk is full while {{it}} is {{said}}{what}"
+    journey = kind("down", fault, text, 40 * MIB, target=disk / place)
+    fault.fails(
+        lambda: journey.go(max_workers=2),
+        AllasError,
+        "No space left on device",
+        "Make room there",
+        keeps=journey.kept["down"],
+    )
+    if not journey.continues():
+        assert list(disk.iterdir()) == []
+    subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
+    fault.retries(journey.go, continues=journey.continues())
 
 
 @pytest.mark.parametrize("share", [0.2, 0.8])
 @BOTH_WAYS
+@BOTH_KINDS
 def test_a_killed_transfer_is_continued(
-    direction: Any, share: float, proxy: ByteProxy, fault: FaultWatch
+    direction: Any, kind: type[Journey], share: float, proxy: ByteProxy, fault: FaultWatch
 ) -> None:
-    journey = Journey(direction, fault)
-    fault.watch(
-        f"the worker is killed (SIGKILL) when {share:.0%} of a file are {journey.said}",
-        journey.whole,
-    )
+    text = f"the worker is killed (SIGKILL) when {share:.0%} of {{it}} are {{said}}"
+    journey = kind(direction, fault, text)
     reached = threading.Event()
-    at_byte(proxy, direction, int(share * SIZE), reached.set)
-    places = (str(journey.source), journey.uri)
-    if direction == "down":
-        places = (journey.uri, str(journey.target))
-    child = start_transfer(direction, *places, part_bytes=PART)
-    try:
+    proxy.at_byte(direction, int(share * SIZE), reached.set)
+    with journey.to_be_killed():
         assert reached.wait(60)
-    finally:
-        child.kill()
-        child.join()
-    proxy.on_bytes = None
+    proxy.come_back()
     proxy.cut_all()
-    fault.ends("nothing: its process is gone", keeps=KEPT[direction])
+    fault.ends("nothing: its process is gone", keeps=journey.kept_by_killed[direction])
     # Eight parts may have been under way.
-    fault.retries(journey.go, continues=True if share > 0.5 else None)
+    is_clear = share > 0.5 or not journey.continues()
+    fault.retries(journey.go, continues=journey.continues() if is_clear else None)
 
 
 @BOTH_WAYS
-def test_a_kill_ends_the_transfer_and_leaves_no_upload(direction: Any, fault: FaultWatch) -> None:
-    journey = Journey(direction, fault)
-    fault.watch(f"a user ends the task while a file is {journey.said}", journey.whole)
-    kind: Any = LocalToAllasOperator
-    source, destination = str(journey.source), journey.uri
-    if direction == "down":
-        kind, source, destination = AllasToLocalOperator, journey.uri, str(journey.target)
-    task = kind(task_id="t", source=source, destination=destination, bytes_per_second=20 * MIB)
-    timer = threading.Timer(1.0, task.on_kill)
-    timer.start()
-    began = time.monotonic()
+@BOTH_KINDS
+def test_a_kill_ends_the_transfer_and_leaves_no_upload(
+    direction: Any, kind: type[Journey], proxy: ByteProxy, fault: FaultWatch
+) -> None:
+    journey = kind(direction, fault, "a user ends the task while {it} is {said}")
+    task = journey.task(bytes_per_second=20 * MIB)
+    proxy.at_byte(direction, SIZE // 3, threading.Thread(target=task.on_kill).start)
+    began = proxy.passed[direction]
     fault.fails(
-        lambda: task.execute({}),
+        lambda: unless_it_hangs(lambda: task.execute({})),
         TransferCancelledError,
         "The transfer was cancelled",
-        keeps="nothing" if direction == "up" else "some",
+        keeps="nothing" if direction == "up" or not journey.continues() else "some",
     )
-    assert time.monotonic() - began < 30
-    timer.join()
-    fault.retries(journey.go, continues=None)
+    # It has ended where it was, and not when all was carried.
+    assert proxy.passed[direction] - began < SIZE
+    proxy.come_back()
+    fault.retries(journey.go, continues=None if journey.continues() else False)
 
 
 def test_a_torn_journal_is_no_obstacle(proxy: ByteProxy, fault: FaultWatch, tmp_path: Path) -> None:
-    journey = Journey("down", fault, LARGE)
-    fault.watch(
+    journey = FileJourney(
+        "down",
+        fault,
         "the store goes away while a file is read, and the notes of what is there are torn",
-        journey.whole,
+        LARGE,
     )
-    at_byte(proxy, "down", 18 * MIB, lambda: go_away(proxy))
+    proxy.at_byte("down", 18 * MIB, proxy.go_away)
     fault.fails(
         lambda: journey.go(max_workers=1), AllasError, "broke off", "Try again", keeps="files"
     )
-    proxy.on_bytes, proxy.is_refusing = None, False
+    proxy.come_back()
     (journal,) = tmp_path.glob(".airflow-*.done")
     with journal.open("ab") as file:
         file.write(b"\0\0\0\n7\n1 2\nnonsense and more\n2 52")
@@ -726,9 +715,9 @@ def test_a_listing_that_breaks_off_is_not_taken_for_whole(
     # A listing says about 300 bytes of each object.
     half = LISTED * 150
     fault.watch(f"the store goes away in the middle of a listing of {LISTED:,} objects", whole)
-    at_byte(proxy, "down", half, lambda: go_away(proxy))
+    proxy.at_byte("down", half, proxy.go_away)
     fault.fails(go, AllasError, "/many/: ", "Try again")
-    proxy.on_bytes, proxy.is_refusing = None, False
+    proxy.come_back()
     fault.retries(go)
 
     for name in whole:
@@ -756,3 +745,42 @@ def test_a_prefix_that_is_also_an_object_is_refused_before_anything_is_written(
     )
     assert not down.exists()
     fault.retries(lambda: fetch(uri, down, exclude=["/a/"]))
+
+
+@pytest.mark.parametrize(
+    ("what", "info", "pattern", "words"),
+    [
+        ("named '../outside'", member("../outside"), "../*", ("would lie outside",)),
+        ("named '/outside'", member("/outside"), "outside", ("would lie outside",)),
+        (
+            "that is a link to '../..'",
+            member("link", tarfile.SYMTYPE, "../.."),
+            "link",
+            ("is a symbolic link to '../..'", "may lie outside"),
+        ),
+        ("that is a device", member("null", tarfile.CHRTYPE), "null", ("is a device or a pipe",)),
+    ],
+    ids=["upwards", "absolute", "link", "device"],
+)
+def test_an_archive_that_would_leave_its_directory_is_not_unpacked(
+    what: str,
+    info: tarfile.TarInfo,
+    pattern: str,
+    words: tuple[str, ...],
+    fault: FaultWatch,
+    tmp_path: Path,
+) -> None:
+    uri, target = f"s3://{fault.bucket}/k.tar", tmp_path / "target"
+    archive = archive_of(member("good"), info)
+    fault.client.put_object(Bucket=fault.bucket, Key="k.tar", Body=archive)
+    fault.watch(
+        f"an archive with a member {what} is unpacked",
+        {str(target / "good"): b""},
+        size=len(archive),
+        is_one=True,
+    )
+    fault.fails(
+        lambda: unpack(uri, target), AllasError, *words, "Exclude it", "Nothing was written"
+    )
+    assert list(tmp_path.iterdir()) == []
+    fault.retries(lambda: unpack(uri, target, exclude=[pattern]))

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import threading
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
@@ -15,17 +13,19 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow_provider_csc.errors import AllasError, ChecksumError, ConfigError
 from airflow_provider_csc.operators.allas import AllasAbortUploadsOperator
 from airflow_provider_csc.transfers.allas import LocalToAllasOperator
-from tests.support.rgw import unfinished
+from tests.support.rgw import address_of, unfinished
 from tests.support.tls import serve_tls
 from tests.support.transfers import (
     LARGE,
     MIB,
+    ODD_NAMES,
     PART,
     content,
     copy,
     fetch,
     hidden,
     keys,
+    race,
     read,
     send,
 )
@@ -149,21 +149,7 @@ def test_arguments_of_boto3_go_with_the_object(bucket: str, client: Any, tmp_pat
 
 # ---- trees ----
 
-NAMES = [
-    "plain.txt",
-    "deep/er/est.txt",
-    "with space.txt",
-    "åäö/šž.txt",
-    "rocket 🚀.bin",
-    "plus+and&equals=question?.txt",
-    "percent%20and#hash.txt",
-    "-leading-dash",
-    "quote'\"`$(id).txt",
-    "back\\slash",
-    "tilde~star*[x].txt",
-    "new\nline",
-    "empty",
-]
+NAMES = ["plain.txt", *ODD_NAMES, "new\nline", "empty"]
 
 
 def test_a_tree_goes_there_and_comes_back(bucket: str, client: Any, tmp_path: Path) -> None:
@@ -362,8 +348,7 @@ def test_files_that_fail_by_themselves_do_not_keep_the_others_back(
 def test_over_tls_too(
     bucket: str, client: Any, cluster: dict[str, Any], connect: Callable[..., str], tmp_path: Path
 ) -> None:
-    url = urlsplit(cluster["s3_endpoint_url"])
-    with serve_tls(tmp_path, (url.hostname or "", url.port or 0)) as front:
+    with serve_tls(tmp_path, address_of(cluster)) as front:
         connect(extra={"endpoint_url": front.url, "ca_bundle": str(front.certificate)})
         (tmp_path / "source").write_bytes(content(LARGE))
         send(tmp_path / "source", f"s3://{bucket}/k")
@@ -397,19 +382,7 @@ def test_no_metadata_of_a_stranger_does_any_harm(
 
 def test_two_that_read_the_same_file_do_not_mix(bucket: str, client: Any, tmp_path: Path) -> None:
     client.put_object(Bucket=bucket, Key="k", Body=content(LARGE))
-    outcomes: list[object] = []
-
-    def work() -> None:
-        try:
-            outcomes.append(fetch(f"s3://{bucket}/k", tmp_path / "k")["transferred"])
-        except AllasError as error:
-            outcomes.append(error.message)
-
-    threads = [threading.Thread(target=work) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    outcomes = race(lambda: fetch(f"s3://{bucket}/k", tmp_path / "k"))
     assert 1 in outcomes
     assert all(each in (0, 1) or "another process" in str(each) for each in outcomes), outcomes
     assert (tmp_path / "k").read_bytes() == content(LARGE)

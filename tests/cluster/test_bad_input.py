@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
 
-from tests.support.bad_input import CASES, PAGE, outcome, unvarying
+from tests.support.bad_input import (
+    CASES,
+    PACKING_CASES,
+    PAGE,
+    outcome,
+    packing_outcome,
+    unvarying,
+)
+from tests.support.transfers import keys
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.cluster.conftest import SlurmConnection
-    from tests.support.bad_input import Case
+    from tests.support.bad_input import Case, PackingCase
 
 pytestmark = pytest.mark.cluster
 
@@ -36,3 +46,20 @@ def test_bad_input(case: Case, slurm_connection: SlurmConnection) -> None:
     # slurmctld keeps a record of some jobs it refused (state FAILED, BadConstraints); none waits.
     assert label not in as_alice("squeue --me --noheader --format=%j")
     assert unvarying(printed) in PAGE.read_text(), "run: python -m tests.support.bad_input"
+
+
+@pytest.mark.parametrize("case", PACKING_CASES, ids=lambda case: case.name)
+def test_bad_input_of_packing(case: PackingCase, client: Any, bucket: str, tmp_path: Path) -> None:
+    made, directory = tmp_path / "made", tmp_path / "directory"
+    made.mkdir()
+    directory.mkdir()
+    case.make(made)
+
+    printed = packing_outcome(case, client, bucket, directory)
+
+    assert [word for word in case.words if word not in printed] == []
+    assert sorted(path.name for path in directory.rglob("*")) == sorted(
+        path.name for path in made.rglob("*")
+    )
+    assert keys(client, bucket) == (["name.tar.zst"] if case.archive is not None else [])
+    assert printed in PAGE.read_text(), "run: python -m tests.support.bad_input"

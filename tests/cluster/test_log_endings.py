@@ -26,6 +26,7 @@ from airflow_provider_csc.triggers.slurm import SlurmJobTrigger
 from tests.cluster.conftest import SlurmConnection
 from tests.support.steps import deferred_by
 from tests.support.task import build_context, stored
+from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,13 +101,6 @@ class Job:
 
     def wait_for_end(self) -> None:
         wait_until(lambda: SlurmHook().query([self.job_id])[self.job_id].is_final)
-
-
-def wait_until(condition: Any, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.2)
 
 
 ONE_LOGS_IN = threading.Lock()

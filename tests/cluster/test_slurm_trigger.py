@@ -20,6 +20,7 @@ from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
 from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
 from tests.support.run_trigger import start_trigger
 from tests.support.task import build_context, first_event, stored
+from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,13 +40,6 @@ def deferred_trigger(**arguments: Any) -> SlurmJobTrigger:
 
 def numbers(output: Path) -> list[int]:
     return [int(line) for line in output.read_text().split("\n") if line.isdecimal()]
-
-
-def wait_until(condition: Any, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.2)
 
 
 COUNT = "for i in $(seq 1 60); do echo $i; sleep 0.2; done"

@@ -27,6 +27,7 @@ RESULT_KEYS = {
     "memory_efficiency", "billing_units", "advice",
 }  # fmt: skip
 ROUNDS = 12
+FILES = 1000
 RUN_SECONDS = 300
 
 
@@ -97,6 +98,7 @@ def runs(
         train_on_slurm_with_sensor={"rounds": ROUNDS, "minimum_accuracy": 1.0},
         train_from_allas={"rounds": 2},
         allas_transfer={"directory": str(tmp_path_factory.mktemp("transfer"))},
+        allas_pack={"directory": str(tmp_path_factory.mktemp("pack")), "files": FILES},
     )
 
 
@@ -338,6 +340,22 @@ class TestAllasTransfer:
         assert listed == 6
         lines = watched.log("send") + watched.log("fetch")
         assert sum("Transferred 3 files" in line and "verified" in line for line in lines) == 2
+
+
+@pytest.mark.cluster
+class TestAllasPack:
+    def test_a_thousand_files_are_one_object_and_come_back_as_files(
+        self, runs: dict[str, Watched], store: Any
+    ) -> None:
+        watched = runs["allas_pack"]
+        assert watched.state == "success", watched.logs()
+        listed = store.list_objects_v2(Bucket=watched.bucket)["Contents"]
+        assert [each["Key"] for each in listed] == ["measurements.tar.zst"]
+        assert watched.run.xcom("send")["packed_files"] == FILES
+        fetched = watched.run.xcom("fetch")
+        assert (fetched["transferred"], fetched["packed_files"]) == (1, FILES)
+        files = Path(fetched["destination"]).rglob("*.txt")
+        assert {file.read_text() for file in files} == {f"{n} {n**2}\n" for n in range(FILES)}
 
 
 @pytest.mark.cluster

@@ -1,5 +1,5 @@
 """
-What bad input gets: one table for the test of it and for the page that shows it.
+What bad input gets: tables for the tests of it and for the page that shows it.
 
 ``python -m tests.support.bad_input`` runs every case against the real cluster and writes
 docs/bad-input.md.
@@ -10,9 +10,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import tarfile
+import tempfile
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from tests.support.archives import archive_of, member
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -365,6 +370,120 @@ CASES = [
 ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class PackingCase:
+    """
+    What is to be packed or unpacked, and what the error must name.
+
+    ``make`` fills the directory on the worker, ``archive`` is the object in the store. In arguments
+    ``{directory}`` and ``{bucket}`` are filled in.
+    """
+
+    name: str
+    way: Literal["pack", "unpack"]
+    words: list[str]
+    arguments: dict[str, Any] = field(default_factory=dict)
+    make: Callable[[Path], object] = lambda directory: (directory / "a").write_text("x")
+    archive: bytes | None = None
+
+
+def packing(name: str, words: list[str], make: Any = None, **arguments: Any) -> PackingCase:
+    more = {} if make is None else {"make": make}
+    return PackingCase(name=name, way="pack", words=words, arguments=arguments, **more)
+
+
+def unpacking(
+    name: str, words: list[str], archive: bytes | None = None, **arguments: Any
+) -> PackingCase:
+    return PackingCase(name=name, way="unpack", words=words, arguments=arguments, archive=archive)
+
+
+def link_to(target: str) -> Callable[[Path], object]:
+    return lambda directory: (directory / "link").symlink_to(target)
+
+
+def odd_name(directory: Path) -> None:
+    Path(os.fsdecode(os.fsencode(directory) + b"/\xff\xfe")).write_text("x")
+
+
+PACKING_CASES = [
+    packing("packing a file", ["source", "is a file", "pack"], source="{directory}/a"),
+    packing("packing what is not there", ["source", "neither a file"], source="{directory}/gone"),
+    packing("packing nothing", ["nothing below"], make=lambda _: None),
+    packing(
+        "packing into an object of another name",
+        ["destination", "name.tar'", ".tar.zst", "prefix"],
+        destination="s3://{bucket}/name.tar",
+    ),
+    packing("packing, and deleting what is not there", ["delete_extra"], delete_extra=True),
+    packing("packing, and comparing sizes", ["compare", "'size'", "'checksum'"], compare="size"),
+    packing("packing a link that is refused", ["link"], link_to("a"), symlinks="refuse"),
+    packing("packing a circle of links", ["link", "no end"], link_to(".")),
+    packing("packing a name that is not UTF-8", ["not UTF-8"], odd_name),
+    unpacking("unpacking a prefix", ["source", "prefix", "whole key"], source="s3://{bucket}/in/"),
+    unpacking("unpacking, and comparing sizes", ["compare", "'size'"], compare="size"),
+    unpacking("unpacking into a file", ["destination", "is a file"], destination="{directory}/a"),
+    unpacking("unpacking what is not there", ["name.tar.zst"]),
+    unpacking("unpacking what is no archive", ["no tar archive", "without unpack"], b"a,b\n" * 200),
+    unpacking(
+        "unpacking what was cut off",
+        ["cannot be unpacked", "made again"],
+        archive_of(member("a"), member("b"))[:700],
+    ),
+    unpacking(
+        "unpacking nothing that is meant",
+        ["nothing in", "include and exclude"],
+        archive_of(member("a")),
+        include=["*.nc"],
+    ),
+    unpacking(
+        "unpacking a member that leads out",
+        ["'../out'", "outside", "Exclude it"],
+        archive_of(member("../out")),
+    ),
+    unpacking(
+        "unpacking a link that leads out",
+        ["'/etc/passwd'", "Exclude it"],
+        archive_of(member("link", tarfile.SYMTYPE, "/etc/passwd")),
+    ),
+    unpacking(
+        "unpacking a device",
+        ["'null'", "device", "Exclude it"],
+        archive_of(member("null", tarfile.CHRTYPE)),
+    ),
+    unpacking(
+        "unpacking a directory where there is a file",
+        ["/a is no directory", "Remove it"],
+        archive_of(member("a/b")),
+    ),
+]
+
+
+def packing_outcome(case: PackingCase, client: Any, bucket: str, directory: Path) -> str:
+    """The message a person sees for one case; the directory is empty before."""
+    from airflow_provider_csc.transfers.allas import AllasToLocalOperator, LocalToAllasOperator
+
+    case.make(directory)
+    uri = f"s3://{bucket}/name.tar.zst"
+    if case.archive is not None:
+        client.put_object(Bucket=bucket, Key="name.tar.zst", Body=case.archive)
+    kind, source, destination = LocalToAllasOperator, str(directory), uri
+    if case.way == "unpack":
+        kind, source, destination = AllasToLocalOperator, uri, str(directory)
+    given = {
+        name: value.format(bucket=bucket, directory=directory) if isinstance(value, str) else value
+        for name, value in case.arguments.items()
+    }
+    arguments = {"source": source, "destination": destination, case.way: True, **given}
+    try:
+        kind(task_id=case.way, **arguments).execute({})
+    except Exception as error:  # noqa: BLE001 - whatever a person would see
+        told = f"{type(error).__name__}: {error}"
+        told = re.sub(r"http://[\d.]+:\d+", "https://a3s.fi", told)
+        return told.replace(str(directory), "/data/run").replace(bucket, "2001234-data")
+    return "(no error)"
+
+
 def outcome(case: Case, set_connection: Callable[..., object]) -> str:
     """The message a person sees for one case: at parsing the DAG or at running the task."""
     from airflow.sdk import DAG
@@ -402,11 +521,37 @@ def main() -> None:
     def set_connection(**changes: Any) -> None:
         os.environ["AIRFLOW_CONN_SLURM_DEFAULT"] = json.dumps(build_connection(cluster, **changes))
 
-    shown = [
-        f"### {case.name}\n\n```text\n{unvarying(outcome(case, set_connection))}\n```\n"
-        for case in CASES
-    ]
-    PAGE.write_text(HEAD + "\n".join(shown))
+    shown = [show(case.name, unvarying(outcome(case, set_connection))) for case in CASES]
+    packed = [show(case.name, told) for case, told in run_packing(cluster)]
+    PAGE.write_text(HEAD + "\n".join(shown) + PACKING_HEAD + "\n".join(packed))
+
+
+def show(name: str, told: str) -> str:
+    return f"### {name}\n\n```text\n{told}\n```\n"
+
+
+def run_packing(cluster: dict[str, Any]) -> list[tuple[PackingCase, str]]:
+    """Run the cases of packing in a bucket of their own."""
+    from airflow_provider_csc.hooks.allas import AllasHook
+
+    connection = {
+        "conn_type": "allas",
+        "login": cluster["s3_access_key"],
+        "password": cluster["s3_secret_key"],
+        "extra": {"endpoint_url": cluster["s3_endpoint_url"]},
+    }
+    os.environ["AIRFLOW_CONN_ALLAS_DEFAULT"] = json.dumps(connection)
+    hook, bucket, done = AllasHook(), f"bad-{uuid.uuid4().hex[:12]}", []
+    hook.create_bucket(bucket)
+    try:
+        for case in PACKING_CASES:
+            hook.get_conn().delete_object(Bucket=bucket, Key="name.tar.zst")
+            with tempfile.TemporaryDirectory() as directory:
+                told = packing_outcome(case, hook.get_conn(), bucket, Path(directory))
+            done.append((case, told))
+    finally:
+        hook.delete_bucket(bucket, force_delete=True)
+    return done
 
 
 HEAD = """\
@@ -419,6 +564,15 @@ each case nothing was submitted and no directory was left behind.
 `ConfigError` comes while the DAG is parsed, `AirflowFailException` when the task runs; neither is
 retried. `ConnectFailedError` is an ordinary failure. (A site that is merely away makes a task wait
 instead.)
+
+"""
+
+
+PACKING_HEAD = """
+## Packed transfers
+
+Of [very many small files](transfers.md#very-many-small-files), packed and unpacked. In each case
+nothing was stored, and no file was written. `AllasError` is an ordinary failure, which is retried.
 
 """
 

@@ -33,13 +33,20 @@ class Fault:
 
 @dataclass(eq=False)
 class ByteProxy:
-    """Listens on a port of its own and passes bytes on; the host's name is then the proxy's."""
+    """
+    Listens on a port of its own and passes bytes on; the host's name is then the proxy's.
+
+    It counts bytes by their direction, and connections: those it ``accepted``, and those it
+    ``refused`` while it ``is_refusing``.
+    """
 
     target: tuple[str, int]
     faults: list[Fault] = field(default_factory=list)
     on_bytes: Callable[[Direction, int], None] | None = None
     is_refusing: bool = False
     passed: dict[str, int] = field(default_factory=lambda: {"up": 0, "down": 0})
+    accepted: int = 0
+    refused: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _open: set[socket.socket] = field(default_factory=set)
 
@@ -63,6 +70,30 @@ class ByteProxy:
             self.faults.append(fault)
         return fault
 
+    def at_byte(self, direction: str, at: int, act: Callable[[], object]) -> None:
+        """Do something once, when the byte ``at`` of those to come is about to pass; all wait."""
+        lock, begun = threading.Lock(), threading.Event()
+        began = self.passed[direction]
+
+        def look(going: str, size: int) -> None:
+            with lock:
+                is_there = going == direction and self.passed[direction] - began + size > at
+                if is_there and not begun.is_set():
+                    begun.set()
+                    act()
+
+        self.on_bytes = look
+
+    def go_away(self) -> None:
+        """Cut all connections, also that of who calls, and take no new ones."""
+        self.is_refusing = True
+        threading.Thread(target=self.cut_all).start()
+
+    def come_back(self) -> None:
+        """Let everything pass again."""
+        self.faults.clear()
+        self.on_bytes, self.is_refusing = None, False
+
     def cut_all(self) -> None:
         """Reset every connection there is."""
         with self._lock:
@@ -77,8 +108,10 @@ class ByteProxy:
             except OSError:
                 return
             if self.is_refusing:
+                self.refused += 1
                 _reset(client)
                 continue
+            self.accepted += 1
             try:
                 server = socket.create_connection(self.target)
             except OSError:

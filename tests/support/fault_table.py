@@ -29,13 +29,14 @@ CHECKOUT = Path(__file__).parents[2]
 PAGE = CHECKOUT / "docs" / "faults.md"
 ROWS = CHECKOUT / "build" / "faults.jsonl"
 TESTS = "tests/cluster/test_allas_faults.py"
-Kept = Literal["nothing", "upload", "files", "some"]
-# Uploads and hidden files.
+Kept = Literal["nothing", "upload", "files", "some", "directory"]
+# Uploads; hidden files and directories.
 _KEPT: dict[Kept, list[tuple[int, int]]] = {
     "nothing": [(0, 0)],
     "upload": [(1, 0)],
     "files": [(0, 2)],
     "some": [(0, 0), (0, 2)],
+    "directory": [(0, 1)],
 }
 HEADS = (
     "what was injected",
@@ -121,12 +122,26 @@ class FaultWatch:
     words: dict[str, str] = field(default_factory=dict)
     _row: dict[str, Any] = field(default_factory=dict)
     _whole: Mapping[str, bytes] = field(default_factory=dict)
+    _is_one: bool = False
     _before: Sight | None = None
 
-    def watch(self, fault: str, whole: Mapping[str, bytes]) -> None:
-        """Begin; ``whole`` has by their names (``s3://…``, paths) what the targets are to hold."""
-        self._row = {"fault": fault, "objects": len(whole), "size": sum(map(len, whole.values()))}
-        self._whole, self._before = whole, self.look()
+    def watch(
+        self,
+        fault: str,
+        whole: Mapping[str, bytes],
+        *,
+        size: int | None = None,
+        is_one: bool = False,
+    ) -> None:
+        """
+        Begin; ``whole`` has by their names (``s3://…``, paths) what the targets are to hold.
+
+        ``size`` is what goes over the network, where that is something else; with ``is_one`` all of
+        them appear at once, or none.
+        """
+        known = sum(map(len, whole.values())) if size is None else size
+        self._row = {"fault": fault, "objects": len(whole), "size": known}
+        self._whole, self._is_one, self._before = whole, is_one, self.look()
 
     def fails(
         self,
@@ -140,7 +155,7 @@ class FaultWatch:
 
         It leaves the names as they were, but for whole ones of several; and ``keeps`` nothing, or
         what the retry continues: its one "upload", or its two hidden "files" (or, where both may
-        be, "some").
+        be, "some"); what is unpacked lies in a hidden "directory".
         """
         told = ""
         try:
@@ -157,7 +172,8 @@ class FaultWatch:
         new = self._new(sight)
         for name in new:
             assert self._content(name) == self._whole.get(name), f"{name} is not whole"
-        assert not new or len(new) < len(self._whole), "it has failed, but all is there"
+        most = 0 if self._is_one else len(self._whole) - 1
+        assert len(new) <= most, "it has failed, but all is there"
         assert (sight.uploads, sight.files) in _KEPT[keeps]
         self._row |= {"told": self._stable(told), "whole": len(new), "uploads": sight.uploads}
         self._row |= {"parts": sight.parts, "files": sight.files}
@@ -201,7 +217,7 @@ class FaultWatch:
         names |= {
             str(path): (status.st_size, status.st_mtime_ns)
             for path in files
-            if path.name not in left
+            if not {path, *path.parents}.intersection(left)
             for status in [path.stat()]
         }
         uploads = unfinished(self.client, self.bucket)

@@ -9,6 +9,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,6 +53,12 @@ class RgwUser:
             "password": self.secret_key,
             "extra": {"endpoint_url": url, **extra},
         }
+
+
+def address_of(cluster: dict[str, Any]) -> tuple[str, int]:
+    """Return host and port of the cluster's gateway."""
+    url = urlsplit(cluster["s3_endpoint_url"])
+    return url.hostname or "", url.port or 80
 
 
 def new_pair() -> tuple[str, str]:

@@ -20,6 +20,7 @@ FULL = Attempt(
     unsatisfied=("6",),
     refusals=2,
     queued_since=2.5,
+    uploads=({"bucket": "b", "key": "k", "upload_id": "i"},),
 )
 
 
@@ -87,4 +88,5 @@ def test_the_stored_form_is_that_of_the_first_release() -> None:
         "array": None,
         "site": None,
         "costs": {},
+        "uploads": [],
     }
