@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_csc.errors import ConfigError, CscError
-from airflow_provider_csc.operators._killable import name_task
 from airflow_provider_csc.operators._staging import StagingOperator
+from airflow_provider_csc.parking import name_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

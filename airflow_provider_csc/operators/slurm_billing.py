@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from airflow_provider_csc.operators._killable import name_task
+from airflow_provider_csc.parking import name_task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
