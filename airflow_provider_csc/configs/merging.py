@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_csc.errors import ConfigError
-from airflow_provider_csc.notation import shown
 from airflow_provider_csc.slurm.option_names import override_options
 
 if TYPE_CHECKING:
@@ -22,21 +20,13 @@ def merge_job(own: Mapping[str, Any], config: JobConfig) -> dict[str, Any]:
 
     What the task says itself wins: its command or script, its modules and its environment in whole,
     its options and variables one by one. None is said by nobody.
-
-    :raises ConfigError: for ``resources``, which nothing reads yet.
     """
-    if config.resources is not None:
-        raise ConfigError(
-            f"config: resources: {shown(config.resources)} is not read yet. Write sbatch's options "
-            "in options.",
-            field="config.resources",
-            value=config.resources,
-        )
     runs = any(own.get(name) is not None for name in _SOURCES)
     told = {
         **{name: getattr(config, name) for name in _PLAIN},
         **{name: None if runs else getattr(config, name) for name in _SOURCES},
         **_choose_environment(own, config),
+        "job_resources": config.resources,
     }
     found = {name: value if own.get(name) is None else own[name] for name, value in told.items()}
     return found | {

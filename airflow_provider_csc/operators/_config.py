@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _MERGED = (
     *("command", "script", "remote_script", "options", "env", "modules", "environment"),
-    *("work_dir", "job_name", "inputs", "outputs"),
+    *("work_dir", "job_name", "inputs", "outputs", "job_resources"),
 )
 
 

@@ -8,7 +8,6 @@ import pytest
 
 from airflow_provider_csc.configs import JobConfig
 from airflow_provider_csc.configs.merging import merge_job
-from airflow_provider_csc.errors import ConfigError
 
 VENV = {"name": "exp-venv", "path": "/users/alice", "modules": ["pytorch"], "packages": ["ray"]}
 
@@ -94,6 +93,8 @@ def test_to_merge_twice_changes_nothing_more() -> None:
     assert {**once, **merged(once, **said)} == once
 
 
-def test_resources_are_refused_rather_than_forgotten() -> None:
-    with pytest.raises(ConfigError, match=r"resources.*not read yet"):
-        merged({}, resources={"gpus": 1})
+def test_what_a_job_needs_is_said_in_whole_by_one_of_them() -> None:
+    assert merged({}, resources={"nodes": 2})["job_resources"] == {"nodes": 2}
+    assert merged({"job_resources": {"time": 5}}, resources={"nodes": 2})["job_resources"] == {
+        "time": 5
+    }
