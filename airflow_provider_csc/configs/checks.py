@@ -13,7 +13,6 @@ from airflow_provider_csc.configs.keys import describe_unknown, nearest
 from airflow_provider_csc.configs.placeholders import open_names
 from airflow_provider_csc.errors import ConfigError
 from airflow_provider_csc.notation import shown
-from airflow_provider_csc.sites.resources import read_resources
 from airflow_provider_csc.slurm import batch
 from airflow_provider_csc.slurm.option_names import check_option_names
 from airflow_provider_csc.slurm.options import parse_options
@@ -197,12 +196,6 @@ def check_options(options: object) -> None:
     named = _check_mapping(options)
     check_option_names(named)
     parse_options({key: value for key, value in named.items() if not open_names(value)})
-
-
-def check_resources(resources: object) -> None:
-    """Refuse what no job can need."""
-    named = _check_mapping(resources)
-    read_resources({key: value for key, value in named.items() if not open_names(value)})
 
 
 def check_env(env: object) -> None:

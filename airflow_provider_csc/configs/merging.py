@@ -19,20 +19,18 @@ def merge_job(own: Mapping[str, Any], config: JobConfig) -> dict[str, Any]:
     Return the arguments of a task with what its configuration adds.
 
     What the task says itself wins: its command or script, its modules and its environment in whole,
-    its options, variables and resources one by one. None is said by nobody.
+    its options and variables one by one. None is said by nobody.
     """
     runs = any(own.get(name) is not None for name in _SOURCES)
     told = {
         **{name: getattr(config, name) for name in _PLAIN},
         **{name: None if runs else getattr(config, name) for name in _SOURCES},
         **_choose_environment(own, config),
+        "job_resources": config.resources,
     }
     found = {name: value if own.get(name) is None else own[name] for name, value in told.items()}
     return found | {
         "options": _merge(own.get("options"), config.options, override_options),
-        "job_resources": _merge(
-            own.get("job_resources"), config.resources, lambda less, more: {**less, **more}
-        ),
         "env": _merge(own.get("env"), config.env, lambda less, more: {**less, **more}),
     }
 

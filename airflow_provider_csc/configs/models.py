@@ -22,6 +22,7 @@ from pydantic import (
 from airflow_provider_csc.configs import checks
 from airflow_provider_csc.configs.checks import checked, checked_wholly, refuse
 from airflow_provider_csc.configs.placeholders import open_names
+from airflow_provider_csc.sites.resources import read_resources
 from airflow_provider_csc.slurm.batch import parse_module
 
 if TYPE_CHECKING:
@@ -61,15 +62,15 @@ Options = Annotated[
     PlainValidator(checked_wholly(checks.check_options)),
     WithJsonSchema({"type": "object", "additionalProperties": _VALUE}),
 ]
-Resources = Annotated[
-    dict[str, Any],
-    PlainValidator(checked_wholly(checks.check_resources)),
-    WithJsonSchema({"type": "object", "additionalProperties": _VALUE}),
-]
 Variables = Annotated[
     dict[str, str | int | float],
     PlainValidator(checked_wholly(checks.check_env)),
     WithJsonSchema({"type": "object", "additionalProperties": {"type": ["string", "number"]}}),
+]
+Needs = Annotated[
+    dict[str, Any],
+    PlainValidator(checked(read_resources)),
+    WithJsonSchema({"type": "object", "additionalProperties": _VALUE}),
 ]
 Inputs = Annotated[
     list[str | dict[str, Any]],
@@ -179,8 +180,8 @@ class JobConfig(Configs):
     )
     inputs: Inputs | None = Field(default=None, description="What it fetches from Allas.")
     outputs: Outputs | None = Field(default=None, description="What it delivers to Allas.")
-    resources: Resources | None = Field(
-        default=None, description="What the job needs, whatever the site; as job_resources."
+    resources: Needs | None = Field(
+        default=None, description="What it needs, whatever the site; see docs/resources.md."
     )
 
     @model_validator(mode="after")

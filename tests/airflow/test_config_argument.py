@@ -177,7 +177,7 @@ def test_without_a_configuration_a_task_says_what_it_runs() -> None:
         ("a: 1\n", {}, "config:1:1: a: there is no key 'a'"),
         ("work_dir: /users/(csc-usr)", {}, "Did you mean (csc-user)?"),
         ("outputs: ['s3://bucket/(id)']", {}, "(id) is not known here"),
-        ("resources: {gpus: 1}", {}, "there is no such field"),
+        ("resources: {node: 1}", {}, "config:1:19: resources['node']"),
         ("inputs: ['s3://bucket/x']", {"wait_for_completion": False}, "wait_for_completion: False"),
         ("inputs: ['s3://bucket/x']", {"coalesce": True}, "coalesce: True"),
         ("remote_script: /job.sh", {"coalesce": True}, "coalesce: it does not go together with"),

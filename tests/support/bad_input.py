@@ -203,9 +203,9 @@ CASES = [
         ["config:1:11", "work_dir", "(csc-user)"],
     ),
     Case(
-        "resources in a configuration",
+        "an unknown resource in a configuration",
         command(config="resources: {gpus: 1}\n"),
-        ["resources", "gpus_per_node"],
+        ["config:1:19", "resources['gpus']", "gpus_per_node"],
     ),
     # Python functions.
     python("a lambda", ["lambda", "def"], lambda: 1),

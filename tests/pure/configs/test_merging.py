@@ -93,10 +93,8 @@ def test_to_merge_twice_changes_nothing_more() -> None:
     assert {**once, **merged(once, **said)} == once
 
 
-def test_resources_are_merged_field_by_field() -> None:
-    own = {"job_resources": {"nodes": 4}}
-
-    found = merged(own, resources={"nodes": 2, "time": "10"})
-
-    assert found["job_resources"] == {"nodes": 4, "time": "10"}
+def test_what_a_job_needs_is_said_in_whole_by_one_of_them() -> None:
     assert merged({}, resources={"nodes": 2})["job_resources"] == {"nodes": 2}
+    assert merged({"job_resources": {"time": 5}}, resources={"nodes": 2})["job_resources"] == {
+        "time": 5
+    }

@@ -50,11 +50,6 @@ VENVS = st.fixed_dictionaries(
 )
 CONFIGS = st.fixed_dictionaries({}, optional={"modules": MODULES, "venv": st.none() | VENVS})
 NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
-VALUES = st.recursive(
-    st.none() | st.booleans() | NUMBERS | WORDS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
-    max_leaves=5,
-)
 JOBS = st.fixed_dictionaries(
     {},
     optional={
@@ -62,7 +57,9 @@ JOBS = st.fixed_dictionaries(
         "env": st.dictionaries(st.from_regex(r"[A-Z_]{1,5}", fullmatch=True), WORDS | NUMBERS),
         "options": st.just({"mem": "4G", "time": "12:30:00", "nodes": 2, "exclusive": True}),
         "job_name": NAMES,
-        "resources": st.just({"nodes": 2, "memory_per_node": "4G", "time": "02:00:00"}),
+        "resources": st.fixed_dictionaries(
+            {"nodes": st.integers(1, 9)}, optional={"time": st.just("12:30:00")}
+        ),
         "inputs": st.just(["s3://bucket/key", {"url": "s3://bucket/tree/", "path": "data/"}]),
         "modules": MODULES,
         "venv": VENVS,
@@ -145,6 +142,7 @@ def test_what_is_written_wrongly_is_not_missing_as_well() -> None:
         ({"command": "a", "remote_script": "/b"}, "command is given as well"),
         ({"venv": {"name": "a", "path": "/a"}, "environment": "/b"}, "environment is given as"),
         ({"resources": 4}, "no mapping"),
+        ({"resources": {"node": 2}}, "Did you mean 'nodes'"),
     ],
 )
 def test_what_no_job_can_be_is_refused_with_a_remedy(said: dict[Any, Any], words: str) -> None:
@@ -174,7 +172,7 @@ def test_what_contains_itself_is_refused() -> None:
     with pytest.raises(ValidationError, match="nested too deep"):
         JobConfig.model_validate({"inputs": endless})
     with pytest.raises(ConfigError, match="one is in itself"):
-        read_model(JobConfig, {"options": {"mem": endless}})
+        read_model(JobConfig, {"options": {"x": endless}})
 
 
 def test_a_value_with_a_placeholder_is_checked_when_that_is_filled_in() -> None:
@@ -200,7 +198,7 @@ def test_it_is_shown_as_the_yaml_people_know_with_what_is_still_open() -> None:
 
 
 def test_what_yaml_has_no_word_for_is_shown_all_the_same() -> None:
-    assert "5 days" in str(JobConfig(resources={"time": timedelta(days=5)}))
+    assert "0:05:00" in str(JobConfig(options={"time": timedelta(minutes=5)}))
 
 
 def test_the_schema_says_what_editors_complete() -> None:
