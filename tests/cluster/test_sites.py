@@ -146,6 +146,40 @@ def test_the_same_job_gets_what_another_profile_says(connect: Callable[..., Slur
     assert lines_of(hook) == ["style=lumi init= set_up=testcluster-lumi export=", "tools=1.0"]
 
 
+NEEDS = """
+from airflow.sdk import DAG
+from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
+
+with DAG("portable", schedule=None):
+    task = SlurmSubmitOperator(
+        task_id="job",
+        command="true",
+        job_resources={"gpus_per_node": 1, "cpus_per_task": 1, "time": "00:02:00"},
+        deferrable=True,
+    )
+"""
+
+
+@pytest.mark.parametrize(
+    ("site", "partition", "wanted"),
+    [
+        ("testcluster", "gpu", "gpu:gh200:1"),
+        ("testcluster-lumi", "small-g", "gpu:1"),
+    ],
+)
+def test_one_dag_runs_under_both_profiles(
+    site: str, partition: str, wanted: str, connect: Callable[..., SlurmHook]
+) -> None:
+    hook = connect(site)
+    namespace: dict[str, Any] = {}
+    exec(NEEDS, namespace)
+    result = run_task(namespace["task"])
+    assert (result["state"], result["partition"]) == ("COMPLETED", partition)
+    assert "gres/gpu=1" in hook.run(f"sacct -X -n -P -o AllocTRES -j {result['job_id']}").text
+    shown = hook.run(f"scontrol --oneliner show job {result['job_id']}").text
+    assert f"TresPerNode=gres:{wanted}" in shown.split()
+
+
 def test_a_retired_site_takes_no_job_and_answers(
     sites: Callable[..., None], connect: Callable[..., SlurmHook]
 ) -> None:
