@@ -19,3 +19,10 @@ def sites_folders() -> tuple[str, ...]:
 
     text: str = conf.get("csc", "sites_folder", fallback="") or ""
     return tuple(folder.strip() for folder in text.split(os.pathsep) if folder.strip())
+
+
+def preflight_seconds() -> float:
+    """Return ``[csc] preflight_seconds``: for how long a machine believes a site's answers."""
+    from airflow.providers.common.compat.sdk import conf  # noqa: PLC0415 - as above
+
+    return float(conf.getfloat("csc", "preflight_seconds", fallback=600.0))

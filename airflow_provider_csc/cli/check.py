@@ -7,8 +7,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from airflow.cli.simple_table import AirflowConsole
-from airflow.exceptions import AirflowNotFoundException
 from airflow.models import Connection  # noqa: TID251 - the commands of Airflow look up by it, too
+from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.utils.cli import suppress_logs_and_warning
 from airflow.utils.providers_configuration_loader import providers_configuration_loaded
 

@@ -44,10 +44,16 @@ def _describe(name: str, folders: tuple[str, ...]) -> dict[str, Any]:
         source,
         title=profile.title,
         host=profile.log_in.host or "",
-        architecture=profile.architecture.value if profile.architecture else "",
+        architecture=", ".join(_architectures(profile)),
         partitions=len(profile.partitions),
         retired=f"{retired.since.isoformat()}, see {retired.successor}" if retired else "",
     )
+
+
+def _architectures(profile: SiteProfile) -> list[str]:
+    """Return that of the site, and those of partitions that have another."""
+    every = [profile.architecture, *(each.architecture for each in profile.partitions.values())]
+    return list(dict.fromkeys(each.value for each in every if each))
 
 
 def _row(name: str, source: str, **told: Any) -> dict[str, Any]:

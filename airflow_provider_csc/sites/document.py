@@ -179,17 +179,18 @@ class _Reader:
                 return str(node.value)
 
     def _check_tag(self, node: yaml.Node) -> None:
-        known = _CONTAINERS | {_STR} | set(_SCALARS)
-        is_written = node.tag not in known
+        import yaml
+
+        is_known = node.tag in _CONTAINERS | {_STR}
         # What the resolver says of a plain scalar is no tag; '!!int abc' is one.
-        if is_written or (node.tag in _SCALARS and not _is_plain(node)):
+        if not is_known and not (isinstance(node, yaml.ScalarNode) and _is_plain(node)):
             raise DocumentError(f"Tags such as {node.tag!r} are not read", self._place(node))
 
     def _place(self, node: yaml.Node) -> Place:
         return Place(self._file, node.start_mark.line + 1, node.start_mark.column + 1)
 
 
-def _is_plain(node: yaml.Node) -> bool:
+def _is_plain(node: yaml.ScalarNode) -> bool:
     """Whether a scalar is written as its kind is, without quotes or a tag."""
-    pattern, _ = _SCALARS[node.tag]
+    pattern, _ = _SCALARS.get(node.tag, (r"(?!)", []))
     return bool(re.fullmatch(pattern, node.value)) and not node.style

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import typing
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +11,10 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_csc.errors import ConfigError
 from airflow_provider_csc.notation import shown
 from airflow_provider_csc.sites.document import Document, DocumentError, Place, read_document
+from airflow_provider_csc.sites.problems import explain, profile_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-
-    from pydantic import BaseModel
-    from pydantic_core import ErrorDetails
 
     from airflow_provider_csc.sites.document import Path as PathInside
     from airflow_provider_csc.sites.model import SiteProfile
@@ -27,7 +24,6 @@ SHIPPED = "shipped"
 
 _LARGEST_BYTES = 1_000_000
 _MOST_EXTENDED = 10
-_MOST_TOLD = 10
 
 
 def list_profiles(folders: Sequence[str] = ()) -> list[str]:
@@ -71,7 +67,9 @@ def _resolve(name: str, folders: Sequence[str]) -> Document:
         if len(chain) > _MOST_EXTENDED or any(chain[-1] is each for each in chain[:-1]):
             place = document.places[("extends",)]
             parent = document.values["extends"]
-            raise _error(place, "extends", parent, "It extends itself. Name another profile.")
+            raise profile_error(
+                place, "extends", parent, "It extends itself. Name another profile."
+            )
     values: dict[str, Any] = {}
     places: dict[PathInside, Place] = {}
     for each in reversed(chain):
@@ -84,7 +82,7 @@ def _resolve(name: str, folders: Sequence[str]) -> Document:
 def _read_extended(document: Document, folders: Sequence[str]) -> Document:
     parent, place = document.values["extends"], document.places[("extends",)]
     if not isinstance(parent, str):
-        raise _error(place, "extends", parent, "Name one profile.")
+        raise profile_error(place, "extends", parent, "Name one profile.")
     # A file extends the shipped one of its own name.
     own = Path(place.file).stem == parent
     try:
@@ -92,14 +90,16 @@ def _read_extended(document: Document, folders: Sequence[str]) -> Document:
     except ConfigError as error:
         if "path" in error.details:
             raise
-        raise _error(place, "extends", parent, error.message) from error
+        raise profile_error(place, "extends", parent, error.message) from error
 
 
 def _check_name(name: str, document: Document) -> None:
     own = document.values.get("name", name)
     if own != name:
         place = document.places[("name",)]
-        raise _error(place, "name", own, f"Its file's name says {name!r}. Leave one of them out.")
+        raise profile_error(
+            place, "name", own, f"Its file's name says {name!r}. Leave one of them out."
+        )
 
 
 def _locate(name: str, folders: Sequence[str]) -> Path:
@@ -135,7 +135,7 @@ def _find_in(folder: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in _list_files(Path(folder).expanduser()):
         if path.stem in found:
-            raise _error(
+            raise profile_error(
                 Place(str(path), 1, 1),
                 "name",
                 path.stem,
@@ -155,14 +155,14 @@ def _read(path: Path) -> Document:
     try:
         status = path.stat()
         if status.st_size > _LARGEST_BYTES:
-            raise _error(start, "site", path.stem, "It is too large for a profile.")
+            raise profile_error(start, "site", path.stem, "It is too large for a profile.")
         document = _read_version(path, status.st_mtime_ns, status.st_size)
     except (OSError, UnicodeDecodeError) as error:
-        raise _error(start, "site", path.stem, f"It cannot be read: {error}.") from error
+        raise profile_error(start, "site", path.stem, f"It cannot be read: {error}.") from error
     except DocumentError as error:
-        raise _error(error.place, "site", path.stem, f"{error.problem}.") from error
+        raise profile_error(error.place, "site", path.stem, f"{error.problem}.") from error
     if not isinstance(document.values, dict):
-        raise _error(start, "site", path.stem, "Write a mapping, as in the shipped ones.")
+        raise profile_error(start, "site", path.stem, "Write a mapping, as in the shipped ones.")
     return document
 
 
@@ -193,78 +193,4 @@ def _validate(
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        problems = error.errors(include_url=False)
-        errors = [_describe(model, document, problem) for problem in problems[:_MOST_TOLD]]
-        more = len(problems) - len(errors)
-        texts = [each.message for each in errors] + ([f"And {more} more."] if more else [])
-        raise ConfigError("\n".join(texts), **errors[0].details) from error
-
-
-def _describe(model: type[SiteProfile], document: Document, problem: ErrorDetails) -> ConfigError:
-    # Of a key that is wrong itself pydantic says "[key]".
-    path = tuple(part for part in problem["loc"] if part != "[key]")
-    place = next(
-        document.places[path[:end]]
-        for end in range(len(path), -1, -1)
-        if path[:end] in document.places
-    )
-    field = ".".join(str(part) for part in path) or "profile"
-    if problem["type"] == "extra_forbidden":
-        return _unknown(place, field, path, _known_fields(model, path[:-1]))
-    if problem["type"] == "missing":
-        return ConfigError(
-            f"Site profile {place}: {field}: it is missing.",
-            **_details(place, field, None),
-        )
-    remedy = problem["msg"].removeprefix("Value error, ").rstrip(".")
-    return _error(place, field, problem["input"], f"{remedy[:1].upper()}{remedy[1:]}.")
-
-
-def _unknown(
-    place: Place, field: str, path: tuple[str | int, ...], known: Sequence[str]
-) -> ConfigError:
-    name = str(path[-1])
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known)}."
-    return ConfigError(
-        f"Site profile {place}: {field}: there is no such field. {hint}",
-        **_details(place, field, name),
-    )
-
-
-def _known_fields(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
-    """Return what may be said at a path that leads to a model, by the annotations of its fields."""
-    at: Any = model
-    for part in path:
-        at = at.model_fields[part].annotation if hasattr(at, "model_fields") else _inner(at)
-        at = next((each for each in (at, *typing.get_args(at)) if _leads_on(each)), at)
-    return sorted(at.model_fields) if hasattr(at, "model_fields") else []
-
-
-def _leads_on(annotation: Any) -> bool:
-    return hasattr(annotation, "model_fields") or typing.get_origin(annotation) in (dict, tuple)
-
-
-def _inner(annotation: Any) -> Any:
-    """Return what a dict or a tuple holds."""
-    arguments = [each for each in typing.get_args(annotation) if each is not Ellipsis]
-    return arguments[-1]
-
-
-def _error(place: Place, field: str, value: object, remedy: str) -> ConfigError:
-    # A mapping that is wrong as a whole would hide what is said of it.
-    what = "this" if isinstance(value, (dict, list)) else shown(value)
-    return ConfigError(
-        f"Site profile {place}: {field}: {what} cannot be. {remedy}",
-        **_details(place, field, value),
-    )
-
-
-def _details(place: Place, field: str, value: object) -> dict[str, Any]:
-    return {
-        "field": field,
-        "value": value,
-        "path": place.file,
-        "line": place.line,
-        "column": place.column,
-    }
+        raise explain(model, document, error) from error

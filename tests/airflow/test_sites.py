@@ -91,6 +91,16 @@ def test_a_retired_site_gets_no_job_and_is_not_asked(
     assert site.connections == 0
 
 
+def test_nothing_is_staged_for_a_retired_site(
+    site: Site, profiles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its refusal comes before that of a store of which nothing is known."""
+    connect(monkeypatch, "old")
+    task = operator(inputs=["s3://bucket/key"], allas_conn_id="no_such_store")
+    with pytest.raises(AirflowFailException, match="takes no jobs"):
+        task.execute(build_context(task))
+
+
 def test_a_retired_site_gets_no_coalesced_job(
     site: Site, profiles: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
