@@ -10,8 +10,9 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import DAG
 
 from airflow_provider_csc import run_costs, upstreams
-from airflow_provider_csc.errors import ConfigError, JobOutOfMemoryError
+from airflow_provider_csc.errors import ConfigError, JobOutOfMemoryError, UnreadableOutputError
 from airflow_provider_csc.hooks import _stats
+from airflow_provider_csc.hooks.slurm import SlurmHook
 from airflow_provider_csc.operators._costs import costing_tasks
 from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
 from airflow_provider_csc.operators.slurm_billing import SlurmBillingSummaryOperator
@@ -477,3 +478,54 @@ def test_the_sum_of_a_dag_run_is_returned_and_shown(
 def test_it_runs_whatever_became_of_the_others() -> None:
     assert SlurmBillingSummaryOperator(task_id="sum").trigger_rule == "all_done"
     assert SlurmBillingSummaryOperator(task_id="s", trigger_rule="always").trigger_rule == "always"
+
+
+# ---- what is left ----
+
+ALLOCATIONS = """\
+Data updated: 2025-10-10 12:05:41
+Project             |          CPU (used/allocated)|            GPU (used/allocated)
+------------------------------------------------------------------------------------
+{project}   |      175/1500  (11.7%) core/hours|  5/0    (N/A) gpu/hours
+"""
+
+
+@pytest.fixture
+def counting(site: FaultySite, tmp_path: Path) -> FaultySite:
+    """A site with LUMI's program, which shows how it was called."""
+    (tmp_path / "here.yaml").write_text(f"{PROFILE}\ncommands: {{balance: lumi-allocations}}\n")
+    program = site.fake._bin / "lumi-allocations"
+    text = ALLOCATIONS.format(project="$2")
+    program.write_text(f"#!/bin/bash\necho 'perl: warning: locale' >&2\ncat <<END\n{text}END\n")
+    program.chmod(0o755)
+    site.fake.give(program)
+    return site
+
+
+def test_the_site_tells_what_a_project_has_left(
+    counting: FaultySite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect(monkeypatch, site="here", account="project_462000963")
+    for project in (None, "project_465"):
+        found = SlurmHook().balance(project)
+        assert found.project == (project or "project_462000963")
+        cpu, gpu = found.purses
+        assert (cpu.unit, cpu.remaining, gpu.budget) == ("core-hours", 1325, 0)
+
+
+def test_who_has_no_account_or_no_such_program_is_told(
+    counting: FaultySite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="account: whose balance"):
+        SlurmHook().balance()
+    connect(monkeypatch)
+    with pytest.raises(ConfigError, match="names no site with a program"):
+        SlurmHook().balance("project_1")
+
+
+def test_a_program_that_is_not_there_is_no_balance_of_nothing(
+    counting: FaultySite,
+) -> None:
+    (counting.fake._bin / "lumi-allocations").unlink()
+    with pytest.raises(UnreadableOutputError, match="status 127"):
+        SlurmHook().balance("project_1")

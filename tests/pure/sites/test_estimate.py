@@ -137,6 +137,10 @@ def test_roihu_gpumedium(options: dict[str, object], by_hand: float) -> None:
         ("small", {"cpus_per_task": 2, "mem": "5G"}, 3.0),
         # 8 cores of 1750 MB stay at the cores' price: max(8, ceil(13.67 / 2) = 7) = 8.
         ("small", {"cpus_per_task": 8, "mem_per_cpu": "1750M"}, 8.0),
+        # 6 tasks may be spread over 4 nodes, of which each has 8 GB: max(6, 32 / 2 = 16) = 16.
+        ("small", {"ntasks": 6, "mem": "8G"}, 16.0),
+        # On one node it is 8 GB in all: max(6, 4) = 6.
+        ("small", {"ntasks": 6, "mem": "8G", "nodes": 1}, 6.0),
         # standard: 128 * nodes * hours. 4 nodes, 1 h: 512.
         ("standard", {"nodes": 4, "mem": "0"}, 512.0),
         # largemem: always 128 cores; with 1 TB: max(128, 1024 / 2 = 512) = 512.

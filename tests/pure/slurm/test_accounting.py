@@ -7,11 +7,13 @@ import pytest
 from airflow_provider_csc.slurm.accounting import (
     Usage,
     compute_usage,
+    find_share,
     format_bytes,
     format_seconds,
     render_table,
 )
 from airflow_provider_csc.slurm.output import AccountingRow, Answer, parse_accounting
+from airflow_provider_csc.slurm.tres import Share
 from tests.pure.slurm.evidence import accounting_line, answer, recorded
 
 
@@ -152,3 +154,22 @@ def test_a_duration_reads(seconds: float | None, text: str) -> None:
 )
 def test_a_size_reads(count: int | None, text: str) -> None:
     assert format_bytes(count) == text
+
+
+# ---- what it was given ----
+
+
+def test_what_22_05_says_a_job_was_given_is_found() -> None:
+    rows = rows_of("steps")
+    job = next(row for row in rows if row.step is None)
+    assert find_share(rows) == [
+        Share("small", "billing=3,cpu=3,mem=3000M,node=2", job.elapsed_seconds or 0)
+    ]
+    usage = compute_usage(rows)
+    assert usage.granted_memory_bytes == 3000 * 2**20
+    # Three tasks of some 57 MiB on 3000 MiB.
+    assert 0.04 < (usage.memory_efficiency or 0) < 0.1
+
+
+def test_of_a_job_that_never_ran_nothing_was_given() -> None:
+    assert find_share(rows_of("cancelled-in-queue")) == []

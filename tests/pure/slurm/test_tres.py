@@ -28,6 +28,11 @@ GIB = 2**30
         ("billing=2,cpu=2,mem=4G,node=1", Granted(cpus=2, memory_bytes=4 * GIB, nodes=1)),
         ("cpu=1,mem=1500M,node=1", Granted(cpus=1, memory_bytes=1500 * 2**20, nodes=1)),
         ("cpu=1,mem=2.50G", Granted(cpus=1, memory_bytes=int(2.5 * GIB))),
+        # As 22.05 printed it.
+        (
+            "billing=2,cpu=2,gres/gpu:gh200=8,gres/gpu=8,mem=100M,node=2",
+            Granted(cpus=2, gpus=8, memory_bytes=100 * 2**20, nodes=2),
+        ),
         ("gres/gpu:gh200=2,gres/gpu=2", Granted(gpus=2)),
         ("gres/gpu=4", Granted(gpus=4)),
         ("gres/gpu:gh200=2,gres/gpu:l40=1", Granted(gpus=3)),
