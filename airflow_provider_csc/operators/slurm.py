@@ -33,6 +33,7 @@ from airflow_provider_csc.operators._checks import (
     check_seconds,
     seconds_of,
 )
+from airflow_provider_csc.operators._environments import EnvironmentUser
 from airflow_provider_csc.operators._killable import name_task
 from airflow_provider_csc.operators._staging import StagingOperator
 from airflow_provider_csc.slurm.sources import (
@@ -64,7 +65,7 @@ if TYPE_CHECKING:
     from airflow_provider_csc.triggers.slurm import SlurmJobTrigger, SlurmSiteTrigger
 
 
-class SlurmSubmitOperator(StagingOperator):
+class SlurmSubmitOperator(EnvironmentUser, StagingOperator):
     """
     Submit one job to a Slurm cluster, wait for it in the triggerer, and return what became of it.
 
@@ -105,7 +106,9 @@ class SlurmSubmitOperator(StagingOperator):
         script. (templated)
     :param modules: environment modules, each ``name/version``, ``load name`` or ``use /path``.
         (templated)
-    :param environment: path, on the cluster, of a virtual environment to activate. (templated)
+    :param environment: path, on the cluster, of a virtual environment to activate; what a
+        `PythonEnvironmentOperator` returned; or its arguments, as ``{"recipe": ..., "prefix":
+        ...}``: then it is built first, where it is not there. (templated)
     :param work_dir: directory the job starts in; default: that of ``remote_script``, else the run
         directory. (templated)
     :param job_name: the readable part of the job's name; default: DAG and task id. (templated)
@@ -169,6 +172,7 @@ class SlurmSubmitOperator(StagingOperator):
         "script": "bash",
         "options": "json",
         "env": "json",
+        "environment": "json",
         "inputs": "json",
         "outputs": "json",
     }
@@ -182,7 +186,7 @@ class SlurmSubmitOperator(StagingOperator):
     options: Mapping[str, Any] | None = None
     env: Mapping[str, Any] | None = None
     modules: Sequence[str] | None = None
-    environment: str | None = None
+    environment: str | Mapping[str, Any] | None = None
     work_dir: str | None = None
     job_name: str | None = None
     slurm_conn_id: str = "slurm_default"
@@ -211,7 +215,7 @@ class SlurmSubmitOperator(StagingOperator):
         options: Mapping[str, Any] | None = None,
         env: Mapping[str, Any] | None = None,
         modules: Sequence[str] | None = None,
-        environment: str | None = None,
+        environment: str | Mapping[str, Any] | None = None,
         work_dir: str | None = None,
         job_name: str | None = None,
         slurm_conn_id: str = "slurm_default",
@@ -366,6 +370,10 @@ class SlurmSubmitOperator(StagingOperator):
     ) -> Any:
         """Go on with a submission that had to wait until the site answered."""
         known = _remembered(attempt)
+        if known.is_building:
+            return self._build(
+                context, known, lambda builder: builder.execute_again(context, event, attempt)
+            )
         self._check_waited(context, event, known)
         return self._run(context, known.resumed())
 
@@ -378,6 +386,10 @@ class SlurmSubmitOperator(StagingOperator):
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Take up the trigger's event: return the result, or do what the failure asks for."""
         attempt = _remembered(event.get("attempt"))
+        if attempt.is_building:
+            return self._build(
+                context, attempt, lambda builder: builder.execute_complete(context, event)
+            )
         if "submission" in event:
             self._note_submission(context, attempt, **event["submission"])
         elif "results" not in event:
@@ -407,6 +419,9 @@ class SlurmSubmitOperator(StagingOperator):
 
     def _run(self, context: Context, attempt: Attempt) -> Any:
         """Submit one job and wait for it."""
+        if self._is_environment_due(attempt):
+            building = replace(attempt, is_building=True)
+            return self._build(context, attempt, lambda builder: builder._run(context, building))  # noqa: SLF001
         if self.coalesce:
             self._submit_together(context, attempt)
         submission, attempt = self._submit_patiently(context, attempt)
@@ -866,6 +881,7 @@ class SlurmSubmitOperator(StagingOperator):
         from airflow_provider_csc.slurm.option_names import override_options  # noqa: PLC0415
         from airflow_provider_csc.slurm.plan import JobSpec  # noqa: PLC0415
 
+        environment, modules = self._choose_environment(attempt)
         return JobSpec(
             command=self.command,
             script=self.script,
@@ -874,8 +890,8 @@ class SlurmSubmitOperator(StagingOperator):
             if attempt.changes
             else self.options or {},
             env=self.env,
-            modules=self.modules,
-            environment=self.environment,
+            modules=modules,
+            environment=environment,
             work_dir=self.work_dir,
             job_name=self.job_name,
             array_logs=self.array_logs,

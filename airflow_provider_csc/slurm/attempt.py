@@ -44,6 +44,9 @@ class Attempt:
 
     ``array`` is what is known of a job array that takes several jobs (see `array_attempt`).
 
+    ``is_building`` while the job is the one that builds the environment of the task's own;
+    ``environment`` is what came of that.
+
     Running tasks hold it: never rename, add only with a default.
     """
 
@@ -60,6 +63,8 @@ class Attempt:
     refusals: int = 0
     queued_since: float | None = None
     array: Mapping[str, Any] | None = None
+    is_building: bool = False
+    environment: Mapping[str, Any] | None = None
 
     @property
     def is_resumed(self) -> bool:
@@ -104,6 +109,8 @@ class Attempt:
             replaced=self.replaced,
             unsatisfied=self.unsatisfied,
             array=self.array,
+            is_building=self.is_building,
+            environment=self.environment,
         )
 
     def refused(self, refusal: Refusal) -> Attempt:
