@@ -76,7 +76,8 @@ say() {{ printf 'environment: %s\\n' "$*"; }}
 give_up() {{ printf 'environment: %s\\n' "$*" >&2; exit 1; }}
 is_complete() {{ grep -q -F -- "\\"$hash\\"" "$final/{record}" 2>/dev/null; }}
 leave() {{
-  local status=$?
+  local status=$1
+  set +e
   trap '' HUP INT TERM
   trap - EXIT
   if [ -n "$child" ]; then
@@ -98,7 +99,7 @@ step() {{
   child=
   return "$status"
 }}
-trap 'set +e; leave' EXIT
+trap 'leave "$?"' EXIT
 trap 'exit 143' HUP INT TERM
 
 if is_complete; then
