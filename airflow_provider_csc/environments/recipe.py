@@ -155,9 +155,10 @@ def read_recipe(given: object) -> PythonEnvironment:
             hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known)}."
             raise _refusal("recipe", name, "is no field of an environment", hint)
     _check_types(given)
-    recipe = PythonEnvironment(
-        **{name: tuple(each) if isinstance(each, list) else each for name, each in given.items()}
-    )
+    values: dict[str, Any] = {
+        name: tuple(each) if isinstance(each, list) else each for name, each in given.items()
+    }
+    recipe = PythonEnvironment(**values)
     _check(recipe, given)
     return recipe
 
@@ -187,8 +188,7 @@ def _check(recipe: PythonEnvironment, given: Mapping[str, object]) -> None:
     for line in recipe.modules:
         parse_module(line)
     _check_sources(recipe)
-    for line in recipe.installed:
-        check_no_password("packages", line.text)
+    _check_installed(recipe)
     for name in ("index_url", "extra_index_urls", "find_links"):
         _check_places(name, getattr(recipe, name))
     for each in recipe.imports or ():
@@ -198,6 +198,12 @@ def _check(recipe: PythonEnvironment, given: Mapping[str, object]) -> None:
         if not _PROGRAM.fullmatch(each):
             raise _refusal("commands", each, "is no program's name", "Write 'torchrun'.")
     _check_python(recipe.python)
+
+
+def _check_installed(recipe: PythonEnvironment) -> None:
+    """Read what is installed, which refuses what cannot be."""
+    for each in recipe.installed:
+        check_no_password("packages", each.text)
 
 
 def _check_choice(field: str, value: object, choices: Sequence[str]) -> None:

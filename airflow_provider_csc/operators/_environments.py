@@ -33,6 +33,8 @@ class EnvironmentUser(BaseOperator):
     environment: str | Mapping[str, Any] | None = None
     modules: Sequence[str] | None = None
     _builder: EnvironmentOfJobOperator | None = None
+    # Whether a build is somebody else's, rather than what this operator does.
+    _has_builder = True
 
     def on_kill(self) -> None:
         """Kill the build, while it is that."""
@@ -48,6 +50,10 @@ class EnvironmentUser(BaseOperator):
         from airflow_provider_csc.environments.use import is_to_be_built  # noqa: PLC0415
 
         return is_to_be_built(self.environment)
+
+    def _is_of_builder(self, attempt: Attempt) -> bool:
+        """Whether what the task waited for is its build."""
+        return self._has_builder and attempt.is_building
 
     def _build(
         self,

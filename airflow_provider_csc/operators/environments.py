@@ -311,6 +311,8 @@ class PythonEnvironmentOperator(SlurmSubmitOperator):
 class EnvironmentOfJobOperator(PythonEnvironmentOperator):
     """Builds the environment of a job, within the task of that job; no task of its own."""
 
+    _has_builder = False
+
     def _identify(self, context: Context, attempt: Attempt) -> TaskIdentity:
         from dataclasses import replace  # noqa: PLC0415
 

@@ -370,7 +370,7 @@ class SlurmSubmitOperator(EnvironmentUser, StagingOperator):
     ) -> Any:
         """Go on with a submission that had to wait until the site answered."""
         known = _remembered(attempt)
-        if known.is_building:
+        if self._is_of_builder(known):
             return self._build(
                 context, known, lambda builder: builder.execute_again(context, event, attempt)
             )
@@ -386,7 +386,7 @@ class SlurmSubmitOperator(EnvironmentUser, StagingOperator):
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Take up the trigger's event: return the result, or do what the failure asks for."""
         attempt = _remembered(event.get("attempt"))
-        if attempt.is_building:
+        if self._is_of_builder(attempt):
             return self._build(
                 context, attempt, lambda builder: builder.execute_complete(context, event)
             )

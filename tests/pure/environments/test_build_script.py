@@ -127,7 +127,10 @@ def test_what_is_there_is_not_built_again(site: Site) -> None:
 
     done = site.build(plan)
 
-    assert (done.returncode, site.left()) == (0, sorted([Path(plan.path).name, f"{Path(plan.path).name}.101"]))
+    assert (done.returncode, site.left()) == (
+        0,
+        sorted([Path(plan.path).name, f"{Path(plan.path).name}.101"]),
+    )
     assert "is there already" in done.stdout
 
 
@@ -188,7 +191,11 @@ def test_what_an_import_prints_is_not_taken_for_ours(site: Site) -> None:
 
 
 def test_a_signal_takes_away_what_is_half_built(site: Site) -> None:
-    write_wheel(site.wheels, "alpha", code="import os, signal, time\nos.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(60)")
+    write_wheel(
+        site.wheels,
+        "alpha",
+        code="import os, signal, time\nos.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(60)",
+    )
 
     done = site.build(site.venv("alpha"))
 
@@ -293,7 +300,15 @@ def test_an_image_is_fetched_and_its_programs_are_found(site: Site) -> None:
     environ = {"PATH": f"{path}/bin:{site.bin}:/usr/bin:/bin"}
     subprocess.check_output([path / "bin/python", "-c", "print(1)"], env=environ)
     assert site.argv("apptainer") == [
-        *("exec", "--nv", "--bind=/a,/b", f"{path.resolve()}/image.sif", "python3", "-c", "print(1)")
+        *(
+            "exec",
+            "--nv",
+            "--bind=/a,/b",
+            f"{path.resolve()}/image.sif",
+            "python3",
+            "-c",
+            "print(1)",
+        )
     ]
 
 
