@@ -90,6 +90,7 @@ def runs(
         hello_slurm={},
         slurm_python={},
         slurm_array={},
+        slurm_environment={},
         slurm_mapped={},
         train_on_slurm={"rounds": ROUNDS},
         train_on_slurm_with_sensor={"rounds": ROUNDS, "minimum_accuracy": 1.0},
@@ -164,6 +165,17 @@ class TestPython:
         assert watched.state == "success", watched.logs()
         assert 3.1 < watched.run.xcom("estimate") < 3.2
         assert [task["task_id"] for task in watched.run.tasks()].count("count_inside") == 3
+
+
+@pytest.mark.cluster
+class TestEnvironment:
+    def test_the_job_runs_in_the_environment_that_was_built(self, runs: dict[str, Watched]) -> None:
+        watched = runs["slurm_environment"]
+        assert watched.state == "success", watched.logs()
+        built = watched.run.xcom("tools")
+        assert built["modules"] == ["python-data"]
+        (line,) = [line for line in watched.log("use") if line.startswith("in ")]
+        assert f"/.builds/{Path(built['path']).name}." in line
 
 
 @pytest.mark.cluster
