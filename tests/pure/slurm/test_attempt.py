@@ -85,4 +85,6 @@ def test_the_stored_form_is_that_of_the_first_release() -> None:
         "refusals": 0,
         "queued_since": None,
         "array": None,
+        "is_building": False,
+        "environment": None,
     }
