@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _FIELDS = 5
 _REMOVED = ".removed."
 _WORK = ".work"
-# So young may be a build whose job the queue does not show yet, or not any more.
-_YOUNG_SECONDS = 3600
+# So young may be a build whose job the queue does not show us.
+_YOUNG_SECONDS = 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class Build:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Catalog:
-    """All builds below a prefix, the site's time, and the user's jobs in the queue."""
+    """All builds below a prefix, the site's time, and the jobs in its queue."""
 
     prefix: str
     now: int
@@ -85,8 +85,8 @@ class Catalog:
 
     @staticmethod
     def _limit_of(build: Build, older_than: float) -> float:
-        """Return how old it has to be: what was never finished, or replaced, need not be kept."""
-        return older_than if build.path else min(older_than, _YOUNG_SECONDS)
+        """Return how old it has to be; nobody uses what was never finished."""
+        return older_than if build.record else _YOUNG_SECONDS
 
     def _newest(self, count: int) -> set[str]:
         by_name: dict[tuple[str, str], list[Build]] = defaultdict(list)

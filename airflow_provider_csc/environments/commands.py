@@ -230,7 +230,7 @@ list() {
 }
 ask list list
 ask now date +%s
-ask queue slurm timeout 30 squeue --noheader --me --format=%i
+ask queue slurm timeout 30 squeue --noheader --format=%A
 ask prefix printf %s "$prefix"
 """
 # Whatever is removed goes out of sight first, as a whole; nothing is followed on the way.

@@ -325,8 +325,8 @@ class PythonEnvironmentPruneOperator(BaseOperator):
 
     It removes only what `PythonEnvironmentOperator` made: directories of its own form in its own
     directory, following no link. Of each name and architecture the newest stay; so does what a job
-    of this user's in the queue is building. What was never finished, or was replaced, goes after an
-    hour. When an environment was last used is known to the day its last job of ours began.
+    in the queue is building. What was never finished goes after a day. An environment was last used
+    when a job last activated it.
 
     Returns a dict: ``environments`` (all of them: path, name, architecture, complete, files, bytes,
     built, last_used, idle_days, …), ``removed`` (their builds), ``freed_files``, ``freed_bytes``,

@@ -290,12 +290,12 @@ def test_the_newest_of_each_name_and_what_is_kept_stay(site: Site) -> None:
     ]
 
 
-def test_what_was_never_finished_goes_after_an_hour_unless_its_job_is_queued(site: Site) -> None:
+def test_what_was_never_finished_goes_after_a_day_unless_its_job_is_queued(site: Site) -> None:
     half = site.prefix / ".builds" / f"{entry(1)}.77"
     half.mkdir(parents=True)
     assert unneeded(site) == []
 
-    os.utime(half, (time.time() - 2 * 3600,) * 2)
+    os.utime(half, (time.time() - 2 * DAY,) * 2)
     site.queue("77")
     assert unneeded(site) == []
     site.queue("78")
@@ -358,7 +358,7 @@ def test_the_link_to_a_newer_build_stays(site: Site) -> None:
 def test_a_removal_that_was_cut_short_is_taken_up(site: Site) -> None:
     half = site.prefix / ".builds" / f".removed.{entry(1)}.1"
     half.mkdir(parents=True)
-    os.utime(half, (time.time() - 2 * 3600,) * 2)
+    os.utime(half, (time.time() - 2 * DAY,) * 2)
 
     assert unneeded(site) == [half.name]
     site.ask(build_remove(str(site.prefix), [half.name]))
