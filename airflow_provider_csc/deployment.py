@@ -9,3 +9,10 @@ def deployment_name() -> str:
 
     name: str = conf.get("csc", "deployment", fallback="")
     return name or conf.get("api", "base_url", fallback="") or ""
+
+
+def preflight_seconds() -> float:
+    """Return ``[csc] preflight_seconds``: for how long a machine believes a site's answers."""
+    from airflow.providers.common.compat.sdk import conf  # noqa: PLC0415 - as above
+
+    return float(conf.getfloat("csc", "preflight_seconds", fallback=600.0))

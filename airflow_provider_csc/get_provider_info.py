@@ -300,5 +300,16 @@ CONFIG_SECTION: dict[str, object] = {
             "example": "production",
             "default": "",
         },
+        "preflight_seconds": {
+            "description": (
+                "Before a job is submitted, maintenances, accounts and free space of its site are "
+                "looked at. For so many seconds a machine believes the answers of the last time; "
+                "0 asks before each job."
+            ),
+            "version_added": "0.1.0",
+            "type": "float",
+            "example": None,
+            "default": "600",
+        },
     },
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import sys
@@ -9,14 +10,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.transfer import _CONN, BOTO, HOOK, OURS, WORKERS
+from benchmarks.transfer import _CONN, BOTO, BOTO_MD5, HOOK, OURS, WORKERS
 
 
 def main() -> None:
     """Import everything, then transfer."""
     subject, direction, source, bucket, target = sys.argv[1:]
     logging.disable(logging.INFO)
-    work = {OURS: ours, HOOK: s3_hook, BOTO: boto}[subject](
+    work = {OURS: ours, HOOK: s3_hook, BOTO: boto, BOTO_MD5: boto_and_md5}[subject](
         direction, Path(source), bucket, Path(target)
     )
     cpu, began = time.process_time(), time.perf_counter()
@@ -83,6 +84,26 @@ def boto(direction: str, source: Path, bucket: str, target: Path):
                 each.result()
 
     return up if direction == "up" else down
+
+
+def boto_and_md5(direction: str, source: Path, bucket: str, target: Path):
+    """Return the same, with the checksums of all files before they are sent, or once they came."""
+    work = boto(direction, source, bucket, target)
+    place = source if direction == "up" else target
+
+    def digest(path: Path) -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "md5").hexdigest()
+
+    def hash_all() -> None:
+        with ThreadPoolExecutor(WORKERS) as pool:
+            list(pool.map(digest, sorted(place.iterdir())))
+
+    def both() -> None:
+        for step in (hash_all, work) if direction == "up" else (work, hash_all):
+            step()
+
+    return both
 
 
 if __name__ == "__main__":

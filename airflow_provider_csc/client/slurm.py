@@ -29,6 +29,8 @@ from airflow_provider_csc.slurm.framing import (
 )
 from airflow_provider_csc.slurm.output import Answer, NoAnswer, parse_log
 from airflow_provider_csc.slurm.partitions import build_show_partition, parse_limits
+from airflow_provider_csc.slurm.preflight import build_test_only, parse_test_only
+from airflow_provider_csc.slurm.preflight_facts import build_preflight, parse_preflight
 from airflow_provider_csc.slurm.result import JobResult, build_result
 from airflow_provider_csc.slurm.verdict import Evidence
 
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
 
     from airflow_provider_csc.slurm.cancel_commands import Notice
     from airflow_provider_csc.slurm.policy import PartitionLimits
+    from airflow_provider_csc.slurm.preflight import Forecast
+    from airflow_provider_csc.slurm.preflight_facts import PreflightFacts
+    from airflow_provider_csc.slurm.submit_commands import SubmitRequest
     from airflow_provider_csc.transport.base import Transport
 
 _COMMAND_SECONDS = 60.0
@@ -157,6 +162,19 @@ class SlurmClient:
     async def partition_limits(self, name: str) -> PartitionLimits:
         """Return what a partition allows; nothing is known of one that Slurm does not know."""
         return parse_limits((await self.ask(build_show_partition(name)))["partition"])
+
+    async def preflight_facts(self, base_dir: str) -> PreflightFacts:
+        """Return what the site says of itself that matters to any job."""
+        return parse_preflight(await self.ask(build_preflight(base_dir)))
+
+    async def test_only(self, request: SubmitRequest) -> Forecast:
+        """
+        Ask sbatch what would become of a job; none is submitted.
+
+        :raises SubmitRejectedError: for what it would refuse.
+        """
+        program = build_test_only(request.options, request.batch)
+        return parse_test_only((await self.ask(program))["test"])
 
     async def read_bytes(self, path: str, *, offset: int = 0, limit: int = 1 << 20) -> bytes:
         """

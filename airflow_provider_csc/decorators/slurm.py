@@ -88,6 +88,7 @@ class _SlurmDecoratedOperator(DecoratedOperator, SlurmSubmitOperator):  # pyrigh
         "op_args": "py",
         "op_kwargs": "py",
         "options": "json",
+        "job_resources": "json",
         "env": "json",
     }
     custom_operator_name = "@task.slurm"

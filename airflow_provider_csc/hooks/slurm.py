@@ -14,6 +14,7 @@ from airflow.providers.common.compat.connection import (
 )
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
+from airflow_provider_csc.deployment import preflight_seconds
 from airflow_provider_csc.errors import ConfigError, CscError
 from airflow_provider_csc.hooks._forms import build_field_behaviour, build_form_widgets
 from airflow_provider_csc.slurm.array_record import ArrayRecord
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from airflow_provider_csc.slurm.identity import TaskIdentity
     from airflow_provider_csc.slurm.plan import JobSpec
     from airflow_provider_csc.slurm.policy import PartitionLimits
+    from airflow_provider_csc.slurm.preflight import Forecast
     from airflow_provider_csc.slurm.queue_limits import QueueLimit, QueueScope
     from airflow_provider_csc.slurm.result import JobResult
     from airflow_provider_csc.slurm.submission import Submission
@@ -137,6 +139,7 @@ class SlurmHook(BaseHook):
         needs: Needs | None = None,
         ended: ArrayRecord | None = None,
         before: Callable[[SlurmClient], Awaitable[None]] | None = None,
+        preflight: bool = False,
     ) -> Submission:
         """
         Submit a job exactly once for this task instance; see `Submitter` and `ArraySubmitter`.
@@ -146,7 +149,8 @@ class SlurmHook(BaseHook):
         it raises, nothing is submitted.
 
         ``is_resumed`` is for a submission that has waited already: where its fate is still open, it
-        is soon left alone again. ``ended`` are the tasks of an array that ended in this try.
+        is soon left alone again. With ``preflight``, what is known to be in its way is reported
+        first. ``ended`` are the tasks of an array that ended in this try.
 
         :raises ConfigError: for a request that cannot be; nothing was submitted.
         """
@@ -161,7 +165,8 @@ class SlurmHook(BaseHook):
         settings = self.get_settings()
 
         async def work(client: SlurmClient) -> Submission:
-            plan = await _plan(client, settings, spec, identity)
+            placed, script, reasons = await _place(client, settings, spec)
+            plan = _prepare(settings, placed, identity, script)
             request, label = plan()
             linker = (
                 Linker(client=client, needs=needs, label=label, report=report) if needs else None
@@ -175,7 +180,12 @@ class SlurmHook(BaseHook):
                 report=report,
                 is_fresh=is_fresh,
                 delays=BRIEF_DELAYS if is_resumed else RESOLVE_DELAYS,
-                prepare=_after(before, client, linker.prepare if linker else None),
+                prepare=_after(
+                    before,
+                    client,
+                    linker.prepare if linker else None,
+                    tell=partial(_tell, client, settings, reasons, report, preflight=preflight),
+                ),
             )
             if request.array:
                 submission = await ArraySubmitter(
@@ -193,6 +203,31 @@ class SlurmHook(BaseHook):
 
         return self._with_client(work, settings)
 
+    def test_only(
+        self, spec: JobSpec, identity: TaskIdentity, *, report: Callable[[str], None]
+    ) -> tuple[Forecast, tuple[str, ...]]:
+        """
+        Say of a job what is in its way and when it would start; submit nothing.
+
+        Returns that, and the options it would have.
+
+        :raises ConfigError: for a request that cannot be.
+        :raises SubmitRejectedError: for what sbatch would refuse.
+        """
+        from airflow_provider_csc.slurm.preflight import describe_forecast  # noqa: PLC0415
+
+        settings = self.get_settings()
+
+        async def work(client: SlurmClient) -> tuple[Forecast, tuple[str, ...]]:
+            placed, script, reasons = await _place(client, settings, spec)
+            request, _ = _prepare(settings, placed, identity, script)()
+            await _tell(client, settings, reasons, report, request, preflight=True)
+            found = await client.test_only(request)
+            report(describe_forecast(found))
+            return found, request.asked
+
+        return self._with_client(work, settings)
+
     def plan_shared(
         self, spec: JobSpec, identity: TaskIdentity, *, since: int, is_fresh: bool = False
     ) -> Member:
@@ -203,7 +238,9 @@ class SlurmHook(BaseHook):
         """
         from airflow_provider_csc.slurm.coalescing import Member  # noqa: PLC0415
 
-        request, label = _prepare(self.get_settings(), spec, identity, None)(is_shared=True)
+        settings = self.get_settings()
+        placed, script, _ = _place_on(settings, spec, None)
+        request, label = _prepare(settings, placed, identity, script)(is_shared=True)
         return Member(
             request=request, identity=identity, label=label, since=since, is_fresh=is_fresh
         )
@@ -286,49 +323,89 @@ def _fields(connection: Connection, extra: dict[str, Any]) -> ConnectionFields:
     )
 
 
-async def _plan(
-    client: SlurmClient, settings: SiteSettings, spec: JobSpec, identity: TaskIdentity
-) -> Callable[..., tuple[SubmitRequest, str]]:
-    """Return `build_request` for a script that may lie on the cluster."""
+async def _place(
+    client: SlurmClient, settings: SiteSettings, spec: JobSpec
+) -> tuple[JobSpec, str, tuple[str, ...]]:
+    """Do the same as `_place_on` for a script that may lie on the cluster."""
     text = None
     if spec.remote_script is not None:
         path, text = await client.read_script("remote_script", spec.remote_script)
         spec = replace(spec, remote_script=path)
-    return _prepare(settings, spec, identity, text)
+    return _place_on(settings, spec, text)
+
+
+def _place_on(
+    settings: SiteSettings, spec: JobSpec, text: str | None
+) -> tuple[JobSpec, str, tuple[str, ...]]:
+    """Return the job with options of the site for what it needs, its script, and why so."""
+    script = read_source(spec, text)
+    if spec.resources is None:
+        return spec, script, ()
+    from airflow_provider_csc.sites.load import load_profile  # noqa: PLC0415 - needs pydantic
+    from airflow_provider_csc.sites.placement import place  # noqa: PLC0415
+
+    profile = load_profile("generic")
+    placed, reasons = place(spec, script, profile, _defaults(settings))
+    return placed, script, reasons
+
+
+async def _tell(
+    client: SlurmClient,
+    settings: SiteSettings,
+    reasons: Sequence[str],
+    report: Callable[[str], None],
+    request: SubmitRequest,
+    *,
+    preflight: bool,
+) -> None:
+    """Say what became of a request, and what is in its way."""
+    for reason in reasons:
+        report(reason)
+    if preflight:
+        from airflow_provider_csc.hooks._preflight import report_problems  # noqa: PLC0415
+
+        max_age = preflight_seconds()
+        await report_problems(client, settings, request, report, max_age=max_age)
 
 
 def _after(
     before: Callable[[SlurmClient], Awaitable[None]] | None,
     client: SlurmClient,
     prepare: Callable[[SubmitRequest], Awaitable[SubmitRequest]] | None,
-) -> Callable[[SubmitRequest], Awaitable[SubmitRequest]] | None:
-    """Return what completes a request when something else is done."""
-    if before is None:
-        return prepare
+    *,
+    tell: Callable[[SubmitRequest], Awaitable[None]],
+) -> Callable[[SubmitRequest], Awaitable[SubmitRequest]]:
+    """Return what completes a request when something else is said and done."""
 
     async def do(request: SubmitRequest) -> SubmitRequest:
-        await before(client)
+        await tell(request)
+        if before is not None:
+            await before(client)
         return await prepare(request) if prepare else request
 
     return do
 
 
 def _prepare(
-    settings: SiteSettings, spec: JobSpec, identity: TaskIdentity, text: str | None
+    settings: SiteSettings, spec: JobSpec, identity: TaskIdentity, script: str
 ) -> Callable[..., tuple[SubmitRequest, str]]:
     """Return `build_request`, to which only ``part`` or ``is_shared`` is still to be given."""
     return partial(
         build_request,
         spec,
         identity,
-        script=read_source(spec, text),
-        defaults={
-            "account": settings.account,
-            "partition": settings.partition,
-            "time": settings.time,
-        },
+        script=script,
+        defaults=_defaults(settings),
         base_dir=check_remote_path("work_dir of the connection", settings.work_dir),
     )
+
+
+def _defaults(settings: SiteSettings) -> dict[str, str | None]:
+    return {
+        "account": settings.account,
+        "partition": settings.partition,
+        "time": settings.time,
+    }
 
 
 def _describe_probe(probe: Probe) -> tuple[bool, str]:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from datetime import timedelta
 from math import inf
+from typing import TYPE_CHECKING
 
 from airflow_provider_csc.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _LOG_CHOICES = ("failed", "all", "none")
 
@@ -21,6 +25,17 @@ def check_seconds(name: str, value: object) -> None:
             f"{name}: {value!r} is no length of time. Give seconds, or a timedelta, of 0 or more.",
             field=name,
             value=value,
+        )
+
+
+def check_names(given: Mapping[str, object]) -> None:
+    """Refuse a name that Airflow keeps for itself, and a reader would take for this operator's."""
+    if given.get("resources") is not None:
+        raise ConfigError(
+            f"resources: {given['resources']!r} would go to Airflow's own argument of that name, "
+            "which means an executor's. Give it as job_resources.",
+            field="resources",
+            value=given["resources"],
         )
 
 

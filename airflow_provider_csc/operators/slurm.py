@@ -29,6 +29,7 @@ from airflow_provider_csc.errors import (
 from airflow_provider_csc.operators._checks import (
     check_array,
     check_coalesce,
+    check_names,
     check_policy,
     check_seconds,
     seconds_of,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_csc.client.slurm import SlurmClient
     from airflow_provider_csc.links.slurm import SlurmJobLink
+    from airflow_provider_csc.sites.resources import Resources
     from airflow_provider_csc.slurm.array_attempt import ArrayAttempt
     from airflow_provider_csc.slurm.attempt import Attempt
     from airflow_provider_csc.slurm.failures import FailureReason
@@ -102,6 +104,9 @@ class SlurmSubmitOperator(EnvironmentUser, StagingOperator):
     :param options: sbatch's long options, with ``-`` or ``_``: ``{"nodes": 2, "mem": "4G"}``. They
         win over the script's own lines. ``account``, ``partition`` and ``time`` fall back to the
         connection. (templated)
+    :param job_resources: what the job needs, whatever the site, as a `Resources` or a dict of its
+        fields: the partition and the site's own options follow from it. See docs/resources.md.
+        (templated)
     :param env: environment variables of the job. Not for secrets: they are written into the batch
         script. (templated)
     :param modules: environment modules, each ``name/version``, ``load name`` or ``use /path``.
@@ -140,6 +145,10 @@ class SlurmSubmitOperator(EnvironmentUser, StagingOperator):
         array, from the triggerer. See docs/mapped-tasks.md.
     :param coalesce_seconds: how long an instance waits for others; again for each that comes, but
         six times at the most.
+    :param preflight: before it is submitted, look for what is known to be in its way (a
+        maintenance, an account that is not the user's, a full disk), and say so. See
+        docs/preflight.md.
+    :param dry_run: end after the preflight, with what sbatch expects of the job; none is submitted.
     :param inputs: what the job fetches from Allas before it runs: ``"s3://bucket/key"``, all below
         ``"s3://bucket/prefix/"``, or ``{"url": ..., "path": "data/file.csv", "optional": True}``
         with where it goes in the job's working directory; default: its own last name. (templated)
@@ -155,6 +164,7 @@ class SlurmSubmitOperator(EnvironmentUser, StagingOperator):
         "script",
         "remote_script",
         "options",
+        "job_resources",
         "env",
         "modules",
         "environment",
@@ -171,6 +181,7 @@ class SlurmSubmitOperator(EnvironmentUser, StagingOperator):
         "command": "bash",
         "script": "bash",
         "options": "json",
+        "job_resources": "json",
         "env": "json",
         "environment": "json",
         "inputs": "json",
@@ -184,6 +195,7 @@ class SlurmSubmitOperator(EnvironmentUser, StagingOperator):
     script: str | None = None
     remote_script: str | None = None
     options: Mapping[str, Any] | None = None
+    job_resources: Mapping[str, Any] | None = None
     env: Mapping[str, Any] | None = None
     modules: Sequence[str] | None = None
     environment: str | Mapping[str, Any] | None = None
@@ -205,6 +217,9 @@ class SlurmSubmitOperator(EnvironmentUser, StagingOperator):
     max_failed_tasks: float | None = 0
     coalesce: bool = False
     coalesce_seconds: float = 5.0
+    preflight: bool = True
+    # Airflow's operators have a method called dry_run.
+    is_dry_run: bool = False
 
     def __init__(  # noqa: PLR0913 - one argument for each thing a user may want to say
         self,
@@ -213,6 +228,7 @@ class SlurmSubmitOperator(EnvironmentUser, StagingOperator):
         script: str | None = None,
         remote_script: str | None = None,
         options: Mapping[str, Any] | None = None,
+        job_resources: Resources | Mapping[str, Any] | None = None,
         env: Mapping[str, Any] | None = None,
         modules: Sequence[str] | None = None,
         environment: str | Mapping[str, Any] | None = None,
@@ -234,6 +250,8 @@ class SlurmSubmitOperator(EnvironmentUser, StagingOperator):
         max_failed_tasks: float | None = 0,
         coalesce: bool = False,
         coalesce_seconds: float = 5.0,
+        preflight: bool = True,
+        dry_run: bool = False,
         inputs: Sequence[Entry] | None = None,
         outputs: Sequence[Entry] | None = None,
         allas_conn_id: str = "allas_default",
@@ -241,6 +259,7 @@ class SlurmSubmitOperator(EnvironmentUser, StagingOperator):
         staging_timeout: float | timedelta = 1800,
         **kwargs: Any,
     ) -> None:
+        check_names(kwargs)
         super().__init__(**kwargs)
         named = None if depends_on is None else _name_tasks(depends_on)
         self._keep(
@@ -248,6 +267,7 @@ class SlurmSubmitOperator(EnvironmentUser, StagingOperator):
             script=script,
             remote_script=remote_script,
             options=options,
+            job_resources=_plain_resources(job_resources),
             env=env,
             modules=modules,
             environment=environment,
@@ -269,6 +289,8 @@ class SlurmSubmitOperator(EnvironmentUser, StagingOperator):
             max_failed_tasks=max_failed_tasks,
             coalesce=coalesce,
             coalesce_seconds=coalesce_seconds,
+            preflight=preflight,
+            is_dry_run=dry_run,
             inputs=inputs,
             outputs=outputs,
             allas_conn_id=allas_conn_id,
@@ -328,6 +350,7 @@ class SlurmSubmitOperator(EnvironmentUser, StagingOperator):
     @classmethod
     def partial(cls, *, depends_on: object = None, **kwargs: Any) -> OperatorPartial:
         """Make a mapped task; Airflow would take a task in ``depends_on`` for one of its edges."""
+        check_names(kwargs)
         given = {} if depends_on is None else {"depends_on": _name_tasks(depends_on)}
         made: OperatorPartial = super().partial(**given, **kwargs)
         return made
@@ -358,12 +381,31 @@ class SlurmSubmitOperator(EnvironmentUser, StagingOperator):
 
     def execute(self, context: Context) -> Any:
         """Submit, record the job, and wait for it."""
+        if self.is_dry_run:
+            return self._test_only(context)
         limit = self.execution_timeout
         # defer(timeout=...) would expire without anybody cancelling the job.
         deadline = time.time() + limit.total_seconds() if limit else None
         return self._run(
             context, replace(_remembered(), deadline=deadline, changes=self._learn(context))
         )
+
+    def _test_only(self, context: Context) -> dict[str, Any]:
+        """Say what is in the job's way, and return what sbatch expects of it."""
+        from airflow_provider_csc.hooks.slurm import SlurmHook  # noqa: PLC0415
+        from airflow_provider_csc.slurm.plan import check_spec  # noqa: PLC0415
+        from airflow_provider_csc.slurm.preflight import to_value  # noqa: PLC0415
+
+        attempt = _remembered()
+        try:
+            spec = self._build_spec(attempt)
+            check_spec(spec)
+            found, asked = SlurmHook(self.slurm_conn_id).test_only(
+                spec, self._identify(context, attempt), report=self.log.info
+            )
+        except (ConfigError, SubmitRejectedError) as error:
+            raise AirflowFailException(error.message) from error
+        return to_value(found, asked)
 
     def execute_again(
         self, context: Context, event: dict[str, Any], attempt: dict[str, Any]
@@ -488,7 +530,7 @@ class SlurmSubmitOperator(EnvironmentUser, StagingOperator):
         settings = SlurmHook(self.slurm_conn_id).get_settings()
         SlurmJobLink().persist(context, web_interface=settings.web_interface, run_dir=run_dir)
         submission = Submission(job_id=job_id, run_dir=run_dir, stdout_path="", stderr_path="")
-        remember(context, submission, self.options, attempt.changes)
+        remember(context, submission, self._asked_for, attempt.changes)
 
     def _submit_patiently(self, context: Context, attempt: Attempt) -> tuple[Submission, Attempt]:
         """Submit, when the site answers; what is uncertain is then looked for first."""
@@ -515,7 +557,7 @@ class SlurmSubmitOperator(EnvironmentUser, StagingOperator):
 
         identity = self._identify(context, _remembered())
         is_retry = self.on_failure is not None and identity.try_number > identity.first_try
-        changes = recall_changes(context, self.options) if is_retry else {}
+        changes = recall_changes(context, self._asked_for) if is_retry else {}
         if changes:
             told = ", ".join(f"{name}={value}" for name, value in changes.items())
             self.log.info("An earlier try of this task found out what it needs: %s.", told)
@@ -552,6 +594,7 @@ class SlurmSubmitOperator(EnvironmentUser, StagingOperator):
             needs=attempt.needs,
             ended=_known_array(attempt.array).record,
             before=before,
+            preflight=self.preflight,
         )
         self._job_id, self._run_dir = submission.job_id, submission.run_dir
         self._signal = _signal_of(submission.asked)
@@ -559,7 +602,7 @@ class SlurmSubmitOperator(EnvironmentUser, StagingOperator):
         SlurmJobLink().persist(
             context, web_interface=settings.web_interface, run_dir=submission.run_dir
         )
-        remember(context, submission, self.options, attempt.changes)
+        remember(context, submission, self._asked_for, attempt.changes)
         self._end_if_killed()
         return submission
 
@@ -878,7 +921,6 @@ class SlurmSubmitOperator(EnvironmentUser, StagingOperator):
             return None
 
     def _build_spec(self, attempt: Attempt) -> JobSpec:
-        from airflow_provider_csc.slurm.option_names import override_options  # noqa: PLC0415
         from airflow_provider_csc.slurm.plan import JobSpec  # noqa: PLC0415
 
         environment, modules = self._choose_environment(attempt)
@@ -886,9 +928,9 @@ class SlurmSubmitOperator(EnvironmentUser, StagingOperator):
             command=self.command,
             script=self.script,
             remote_script=self.remote_script,
-            options=override_options(self.options or {}, attempt.changes)
-            if attempt.changes
-            else self.options or {},
+            options=self.options or {},
+            resources=self.job_resources,
+            changes=attempt.changes,
             env=self.env,
             modules=modules,
             environment=environment,
@@ -906,6 +948,11 @@ class SlurmSubmitOperator(EnvironmentUser, StagingOperator):
             # What the jobs write that this one depends on is there when they have ended.
             is_patient=self.depends_on is not None,
         )
+
+    @property
+    def _asked_for(self) -> Mapping[str, Any]:
+        """What the author asks for, by which it is seen whether that is something else now."""
+        return {**(self.options or {}), **(self.job_resources or {})}
 
     def _identify(self, context: Context, attempt: Attempt) -> TaskIdentity:
         from airflow_provider_csc.deployment import deployment_name  # noqa: PLC0415
@@ -979,6 +1026,11 @@ class SlurmSubmitOperator(EnvironmentUser, StagingOperator):
             task_key=name_task(context),
             not_before=None if pause is None else time.time() + pause,
         )
+
+
+def _plain_resources(given: Resources | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return what templates can be filled in in, and Airflow shows as JSON."""
+    return given if given is None or isinstance(given, Mapping) else given.to_dict()
 
 
 def _name_tasks(depends_on: object) -> Any:

@@ -79,7 +79,7 @@ def translate(
     if name is not None:
         made["partition"] = name
     return Translation(
-        options={**(partition.options if partition else {}), **made},
+        options={**_required(partition, given), **made},
         partition=name,
         allocation=_allocate(adapted, partition),
         reasons=(*reasons, *_remarks(adapted, name, partition)),
@@ -251,6 +251,16 @@ def _remarks(request: Request, name: str | None, partition: Partition | None) ->
     disk = partition.local_disk
     if request.local_disk and disk:
         yield f"Local files go to {disk.path}."
+
+
+def _required(partition: Partition | None, given: Mapping[str, object]) -> dict[str, str]:
+    """Return what every job of a partition has to have, unless the user says it."""
+    options = partition.options if partition else {}
+    return {
+        name: value
+        for name, value in options.items()
+        if not {name, *_SAID_BY.get(name, ())} & given.keys()
+    }
 
 
 def _refuse_twice(made: Mapping[str, str], given: Mapping[str, object]) -> None:

@@ -22,6 +22,7 @@ from airflow_provider_csc.slurm.batch import (
     render_exports,
 )
 from airflow_provider_csc.slurm.identity import build_job_name
+from airflow_provider_csc.slurm.option_names import override_options
 from airflow_provider_csc.slurm.options import (
     check_contradictions,
     option_arguments,
@@ -57,12 +58,19 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec:
-    """What a DAG author asked for; exactly one of the first three is given."""
+    """
+    What a DAG author asked for; exactly one of the first three is given.
+
+    ``resources`` become options of the site, see `sites.placement`; ``changes`` are options that a
+    retry policy asks for instead of those.
+    """
 
     command: str | Sequence[str] | None = None
     script: str | None = None
     remote_script: str | None = None
     options: Mapping[str, object] = field(default_factory=dict)
+    resources: Mapping[str, object] | None = None
+    changes: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, object] | None = None
     modules: Sequence[str] | None = None
     environment: str | None = None
@@ -190,7 +198,7 @@ def build_request(
     """
     own = read_script_options(script)
     check_script_options(own, script_field="remote_script" if spec.remote_script else "script")
-    options = parse_options(spec.options)
+    options = parse_options(override_options(spec.options, spec.changes))
     chosen = {**own.options, **options}
     check_contradictions(chosen)
     if is_shared:

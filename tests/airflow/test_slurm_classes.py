@@ -68,7 +68,9 @@ def test_what_is_not_said_is_as_the_signature_tells() -> None:
         poll_interval = 60.0
 
     signature = inspect.signature(SlurmSubmitOperator).parameters
-    defaults = {name: each.default for name, each in signature.items() if name != "kwargs"}
+    # Each operator of Airflow's has a method called dry_run.
+    others = ("kwargs", "dry_run")
+    defaults = {name: each.default for name, each in signature.items() if name not in others}
     for kind in (SlurmSubmitOperator, Patient):
         task = kind(task_id="job", command="true", max_failed_tasks=None)
         said = {"command": "true", "max_failed_tasks": None}
@@ -93,7 +95,7 @@ def test_all_fields_a_user_may_want_to_template_are_templated() -> None:
         *("kwargs", "deferrable", "poll_interval", "wait_for_completion", "stream_logs"),
         *("log_limit_bytes", "timeout", "queue_timeout", "kill_grace", "cancel_held", "on_failure"),
         *("array_logs", "max_failed_tasks", "coalesce", "coalesce_seconds"),
-        *("outputs_on_failure", "staging_timeout"),
+        *("outputs_on_failure", "staging_timeout", "preflight", "dry_run"),
     }
 
     assert set(SlurmSubmitOperator.template_fields) == arguments - not_templated

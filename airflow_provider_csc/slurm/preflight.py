@@ -1,0 +1,207 @@
+"""What can be known to go wrong with a job before it is submitted, and how to mend it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_csc.errors import SubmitRejectedError
+from airflow_provider_csc.slurm.accounting import format_bytes
+from airflow_provider_csc.slurm.framing import assignments, words
+from airflow_provider_csc.slurm.rejections import find_remedy
+from airflow_provider_csc.slurm.shell import SLURM
+from airflow_provider_csc.slurm.values import format_time_limit, parse_time_limit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from airflow_provider_csc.slurm.framing import Frame
+    from airflow_provider_csc.slurm.preflight_facts import PreflightFacts, Reservation
+
+_LEAST_BYTES = 100 * 2**20
+_LEAST_FILES = 100
+_MINUTE = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is found, why it matters, and how to mend it: a sentence each."""
+
+    what: str
+    why: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, (self.what, self.why, self.remedy)))
+
+
+def find_problems(options: Mapping[str, str | bool], facts: PreflightFacts) -> Iterator[Finding]:
+    """
+    Yield what is wrong with a job of these options (parsed, by long name) at a site.
+
+    What could not be asked is no finding; nor is what only Slurm can tell.
+    """
+    text = {name: value for name, value in options.items() if isinstance(value, str)}
+    yield from _find_account(text, facts)
+    yield from _find_maintenance(text, facts)
+    yield from _find_room(facts)
+
+
+def _find_account(options: Mapping[str, str], facts: PreflightFacts) -> Iterator[Finding]:
+    account, accounts = options.get("account"), facts.accounts
+    if not accounts:
+        # A cluster without accounting has none; whether that is so, sbatch knows.
+        return
+    known = ", ".join(sorted(accounts))
+    user = facts.user or "This user"
+    if account is None:
+        if len(accounts) > 1:
+            yield Finding(
+                "No account is named.",
+                f"{user} has several ({known}), and Slurm charges the default one, or refuses.",
+                "Give options={'account': ...}, or set it in the connection.",
+            )
+        return
+    if account not in accounts:
+        yield Finding(
+            f"{user} is no member of account {account!r} here.",
+            "sbatch refuses such a job.",
+            f"There are: {known}. A project's members need the service of this machine, and have "
+            "to accept its terms (MyCSC).",
+        )
+        return
+    partition = options.get("partition")
+    if partition and accounts[account] and partition not in accounts[account]:
+        yield Finding(
+            f"Account {account!r} is not open to {user} in partition {partition!r}.",
+            "sbatch refuses such a job.",
+            f"It is in: {', '.join(accounts[account])}.",
+        )
+
+
+def _find_maintenance(options: Mapping[str, str], facts: PreflightFacts) -> Iterator[Finding]:
+    limit = parse_time_limit(options["time"]) if "time" in options else None
+    if limit is None:
+        return
+    for one in facts.maintenances or ():
+        until = f"from {_moment(one.start)} to {_moment(one.end)}"
+        where = "all nodes" if one.is_of_all_nodes else f"the nodes {one.nodes}"
+        if one.start <= facts.asked_at < one.end:
+            yield Finding(
+                f"A maintenance ({one.name}) of {where} goes on, {until}.",
+                "Jobs that need them start when it is over.",
+            )
+        elif facts.asked_at < one.start < facts.asked_at + limit:
+            yield _before_maintenance(one, limit, where, until, one.start - facts.asked_at)
+
+
+def _before_maintenance(one: Reservation, limit: int, where: str, until: str, left: int) -> Finding:
+    longest = left // _MINUTE * _MINUTE
+    return Finding(
+        f"A maintenance ({one.name}) of {where} is {until}.",
+        f"A job of {format_time_limit(limit)} cannot end before it begins, so that Slurm starts it "
+        "when it is over.",
+        f"With a time of less than {format_time_limit(longest)} it may start before."
+        if longest
+        else "",
+    )
+
+
+def _find_room(facts: PreflightFacts) -> Iterator[Finding]:
+    room = facts.room
+    if room is None:
+        return
+    if room.free_bytes is not None and room.free_bytes < _LEAST_BYTES:
+        yield Finding(
+            f"There are {format_bytes(room.free_bytes)} left at {room.path}.",
+            "The job's log and files go there.",
+            "Delete what is not needed, or set another work_dir in the connection.",
+        )
+    if room.free_files is not None and room.free_files < _LEAST_FILES:
+        yield Finding(
+            f"Only {room.free_files} more files can be made at {room.path}.",
+            "A job has some ten of them.",
+            "Delete what is not needed, or set another work_dir in the connection.",
+        )
+
+
+def _moment(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """
+    What ``sbatch --test-only`` expects of a job: when it starts (seconds since 1970), and where.
+
+    It considers all that wait before it; other jobs that come may be served first.
+    """
+
+    start: int | None
+    nodes: str
+    partition: str
+    said: str
+
+
+_TO_START = re.compile(
+    r"to start at (?P<start>\S+) using \d+ processors on nodes (?P<nodes>\S+) "
+    r"in partition (?P<partition>\S+)"
+)
+_TEST = """
+test_only() {
+  cd -- "$HOME" && exec timeout 60 sbatch --test-only "${options[@]}" <<<"$batch"
+}
+"""
+
+
+def build_test_only(options: Sequence[str], batch: str) -> str:
+    """Ask what would become of a job, without submitting it (sbatch(1), ``--test-only``)."""
+    return (
+        f"{SLURM}{_TEST}options=({words(options)})\n{assignments({'batch': batch})}\n"
+        "ask test slurm test_only\n"
+    )
+
+
+def parse_test_only(frame: Frame) -> Forecast:
+    """
+    Read sbatch's answer.
+
+    :raises SubmitRejectedError: with the cause and a remedy, for what it would refuse.
+    """
+    found = _TO_START.search(frame.text)
+    if frame.status != 0 or not found:
+        raise SubmitRejectedError(
+            f"Slurm would refuse the job: {frame.complaint}\n{find_remedy(frame.text)} Nothing was "
+            "submitted.",
+            stderr=frame.text,
+            exit_status=frame.status,
+        )
+    start = found["start"]
+    return Forecast(
+        start=int(start) if start.isdecimal() else None,
+        nodes=found["nodes"],
+        partition=found["partition"],
+        said=frame.text,
+    )
+
+
+def describe_forecast(found: Forecast) -> str:
+    """Say when a job would start."""
+    when = "some time" if found.start is None else _moment(found.start)
+    return (
+        f"Submitted now, it would start at {when} in partition {found.partition} "
+        f"({found.nodes}), as Slurm sees it."
+    )
+
+
+def to_value(found: Forecast, asked: Sequence[str]) -> dict[str, Any]:
+    """Return what a dry run returns: options, and the start (ISO 8601), partition and nodes."""
+    start = found.start and datetime.fromtimestamp(found.start, UTC).isoformat()
+    return {
+        "options": list(asked),
+        "start_time": start,
+        "partition": found.partition,
+        "nodes": found.nodes,
+    }

@@ -1,0 +1,203 @@
+"""What is found to be in a job's way, by what a site says of itself."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_csc.errors import SubmitRejectedError
+from airflow_provider_csc.slurm.framing import Frame
+from airflow_provider_csc.slurm.preflight import (
+    describe_forecast,
+    find_problems,
+    parse_test_only,
+    to_value,
+)
+from airflow_provider_csc.slurm.preflight_facts import (
+    PreflightFacts,
+    Reservation,
+    Room,
+    parse_preflight,
+)
+
+NOW = 1_790_000_000
+HOUR = 3600
+# Printed by scontrol 22.05 with SLURM_TIME_FORMAT=%s.
+RESERVATION = (
+    "ReservationName=maint StartTime={start} EndTime={end} Duration=04:00:00 Nodes=c[1-4] NodeCnt=4 "
+    "CoreCnt=32 Features=(null) PartitionName=(null) Flags={flags} TRES=cpu=32 Users=root "
+    "Groups=(null) Accounts=(null) Licenses=(null) State=INACTIVE BurstBuffer=(null) Watts=n/a "
+    "MaxStartDelay=(null)"
+)
+
+
+def frames(**texts: str) -> dict[str, Frame]:
+    given = {
+        "clock": str(NOW),
+        "user": "alice",
+        "reservations": "No reservations in the system",
+        "associations": "project_2001234|",
+        "room": "/scratch\n 1000000000\n 5000",
+    }
+    return {name: Frame(0, text.encode()) for name, text in (given | texts).items()}
+
+
+def facts(**changes: Any) -> PreflightFacts:
+    return PreflightFacts(**{"asked_at": NOW, "user": "alice"} | changes)
+
+
+def maintenance(start: int, end: int, **changes: Any) -> Reservation:
+    given = {"name": "maint", "nodes": "c[1-4]", "is_of_all_nodes": True}
+    return Reservation(start=start, end=end, **given | changes)
+
+
+def found(options: dict[str, str | bool], facts: PreflightFacts) -> list[str]:
+    return [str(each) for each in find_problems(options, facts)]
+
+
+def test_answers_are_read() -> None:
+    line = RESERVATION.format(start=NOW + 9, end=NOW + 99, flags="MAINT,IGNORE_JOBS,ALL_NODES")
+    other = RESERVATION.format(start=NOW, end=NOW + 99, flags="SPEC_NODES")
+
+    read = parse_preflight(frames(reservations=f"{line}\n{other}"))
+
+    assert read == PreflightFacts(
+        asked_at=NOW,
+        user="alice",
+        maintenances=(maintenance(NOW + 9, NOW + 99),),
+        accounts={"project_2001234": ()},
+        room=Room(path="/scratch", free_bytes=10**9, free_files=5000),
+    )
+
+
+def test_what_was_not_answered_is_not_known_and_is_told() -> None:
+    answers = frames() | {
+        "reservations": Frame(1, b"slurm_load_reservations error: Unable to contact"),
+        "associations": Frame(124, b""),
+        "room": Frame(1, b"df: no such file"),
+    }
+
+    read = parse_preflight(answers)
+
+    assert (read.maintenances, read.accounts, read.room) == (None, None, None)
+    assert len(read.problems) == 3
+    assert not found({"account": "x", "time": "1-00:00:00"}, read)
+
+
+def test_facts_survive_being_kept() -> None:
+    whole = parse_preflight(
+        frames(
+            reservations=RESERVATION.format(start=NOW, end=NOW + 1, flags="MAINT"),
+            associations="a|small\na|test\nb|\n",
+        )
+    )
+    for each in (whole, facts()):
+        assert PreflightFacts.from_payload(json.loads(json.dumps(each.to_payload()))) == each
+
+
+def test_an_account_that_is_open_everywhere_once_is_open_everywhere() -> None:
+    read = parse_preflight(frames(associations="a|small\na|\nb|small\nb|test\n"))
+
+    assert read.accounts == {"a": (), "b": ("small", "test")}
+
+
+@given(st.dictionaries(st.sampled_from(sorted(frames())), st.text(max_size=60)))
+def test_no_answer_is_an_error(texts: dict[str, str]) -> None:
+    answers = frames() | {
+        name: Frame(0, text.encode("utf-8", "surrogatepass")) for name, text in texts.items()
+    }
+    read = parse_preflight(answers)
+    list(find_problems({"account": "a", "time": "1-00:00:00", "partition": "small"}, read))
+
+
+def test_a_job_that_would_meet_a_maintenance_is_told_how_long_it_may_be() -> None:
+    soon = facts(maintenances=(maintenance(NOW + 5 * HOUR + 30, NOW + 9 * HOUR),))
+
+    [text] = found({"time": "1-00:00:00"}, soon)
+
+    assert "A maintenance (maint) of all nodes is from 2026-09-21" in text
+    assert "With a time of less than 0-05:00:00 it may start before." in text
+    assert not found({"time": "05:00:00"}, soon)
+    assert not found({}, soon)
+    assert not found({"time": "UNLIMITED"}, soon)
+
+
+def test_a_maintenance_of_some_nodes_names_them() -> None:
+    some = facts(
+        maintenances=(maintenance(NOW - HOUR, NOW + HOUR, is_of_all_nodes=False, nodes="c1"),)
+    )
+
+    [text] = found({"time": "00:10:00"}, some)
+
+    assert "of the nodes c1 goes on" in text
+
+
+def test_a_maintenance_that_is_over_is_none() -> None:
+    assert not found({"time": "1"}, facts(maintenances=(maintenance(NOW - 9, NOW - 1),)))
+
+
+ACCOUNTS = {"project_1": (), "project_2": ("small", "test")}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"account": "project_3"}, "alice is no member of account 'project_3'"),
+        ({}, "No account is named. alice has several (project_1, project_2)"),
+        ({"account": "project_2", "partition": "large"}, "It is in: small, test."),
+        ({"account": "project_2", "partition": "small"}, None),
+        ({"account": "project_1", "partition": "large"}, None),
+    ],
+)
+def test_an_account_that_is_not_the_users_is_named_with_those_that_are(
+    options: dict[str, str | bool], said: str | None
+) -> None:
+    texts = found(options, facts(accounts=ACCOUNTS))
+
+    assert (said is None and not texts) or (said is not None and said in texts[0])
+
+
+def test_a_cluster_without_accounting_has_no_accounts_to_miss() -> None:
+    assert not found({"account": "x"}, facts(accounts={}))
+
+
+@pytest.mark.parametrize(
+    ("room", "said"),
+    [
+        (Room(path="/s", free_bytes=5 * 2**20, free_files=None), "5.0 MiB left at /s"),
+        (Room(path="/s", free_bytes=None, free_files=3), "Only 3 more files"),
+        (Room(path="/s", free_bytes=None, free_files=None), None),
+    ],
+)
+def test_a_full_file_system_is_told_of(room: Room, said: str | None) -> None:
+    texts = found({}, facts(room=room))
+
+    assert (said is None and not texts) or (said is not None and said in texts[0])
+
+
+def test_what_sbatch_expects_is_read() -> None:
+    text = (
+        f"sbatch: Job 12 to start at {NOW} using 2 processors on nodes c1 in partition small"
+    ).encode()
+
+    forecast = parse_test_only(Frame(0, text))
+
+    assert "2026-09-21 14:13 UTC in partition small (c1)" in describe_forecast(forecast)
+    assert to_value(forecast, ("--time=1",)) == {
+        "options": ["--time=1"],
+        "start_time": "2026-09-21T14:13:20+00:00",
+        "partition": "small",
+        "nodes": "c1",
+    }
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_what_sbatch_would_refuse_is_refused_with_a_remedy(status: int) -> None:
+    said = b"allocation failure: Invalid account or account/partition combination specified"
+
+    with pytest.raises(SubmitRejectedError, match="Check `account` and `partition`"):
+        parse_test_only(Frame(status, said))
