@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 # What says how one is built; the first two it cannot be without.
-BUILD_FIELDS = ("recipe", "prefix", "options", "architecture", "cache_dir")
+BUILD_FIELDS = ("recipe", "prefix", "options", "job_resources", "architecture", "cache_dir")
 
 
 def is_to_be_built(environment: object) -> bool:
