@@ -40,7 +40,9 @@ def get_provider_info() -> dict[str, object]:
         ],
         "hooks": [_modules("Slurm", "hooks.slurm"), _modules("Allas", "hooks.allas")],
         "operators": [
-            _modules("Slurm", "operators.slurm", "operators.slurm_billing"),
+            _modules(
+                "Slurm", "operators.slurm", "operators.slurm_billing", "operators.environments"
+            ),
             _modules("Allas", "operators.allas", "transfers.allas", "transfers.allas_slurm"),
         ],
         "sensors": [_modules("Slurm", "sensors.slurm"), _modules("Allas", "sensors.allas")],

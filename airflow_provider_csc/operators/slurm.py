@@ -36,6 +36,7 @@ from airflow_provider_csc.operators._checks import (
 )
 from airflow_provider_csc.operators._config import ConfiguredOperator, keep_config
 from airflow_provider_csc.operators._costs import CostingOperator
+from airflow_provider_csc.operators._environments import EnvironmentUser
 from airflow_provider_csc.parking import name_task, remembered
 from airflow_provider_csc.slurm.sources import (
     TEMPLATE_EXTENSIONS,
@@ -66,7 +67,7 @@ if TYPE_CHECKING:
     from airflow_provider_csc.triggers.slurm import SlurmJobTrigger
 
 
-class SlurmSubmitOperator(ConfiguredOperator, CostingOperator):
+class SlurmSubmitOperator(EnvironmentUser, ConfiguredOperator, CostingOperator):
     """
     Submit one job to a Slurm cluster, wait for it in the triggerer, and return what became of it.
 
@@ -111,7 +112,9 @@ class SlurmSubmitOperator(ConfiguredOperator, CostingOperator):
         script. (templated)
     :param modules: environment modules, each ``name/version``, ``load name`` or ``use /path``.
         (templated)
-    :param environment: path, on the cluster, of a virtual environment to activate. (templated)
+    :param environment: path, on the cluster, of a virtual environment to activate; what a
+        `PythonEnvironmentOperator` returned; or its arguments, as ``{"recipe": ..., "prefix":
+        ...}``: then it is built first, where it is not there. (templated)
     :param work_dir: directory the job starts in; default: that of ``remote_script``, else the run
         directory. (templated)
     :param job_name: the readable part of the job's name; default: DAG and task id. (templated)
@@ -191,6 +194,7 @@ class SlurmSubmitOperator(ConfiguredOperator, CostingOperator):
         "options": "json",
         "job_resources": "json",
         "env": "json",
+        "environment": "json",
         "inputs": "json",
         "outputs": "json",
         "config": "yaml",
@@ -206,7 +210,7 @@ class SlurmSubmitOperator(ConfiguredOperator, CostingOperator):
     job_resources: Mapping[str, Any] | None = None
     env: Mapping[str, Any] | None = None
     modules: Sequence[str] | None = None
-    environment: str | None = None
+    environment: str | Mapping[str, Any] | None = None
     work_dir: str | None = None
     job_name: str | None = None
     slurm_conn_id: str = "slurm_default"
@@ -239,7 +243,7 @@ class SlurmSubmitOperator(ConfiguredOperator, CostingOperator):
         job_resources: Resources | Mapping[str, Any] | None = None,
         env: Mapping[str, Any] | None = None,
         modules: Sequence[str] | None = None,
-        environment: str | None = None,
+        environment: str | Mapping[str, Any] | None = None,
         work_dir: str | None = None,
         job_name: str | None = None,
         config: Any = None,
@@ -424,6 +428,17 @@ class SlurmSubmitOperator(ConfiguredOperator, CostingOperator):
             raise AirflowFailException(error.message) from error
         return to_value(found, asked)
 
+    def execute_again(
+        self, context: Context, event: dict[str, Any], attempt: dict[str, Any]
+    ) -> Any:
+        """Go on with a submission that had to wait until the site answered."""
+        known = remembered(attempt)
+        if self._is_of_builder(known):
+            return self._build(
+                context, known, lambda builder: builder.execute_again(context, event, attempt)
+            )
+        return super().execute_again(context, event, attempt)
+
     def execute_linked(
         self, context: Context, event: dict[str, Any], attempt: dict[str, Any]
     ) -> Any:
@@ -433,6 +448,10 @@ class SlurmSubmitOperator(ConfiguredOperator, CostingOperator):
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Take up the trigger's event: return the result, or do what the failure asks for."""
         attempt = remembered(event.get("attempt"))
+        if self._is_of_builder(attempt):
+            return self._build(
+                context, attempt, lambda builder: builder.execute_complete(context, event)
+            )
         if "submission" in event:
             self._note_submission(context, attempt, **event["submission"])
         elif "results" not in event:
@@ -462,6 +481,9 @@ class SlurmSubmitOperator(ConfiguredOperator, CostingOperator):
 
     def _run(self, context: Context, attempt: Attempt) -> Any:
         """Submit one job and wait for it."""
+        if self._is_environment_due(attempt):
+            building = replace(attempt, is_building=True)
+            return self._build(context, attempt, lambda builder: builder._run(context, building))  # noqa: SLF001
         if self.coalesce:
             self._submit_together(context, attempt)
         submission, attempt = self._submit_patiently(context, attempt)
@@ -905,6 +927,7 @@ class SlurmSubmitOperator(ConfiguredOperator, CostingOperator):
     def _build_spec(self, attempt: Attempt) -> JobSpec:
         from airflow_provider_csc.slurm.plan import JobSpec  # noqa: PLC0415
 
+        environment, modules = self._choose_environment(attempt)
         return JobSpec(
             command=self.command,
             script=self.script,
@@ -913,8 +936,8 @@ class SlurmSubmitOperator(ConfiguredOperator, CostingOperator):
             resources=self.job_resources,
             changes=attempt.changes,
             env=self.env,
-            modules=self.modules,
-            environment=self.environment,
+            modules=modules,
+            environment=environment,
             work_dir=self.work_dir,
             job_name=self.job_name,
             array_logs=self.array_logs,

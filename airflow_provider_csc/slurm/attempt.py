@@ -51,6 +51,9 @@ class Attempt:
     ``uploads`` were begun in an object store that was away when they were to be aborted: bucket,
     key and upload_id of each.
 
+    ``is_building`` while the job is the one that builds the environment of the task's own;
+    ``environment`` is what came of that.
+
     Running tasks hold it: never rename, add only with a default.
     """
 
@@ -70,6 +73,8 @@ class Attempt:
     site: str | None = None
     costs: Mapping[str, Sequence[float] | None] = field(default_factory=dict)
     uploads: tuple[Mapping[str, str], ...] = ()
+    is_building: bool = False
+    environment: Mapping[str, Any] | None = None
 
     @property
     def is_resumed(self) -> bool:
@@ -121,6 +126,8 @@ class Attempt:
             array=self.array,
             site=self.site,
             costs=self.costs,
+            is_building=self.is_building,
+            environment=self.environment,
         )
 
     def refused(self, refusal: Refusal) -> Attempt:

@@ -34,7 +34,8 @@ class TaskIdentity:
     ``first_try`` is the try at which the present generation began: Airflow *meant* to run again
     there (first run, or a user cleared the task). Tries after it are retries of that generation.
     ``run_started`` (ISO 8601, UTC) is when the DAG run began, which tells it from a deleted run of
-    the same id. ``waits`` is false for a task that ends while its job goes on, on purpose.
+    the same id. ``waits`` is false for a task that ends while its job goes on, on purpose. ``part``
+    names what a task submits beside its job, and looks for by itself.
     """
 
     dag_id: str
@@ -47,11 +48,15 @@ class TaskIdentity:
     resubmission: int = 0
     run_started: str = ""
     waits: bool = True
+    part: str = ""
 
     @property
     def key(self) -> str:
         """Name the task instance, the same in each of its tries."""
-        parts = [self.deployment, self.dag_id, self.run_id, self.task_id, self.map_index]
+        parts: list[object] = [
+            *(self.deployment, self.dag_id, self.run_id, self.task_id, self.map_index),
+            *([self.part] if self.part else []),
+        ]
         digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
         return _KEY_PREFIX + digest[:_KEY_DIGITS]
 
@@ -69,7 +74,8 @@ class TaskIdentity:
     def default_label(self) -> str:
         """Return the readable part of the job's name when the user gave none."""
         index = f".{self.map_index}" if self.map_index >= 0 else ""
-        return f"{self.dag_id}.{self.task_id}{index}"
+        part = f".{self.part}" if self.part else ""
+        return f"{self.dag_id}.{self.task_id}{index}{part}"
 
     def to_json(self, *, array: str = "") -> str:
         """

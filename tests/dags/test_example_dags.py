@@ -93,6 +93,7 @@ def runs(
         slurm_python={},
         slurm_config={},
         slurm_array={},
+        slurm_environment={},
         slurm_mapped={},
         train_on_slurm={"rounds": ROUNDS},
         train_on_slurm_with_sensor={"rounds": ROUNDS, "minimum_accuracy": 1.0},
@@ -178,6 +179,17 @@ class TestConfig:
         said = f"alice, run {watched.run.run_id}, with python-data/"
         assert any(line.startswith(said) for line in watched.log("report"))
         assert [task["task_id"] for task in watched.run.tasks()].count("each") == 2
+
+
+@pytest.mark.cluster
+class TestEnvironment:
+    def test_the_job_runs_in_the_environment_that_was_built(self, runs: dict[str, Watched]) -> None:
+        watched = runs["slurm_environment"]
+        assert watched.state == "success", watched.logs()
+        built = watched.run.xcom("tools")
+        assert built["modules"] == ["python-data"]
+        (line,) = [line for line in watched.log("use") if line.startswith("in ")]
+        assert f"/.builds/{Path(built['path']).name}." in line
 
 
 @pytest.mark.cluster

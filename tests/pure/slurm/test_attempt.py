@@ -89,4 +89,6 @@ def test_the_stored_form_is_that_of_the_first_release() -> None:
         "site": None,
         "costs": {},
         "uploads": [],
+        "is_building": False,
+        "environment": None,
     }
