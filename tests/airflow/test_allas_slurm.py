@@ -47,14 +47,15 @@ class Transfer(AllasToSlurmOperator):
 
     def _plan(self) -> Callable[[LoginStaging], Awaitable[Moved]]:
         async def move(staging: LoginStaging) -> Moved:
+            met = self.meets.pop(0) if self.meets else None
+            if met is LONG:
+                # Before anything is asked: a process that is cancelled while it starts may not end.
+                await asyncio.sleep(60)
             await staging.client.run("true")
             self.undone.append(list(staging.undone))
             staging.undone[:] = [UPLOAD]
-            met = self.meets.pop(0) if self.meets else None
             if isinstance(met, Exception):
                 raise met
-            if met is LONG:
-                await asyncio.sleep(60)
             return Moved(1, 2, 3)
 
         return move
