@@ -25,6 +25,7 @@ SLOW = (
     "cluster/test_allas_transfer",
     "cluster/test_allas_faults",
     "cluster/test_staging",
+    "cluster/test_environments",
     "cluster/test_slurm_operator",
     "cluster/test_arrays",
     "cluster/test_chains",
@@ -33,6 +34,8 @@ SLOW = (
     "cluster/test_certificates",
     "cluster/test_pending",
     "cluster/test_policy",
+    "cluster/test_costs",
+    "cluster/test_sites",
     "cluster/test_allas_leases",
     "cluster/test_allas_sensor",
     # These need a processor rather than time.
