@@ -331,7 +331,8 @@ class TestTrainingWithSensor:
         assert submitted["state"] == "PENDING"
         assert (waited["job_id"], waited["state"]) == (submitted["job_id"], "COMPLETED")
         assert set(submitted) == RESULT_KEYS
-        assert set(waited) == RESULT_KEYS - {"resubmissions"}
+        # A sensor submits nothing, so that it has nothing to price either.
+        assert set(waited) == RESULT_KEYS - {"resubmissions", "billing_units", "advice"}
 
 
 def metrics_key(watched: Watched) -> str:

@@ -8,7 +8,9 @@ import fcntl
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
+import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -115,20 +117,34 @@ class FakeSite:
 
     async def _run(self, command: str, stdin: bytes) -> CommandResult:
         """Do as sshd does: by a shell, in the user's home, with little environment."""
-        process = await asyncio.create_subprocess_exec(
-            *self._become,
-            "/bin/sh",
-            "-c",
-            command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[CommandResult] = loop.create_future()
+        # Not asyncio's own: who is cancelled while such a process starts waits for its end, and it
+        # for its input.
+        process = subprocess.Popen(  # noqa: ASYNC220
+            [*self._become, "/bin/sh", "-c", command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             cwd=self.home,
             env={"HOME": str(self.home), "PATH": f"{self._bin}:/usr/bin:/bin", "USER": "somebody"},
             start_new_session=True,
         )
-        stdout, stderr = await process.communicate(stdin)
-        return CommandResult(exit_status=process.returncode or 0, stdout=stdout, stderr=stderr)
+
+        def tell(result: CommandResult) -> None:
+            if not ended.done():
+                ended.set_result(result)
+
+        def wait() -> None:
+            stdout, stderr = process.communicate(stdin)
+            status = process.returncode or 0
+            with contextlib.suppress(RuntimeError):  # nobody waits any more
+                loop.call_soon_threadsafe(
+                    tell, CommandResult(exit_status=status, stdout=stdout, stderr=stderr)
+                )
+
+        threading.Thread(target=wait, daemon=True).start()
+        return await ended
 
     async def settle(self) -> None:
         """Wait for what still runs."""
