@@ -234,5 +234,8 @@ def test_a_chain_that_two_workers_follow_is_one_chain() -> None:
         for each, waiting in zip((task, other), followed, strict=True)
     ]
 
+    # How long it was seen to wait is a matter of who saw it.
+    for result in results:
+        result.pop("pending_reasons")
     assert results[0] == results[1]
     assert jobs_of(task) == {"1": "OUT_OF_MEMORY", "1.1": "COMPLETED"}

@@ -79,7 +79,7 @@ def test_a_job_that_succeeds_returns_all_documented_fields(deferrable: bool) -> 
         *("job_id", "name", "cluster", "state", "exit_code", "signal", "reason", "partition"),
         *("nodes", "submit_time", "start_time", "end_time", "elapsed_seconds"),
         *("cpu_efficiency", "max_rss_bytes", "run_dir", "stdout_path", "stderr_path"),
-        *("resubmissions", "memory_efficiency", "billing_units", "advice"),
+        *("resubmissions", "memory_efficiency", "billing_units", "advice", "pending_reasons"),
     }
     assert context["ti"].xcoms["job_id"] == result["job_id"]
     assert (result["state"], result["exit_code"], result["signal"]) == ("COMPLETED", 0, None)
