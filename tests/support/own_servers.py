@@ -90,6 +90,14 @@ class OwnGateway(OwnServer):
         ]
 
 
+def _is_sshd(process: psutil.Process) -> bool:
+    """Whether it is a session's; a child may end while it is looked at."""
+    try:
+        return bool(process.name().startswith("sshd"))
+    except psutil.NoSuchProcess:
+        return False
+
+
 class OwnSshd(OwnServer):
     """An sshd; users and keys are those of the cluster's."""
 
@@ -103,7 +111,7 @@ class OwnSshd(OwnServer):
         sessions: list[psutil.Process] = []
         if self._process is not None:
             children = psutil.Process(self._process.pid).children(recursive=True)
-            sessions = [each for each in children if each.name().startswith("sshd")]
+            sessions = [each for each in children if _is_sshd(each)]
         super().kill()
         for each in sessions:
             with contextlib.suppress(psutil.NoSuchProcess):
