@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from airflow_provider_csc.errors import SlurmError, TransportError
 from airflow_provider_csc.slurm.options import read_arguments
 from airflow_provider_csc.slurm.preflight import find_problems
 from airflow_provider_csc.slurm.preflight_facts import PreflightFacts
@@ -38,11 +39,22 @@ async def report_problems(
     *,
     max_age: float,
 ) -> None:
-    """Say what is known to be in a job's way, by answers of the site that are not too old (s)."""
+    """
+    Say what is known to be in a job's way, by answers of the site that are not too old (s).
+
+    What could not be asked is told when it was asked, and stops nothing: the submission itself
+    finds out whether the site is there.
+    """
     place = _place_of(settings, request.base_dir)
     facts = _recall(place, max_age)
     if facts is None:
-        facts = await client.preflight_facts(request.base_dir)
+        try:
+            facts = await client.preflight_facts(request.base_dir)
+        except (TransportError, SlurmError) as error:
+            report(f"Preflight: not known, for the site did not answer. {error.message}")
+            return
+        for problem in facts.problems:
+            report(f"Preflight: not known: {problem}")
         _keep(place, facts)
     for finding in find_problems(read_arguments(request.asked), facts):
         report(f"Preflight: {finding}")
@@ -59,7 +71,9 @@ def _place_of(settings: SiteSettings, base_dir: str) -> Path | None:
     is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
     if not is_ours or stat.S_IMODE(status.st_mode) != _OURS:
         return None
-    seed = f"{settings.ssh.target}\n{base_dir}"
+    # The same name can be another host behind another jump host.
+    way = " ".join(map(str, (*settings.ssh.jump_hosts, settings.ssh.target)))
+    seed = f"{way}\n{base_dir}"
     return folder / f"site-{hashlib.sha256(seed.encode()).hexdigest()[:16]}.json"
 
 

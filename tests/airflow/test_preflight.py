@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from airflow_provider_csc.errors import CommandTimeoutError, CscError, UnreadableOutputError
 from airflow_provider_csc.hooks import _preflight
 from airflow_provider_csc.hooks._preflight import report_problems
 from airflow_provider_csc.slurm.preflight_facts import PreflightFacts, Room
@@ -22,12 +23,15 @@ FULL = PreflightFacts(asked_at=1, room=Room(path="/scratch", free_bytes=0, free_
 
 
 class Site:
-    def __init__(self) -> None:
+    def __init__(self, answer: PreflightFacts | Exception = FULL) -> None:
         self.asked = 0
+        self.answer = answer
 
     async def preflight_facts(self, _base_dir: str) -> PreflightFacts:
         self.asked += 1
-        return FULL
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
 
 
 @pytest.fixture
@@ -37,10 +41,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def said(
-    site: Site, *, host: str = "a", base_dir: str = "~/runs", max_age: float = 60
+    site: Site,
+    *,
+    host: str = "a",
+    jump: tuple[Hop, ...] = (),
+    base_dir: str = "~/runs",
+    max_age: float = 60,
 ) -> list[str]:
     told: list[str] = []
-    settings = SiteSettings(ssh=SshSettings(target=Hop(host=host)))
+    settings = SiteSettings(ssh=SshSettings(target=Hop(host=host), jump_hosts=jump))
     request: Any = SimpleNamespace(base_dir=base_dir, asked=("--time=0-00:10:00",))
     client: Any = site
     asyncio.run(report_problems(client, settings, request, told.append, max_age=max_age))
@@ -66,8 +75,29 @@ def test_another_site_or_directory_is_asked_for_itself(folder: Path) -> None:
     said(site)
     said(site, host="b")
     said(site, base_dir="~/other")
+    said(site, jump=(Hop(host="gate"),))
 
-    assert site.asked == 3
+    assert site.asked == 4
+
+
+@pytest.mark.parametrize(
+    "error", [CommandTimeoutError("It took too long."), UnreadableOutputError("It broke off.")]
+)
+def test_a_site_that_does_not_answer_stops_no_submission(folder: Path, error: CscError) -> None:
+    site = Site(error)
+
+    [line] = said(site)
+    said(site)
+
+    assert line == f"Preflight: not known, for the site did not answer. {error.message}"
+    assert site.asked == 2
+
+
+def test_a_question_that_failed_is_told_when_it_was_asked(folder: Path) -> None:
+    site = Site(PreflightFacts(asked_at=1, problems=("sacctmgr show associations: refused",)))
+
+    assert said(site) == ["Preflight: not known: sacctmgr show associations: refused"]
+    assert said(site) == []
 
 
 def test_answers_that_are_too_old_or_spoilt_are_not_believed(folder: Path) -> None:
