@@ -62,6 +62,7 @@ csc_child=
 csc_starting=
 csc_late=
 csc_ender=
+csc_handed=0
 csc_signals=(HUP INT QUIT TERM USR1 USR2 URG XCPU)
 
 size_of() {{
@@ -84,13 +85,14 @@ finish() {{
     "$csc_self" "$1" "$csc_started" "$(date +%s)" "${{SLURMD_NODENAME:-$HOSTNAME}}" \\
     >"$record.new" &&
     printf '%s%s' "$(log_of 1 stdout)" "$(log_of 2 stderr)" >>"$record.new" &&
-    printf '"stdout_bytes": %d, "stderr_bytes": %d, "restarts": %d}}\\n' \\
-      "${{stdout_bytes:--1}}" "${{stderr_bytes:--1}}" "${{SLURM_RESTART_COUNT:-0}}" \\
+    printf '"stdout_bytes": %d, "stderr_bytes": %d, "restarts": %d, "signals": %d}}\\n' \\
+      "${{stdout_bytes:--1}}" "${{stderr_bytes:--1}}" "${{SLURM_RESTART_COUNT:-0}}" "$csc_handed" \\
       >>"$record.new" && mv -f -- "$record.new" "$record"
   exit "$1"
 }}
 hand_on() {{
   csc_interrupted=1
+  csc_handed=$((csc_handed + 1))
   if [ -n "$csc_child" ]; then
     kill -s "$1" "$csc_child" 2>/dev/null
     end_in_time
@@ -423,8 +425,9 @@ class ExitRecord:
     What the job itself wrote down at its end. Times in seconds since 1970, the node's clock.
 
     The sizes are those of its standard output and error as the node saw them then, -1 where that is
-    no file; ``restarts`` is how often it had been requeued. Of a task of an array, whose ``job_id``
-    is ``123_4``, it tells where these files are.
+    no file; ``restarts`` is how often it had been requeued, ``signals`` how many reached the batch
+    shell while it ran (None: a job of an older version). Of a task of an array, whose ``job_id`` is
+    ``123_4``, it tells where these files are.
     """
 
     job_id: str
@@ -435,6 +438,7 @@ class ExitRecord:
     stdout_bytes: int = -1
     stderr_bytes: int = -1
     restarts: int = 0
+    signals: int | None = None
     stdout_path: str | None = None
     stderr_path: str | None = None
 
@@ -457,6 +461,7 @@ def parse_exit_record(data: bytes) -> ExitRecord | None:
             stdout_bytes=_checked(fields.get("stdout_bytes", -1), _SIZES),
             stderr_bytes=_checked(fields.get("stderr_bytes", -1), _SIZES),
             restarts=_checked(fields.get("restarts", 0), range(2**31)),
+            signals=_checked(fields["signals"], range(2**31)) if "signals" in fields else None,
             stdout_path=_path(fields.get("stdout")),
             stderr_path=_path(fields.get("stderr")),
         )

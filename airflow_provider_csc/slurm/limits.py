@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from airflow_provider_csc.slurm.states import Phase
@@ -35,7 +35,8 @@ class Limits:
     queue_timeout: float | None = None
     run_timeout: float | None = None
     deadline: float | None = None
-    _seen: dict[tuple[Phase, int], tuple[float, float]] = field(default_factory=dict)
+    # Made when it is needed, for thousands of waiting tasks have one each.
+    _seen: dict[tuple[Phase, int], tuple[float, float]] | None = None
 
     def is_past_deadline(self, now: Moment) -> bool:
         """Whether the task may not take any longer."""
@@ -67,5 +68,6 @@ class Limits:
 
     def _elapsed(self, phase: Phase, since: int, clock: int, now: Moment) -> float:
         first = (max(clock - since, 0), now.steady)
+        self._seen = {} if self._seen is None else self._seen
         elapsed, steady = self._seen.setdefault((phase, since), first)
         return elapsed + now.steady - steady

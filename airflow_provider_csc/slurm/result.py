@@ -16,7 +16,7 @@ from airflow_provider_csc.slurm.accounting import (
 from airflow_provider_csc.slurm.array_record import ArrayRecord, format_note
 from airflow_provider_csc.slurm.output import Answer, is_without_accounting
 from airflow_provider_csc.slurm.states import parse_state
-from airflow_provider_csc.slurm.verdict import Evidence, judge
+from airflow_provider_csc.slurm.verdict import Evidence, is_lost_late, judge
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -226,7 +226,11 @@ def _find_contradiction(
     if record is None or row is None:
         return None
     own, failed = record.exit_code, row.state.name == "FAILED"
-    is_end_disputed = (row.state.is_success and own != 0) or (failed and own == 0)
+    is_end_disputed = (
+        (row.state.is_success and own != 0)
+        or (failed and own == 0)
+        or is_lost_late(row.state, record)
+    )
     if not is_end_disputed and not (accounted and failed and _is_other_code(accounted, own)):
         return None
     source = "sacct" if accounted else "squeue"
@@ -269,7 +273,9 @@ def describe_result(result: JobResult) -> str:
 def _describe_circumstances(result: JobResult) -> list[str]:
     """Return sentences on what made this end unusual."""
     told = []
-    if result.contradiction:
+    if result.contradiction and result.is_success:
+        told.append(f"Its node was lost when its script had ended already: {result.contradiction}.")
+    elif result.contradiction:
         told.append(
             f"Slurm and the job contradict each other: {result.contradiction}. Look at its log and "
             "its results before running it again; a shell's start-up or logout file may have "

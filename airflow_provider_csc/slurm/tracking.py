@@ -48,6 +48,8 @@ from airflow_provider_csc.slurm.states import Phase
 from airflow_provider_csc.slurm.verdict import Evidence, is_live, is_revoked, judge
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from airflow_provider_csc.slurm.answers import Answers
     from airflow_provider_csc.slurm.batch import ExitRecord
 
@@ -65,6 +67,8 @@ _CANCEL_AGAIN_SECONDS = 60
 # For figures about many jobs.
 TRACKED_STATES = ("queued", "running", "ending", "unknown")
 _PLAIN_ID = re.compile(r"[0-9]+(_[0-9]+)?")
+# Of most jobs, as long as they are waited for; one for all takes no memory for each.
+_NO_ENDS: Mapping[str, QueueRow] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +130,7 @@ class _Job:
     memory: Memory = field(default_factory=Memory)
     queue: Answer[QueueRow] | None = None
     last_seen: tuple[QueueRow, int] | None = None
-    ends: dict[str, QueueRow] = field(default_factory=dict)
+    ends: Mapping[str, QueueRow] = field(default_factory=lambda: _NO_ENDS)
     shown: tuple[str, str] | None = None
     # Why it waits in the queue, once it was seen to.
     waiting: Waiting | None = None
@@ -467,10 +471,12 @@ class JobTracker:
         It counts only where no accounting will ever tell of it. A job that was requeued is shown.
         """
         current = {row.job_id: row for row in rows}
-        job.ends.update((name, row) for name, row in current.items() if row.state.is_final)
-        job.ends = {
-            name: row for name, row in job.ends.items() if current.get(name, row).state.is_final
+        ends = {
+            name: row
+            for name, row in {**job.ends, **current}.items()
+            if current.get(name, row).state.is_final
         }
+        job.ends = ends or _NO_ENDS
         shown = {job.job_id, *current} if current else set()
         forgotten = [row for name, row in job.ends.items() if name not in shown]
         return forgotten if self._has_no_accounting else []
@@ -606,7 +612,7 @@ class JobTracker:
             if not evidence.is_denied:
                 patience = max(patience, _LAG_SECONDS)
             return start is not None and now.steady - start >= patience
-        if verdict.state.name in _MAY_RETURN and not is_late:
+        if (verdict.disputed or verdict.state).name in _MAY_RETURN and not is_late:
             return False
         # Of a job that never ran there is no log to wait for.
         if evidence.has_run and not self.logs.is_whole(

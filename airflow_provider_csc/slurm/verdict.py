@@ -92,11 +92,16 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """The state the evidence supports; it ends a wait only when ``is_final``."""
+    """
+    The state the evidence supports; it ends a wait only when ``is_final``.
+
+    ``disputed`` is what Slurm says, where the job's own exit record proves it wrong.
+    """
 
     state: JobState
     exit_code: int | None = None
     signal: int | None = None
+    disputed: JobState | None = None
 
     @property
     def is_final(self) -> bool:
@@ -176,25 +181,34 @@ def _from_accounting(row: AccountingRow, record: ExitRecord | None) -> Verdict:
     sacct takes 128 off an exit code above 127 (src/sacct/print.c, 22.05), so ``exit 137`` and
     ``exit 9`` look alike there; and a job that Slurm ended is accounted as 0.
     """
-    if record is not None and (record.exit_code or row.state.is_success):
-        code, signal = split_exit_code(record.exit_code)
-        return Verdict(state=_agreed(row.state, record), exit_code=code, signal=signal)
-    return Verdict(state=row.state, exit_code=row.exit_code, signal=row.signal)
+    if record is None:
+        return Verdict(state=row.state, exit_code=row.exit_code, signal=row.signal)
+    found = _from_exit_record(record, row.state)
+    if record.exit_code or found.state.is_success:
+        return found
+    return replace(found, exit_code=row.exit_code, signal=row.signal)
 
 
-def _from_exit_record(record: ExitRecord, queued: JobState | None) -> Verdict:
+def _from_exit_record(record: ExitRecord, told: JobState | None) -> Verdict:
     code, signal = split_exit_code(record.exit_code)
-    state = _agreed(queued or STATES["COMPLETED"], record)
-    return Verdict(state=state, exit_code=code, signal=signal)
+    state = STATES["COMPLETED"] if told is None or is_lost_late(told, record) else told
+    if state.is_success and record.exit_code:
+        # Slurm sees the wrapper's exit code only; a site's profile may end that shell with another.
+        state = STATES["FAILED"]
+    return Verdict(
+        state=state, exit_code=code, signal=signal, disputed=told if told != state else None
+    )
 
 
-def _agreed(state: JobState, record: ExitRecord) -> JobState:
+def is_lost_late(told: JobState, record: ExitRecord) -> bool:
     """
-    Return the state Slurm tells, unless it is a success of which the job itself knows nothing.
+    Whether a job lost its node when its script had come to its end already.
 
-    Slurm sees the wrapper's exit code only; a site's profile may end that shell with another one.
+    The record is the batch shell's last act; then slurmstepd tells slurmctld, and a node that dies
+    in between makes the job a NODE_FAIL. Where a node of several dies, Slurm ends the script on the
+    others by signals: then an exit code of 0 proves nothing.
     """
-    return STATES["FAILED"] if state.is_success and record.exit_code else state
+    return told.name == "NODE_FAIL" and record.exit_code == 0 and record.signals == 0
 
 
 def split_exit_code(code: int) -> tuple[int, int | None]:

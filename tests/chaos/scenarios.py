@@ -309,11 +309,17 @@ async def _filtered(stage: Stage, *, percent: int, seconds: float) -> None:
 
 
 async def node_killed(stage: Stage) -> None:
-    """A node dies with all that runs on it; its jobs are requeued, or fail and are retried."""
+    """
+    A node dies with all that runs on it; its jobs are requeued, or fail and are retried.
+
+    Those that came to their end just before, of which Slurm was not told, have succeeded.
+    """
     stage.rules = Rules(jobs_may_die=True)
 
     async def kill() -> None:
         await stage.under_way(after=(3, 5))
+        faults.silence_node(stage.cluster, DOOMED_NODE)
+        await asyncio.sleep(2)
         stage.faults += await faults.kill_node(stage.cluster, DOOMED_NODE)
         await asyncio.sleep(15)
         await stage.cluster.control("start", f"slurmd-{DOOMED_NODE}")

@@ -96,8 +96,9 @@ def exit_record(
     ended: int = 1020,
     stdout_bytes: int = 0,
     stderr_bytes: int = 0,
+    signals: int | None = None,
 ) -> bytes:
-    fields = {
+    fields: dict[str, object] = {
         "job_id": job_id,
         "exit_code": code,
         "started": started,
@@ -107,4 +108,6 @@ def exit_record(
         "stderr_bytes": stderr_bytes,
         "restarts": 0,
     }
+    if signals is not None:
+        fields["signals"] = signals
     return json.dumps(fields).encode() + b"\n"

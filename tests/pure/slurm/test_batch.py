@@ -787,7 +787,7 @@ RECORD = {"job_id": "4711", "exit_code": 3, "started": 1000, "ended": 1010, "nod
 
 
 def test_a_record_is_read() -> None:
-    sizes = {"stdout_bytes": 7, "stderr_bytes": -1, "restarts": 1}
+    sizes = {"stdout_bytes": 7, "stderr_bytes": -1, "restarts": 1, "signals": 2}
     assert parse_exit_record(json.dumps({**RECORD, **sizes}).encode()) == ExitRecord(
         job_id="4711",
         exit_code=3,
@@ -797,6 +797,7 @@ def test_a_record_is_read() -> None:
         stdout_bytes=7,
         stderr_bytes=-1,
         restarts=1,
+        signals=2,
     )
 
 
@@ -819,6 +820,7 @@ def test_a_record_of_an_older_version_is_read() -> None:
         *(json.dumps({**RECORD, "exit_code": code}).encode() for code in (True, [], float("inf"))),
         *(json.dumps({**RECORD, "stdout_bytes": size}).encode() for size in (-2, "7", None, 1.0)),
         json.dumps({**RECORD, "restarts": -1}).encode(),
+        *(json.dumps({**RECORD, "signals": count}).encode() for count in (-1, "0", None)),
         *(json.dumps({**RECORD, "started": when}).encode() for when in (-1, 10**18, "now")),
         *(
             json.dumps({name: value for name, value in RECORD.items() if name != missing}).encode()

@@ -15,6 +15,7 @@ from airflow_provider_csc.slurm.framing import Frame
 from airflow_provider_csc.slurm.output import RowMemo
 from airflow_provider_csc.slurm.parking import Outage
 from airflow_provider_csc.slurm.pending import explain_reason
+from airflow_provider_csc.slurm.result import describe_result
 from airflow_provider_csc.slurm.states import STATES, Phase
 from airflow_provider_csc.slurm.tracking import (
     Ended,
@@ -174,6 +175,19 @@ def test_every_final_state_ends_a_wait_as_itself(state: str) -> None:
     late = {"NODE_FAIL": 30, "PREEMPTED": 30, "BOOT_FAIL": 30}.get(state, 4)
     assert live_through(Story(SPEC, site)) == f"{state}@{late}"
     assert live_through(Story(SPEC, Site(answer(queue_line(state=state))))) == f"{state}@30"
+
+
+def test_a_job_whose_node_died_behind_its_script_has_succeeded_when_slurm_does_not_requeue_it() -> (
+    None
+):
+    lost, row = answer(queue_line(state="NODE_FAIL")), answer(accounting_line(State="NODE_FAIL"))
+    story = Story(SPEC, Site(lost, row, exit_record(signals=0)))
+    assert live_through(story) == "COMPLETED@30"
+    said = "sacct says NODE_FAIL but the job's own exit record says exit code 0."
+    assert f"The sources contradict each other about job 123: {said}" in story.notes
+    assert story.ended is not None
+    (result,) = story.ended.results
+    assert f"Its node was lost when its script had ended already: {said}" in describe_result(result)
 
 
 @pytest.mark.parametrize("accounting", ACCOUNTING)

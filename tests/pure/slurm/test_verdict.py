@@ -28,8 +28,8 @@ def accounting(*states: str, code: str = "0:0") -> Answer:  # type: ignore[type-
     return found
 
 
-def record(code: int) -> ExitRecord:
-    return ExitRecord(job_id="123", exit_code=code, started=1, ended=2, nodes="c1")
+def record(code: int, signals: int | None = None) -> ExitRecord:
+    return ExitRecord(job_id="123", exit_code=code, started=1, ended=2, nodes="c1", signals=signals)
 
 
 SILENT = NoAnswer("Connection refused")
@@ -192,6 +192,38 @@ def test_the_exit_record_is_proof_without_accounting(
     for silence in (SILENT, EMPTY, None):
         verdict = judge(Evidence(queue=rows, accounting=silence, exit_record=record(code)))
         assert (verdict.state.name, verdict.exit_code, verdict.signal) == expected
+
+
+@pytest.mark.parametrize("is_accounted", [True, False])
+@pytest.mark.parametrize(
+    ("state", "code", "signals", "expected"),
+    [
+        ("NODE_FAIL", 0, 0, ("COMPLETED", 0, "NODE_FAIL")),
+        # Slurm ends what is left of a job on its other nodes by signals.
+        ("NODE_FAIL", 0, 1, ("NODE_FAIL", 0, None)),
+        ("NODE_FAIL", 0, None, ("NODE_FAIL", 0, None)),
+        ("NODE_FAIL", 3, 0, ("NODE_FAIL", 3, None)),
+        ("TIMEOUT", 0, 0, ("TIMEOUT", 0, None)),
+        ("PREEMPTED", 0, 0, ("PREEMPTED", 0, None)),
+        ("COMPLETED", 3, 0, ("FAILED", 3, "COMPLETED")),
+    ],
+)
+def test_a_script_that_had_ended_before_its_node_was_lost_has_succeeded(
+    state: str,
+    code: int,
+    signals: int | None,
+    expected: tuple[str, int, str | None],
+    *,
+    is_accounted: bool,
+) -> None:
+    evidence = Evidence(
+        queue=EMPTY if is_accounted else queue(state),
+        accounting=accounting(state, code="0:0") if is_accounted else SILENT,
+        exit_record=record(code, signals),
+    )
+    verdict = judge(evidence)
+    disputed = verdict.disputed and verdict.disputed.name
+    assert (verdict.state.name, verdict.exit_code, disputed) == expected
 
 
 def test_a_row_without_its_beginning_is_no_evidence_yet() -> None:

@@ -31,6 +31,7 @@ csc_child=
 csc_starting=
 csc_late=
 csc_ender=
+csc_handed=0
 csc_signals=(HUP INT QUIT TERM USR1 USR2 URG XCPU)
 
 size_of() {
@@ -53,13 +54,14 @@ finish() {
     "$csc_self" "$1" "$csc_started" "$(date +%s)" "${SLURMD_NODENAME:-$HOSTNAME}" \
     >"$record.new" &&
     printf '%s%s' "$(log_of 1 stdout)" "$(log_of 2 stderr)" >>"$record.new" &&
-    printf '"stdout_bytes": %d, "stderr_bytes": %d, "restarts": %d}\n' \
-      "${stdout_bytes:--1}" "${stderr_bytes:--1}" "${SLURM_RESTART_COUNT:-0}" \
+    printf '"stdout_bytes": %d, "stderr_bytes": %d, "restarts": %d, "signals": %d}\n' \
+      "${stdout_bytes:--1}" "${stderr_bytes:--1}" "${SLURM_RESTART_COUNT:-0}" "$csc_handed" \
       >>"$record.new" && mv -f -- "$record.new" "$record"
   exit "$1"
 }
 hand_on() {
   csc_interrupted=1
+  csc_handed=$((csc_handed + 1))
   if [ -n "$csc_child" ]; then
     kill -s "$1" "$csc_child" 2>/dev/null
     end_in_time
