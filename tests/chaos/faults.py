@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from tests.chaos.cluster import Cluster
 
@@ -136,18 +136,29 @@ def processes_of_node(cluster: Cluster, node: str) -> list[int]:
     return list(dict.fromkeys(found))
 
 
-def silence_node(cluster: Cluster, node: str) -> None:
-    """Stop the step daemons of a node: its jobs run on, and nobody is told of their ends."""
+def silence_node(cluster: Cluster, node: str) -> list[int]:
+    """
+    Stop the step daemons of a node: its jobs run on, and nobody is told of their ends.
+
+    :return: their process ids; of those whose job has ended nothing else tells the node.
+    """
+    stopped = []
     for pid in processes_of_node(cluster, node):
         with suppress(OSError):
             if Path(f"/proc/{pid}/comm").read_text().strip() == "slurmstepd":
                 os.kill(pid, signal.SIGSTOP)
+                stopped.append(pid)
+    return stopped
 
 
-async def kill_node(cluster: Cluster, node: str) -> int:
-    """The node loses its power: its daemon and all that ran on it; return how many died."""
+async def kill_node(cluster: Cluster, node: str, silent: Sequence[int] = ()) -> int:
+    """
+    The node loses its power: its daemon and all that ran on it; return how many died.
+
+    ``silent`` are step daemons that `silence_node` has stopped before.
+    """
     await cluster.control("kill", f"slurmd-{node}")
-    victims = processes_of_node(cluster, node)
+    victims = {*processes_of_node(cluster, node), *silent}
     for pid in victims:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

@@ -318,9 +318,9 @@ async def node_killed(stage: Stage) -> None:
 
     async def kill() -> None:
         await stage.under_way(after=(3, 5))
-        faults.silence_node(stage.cluster, DOOMED_NODE)
+        silent = faults.silence_node(stage.cluster, DOOMED_NODE)
         await asyncio.sleep(2)
-        stage.faults += await faults.kill_node(stage.cluster, DOOMED_NODE)
+        stage.faults += await faults.kill_node(stage.cluster, DOOMED_NODE, silent)
         await asyncio.sleep(15)
         await stage.cluster.control("start", f"slurmd-{DOOMED_NODE}")
 
