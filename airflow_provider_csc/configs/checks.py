@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from airflow_provider_csc.configs.documents import Path, Problem
+from airflow_provider_csc.configs.documents import Problem
 from airflow_provider_csc.configs.keys import describe_unknown, nearest
 from airflow_provider_csc.configs.placeholders import open_names
 from airflow_provider_csc.errors import ConfigError
@@ -22,6 +22,8 @@ from airflow_provider_csc.staging.declarations import read_declared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from airflow_provider_csc.yaml_text import Path
 
 _REFUSED = "refused"
 _UNKNOWN = "unknown_key"

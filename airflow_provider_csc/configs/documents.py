@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from airflow_provider_csc.errors import ConfigError
+from airflow_provider_csc.yaml_text import MAX_DEPTH, Mark, Path, YamlError, parse_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-
-MAX_DEPTH = 32
-"""Lists and mappings within each other; what a job is made of needs five."""
-
-Path = tuple[str | int, ...]
-"""Keys and positions that lead to a part of a document."""
-
-
-class Mark(NamedTuple):
-    """A place in a text; both count from 1."""
-
-    line: int
-    column: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +68,27 @@ class Document:
             line=mark.line if mark else None,
             column=mark.column if mark else None,
         )
+
+
+def read_document(text: str, *, name: str, trace: Callable[[Mark], Mark] = unmoved) -> Document:
+    """
+    Read the YAML of a text.
+
+    :raises ConfigError: with file, line and column, for what is not read.
+    """
+    try:
+        parsed = parse_yaml(text)
+    except YamlError as error:
+        marks: dict[Path, Mark] = {(): error.mark} if error.mark else {}
+        empty = Document(name=name, value=None, marks=marks, trace=trace)
+        raise empty.error([Problem(path=(), text=error.problem)]) from error
+    return Document(
+        name=name,
+        value=parsed.value,
+        marks=parsed.marks,
+        key_marks=parsed.key_marks,
+        trace=trace,
+    )
 
 
 def _describe(name: str, problem: Problem, mark: Mark | None) -> str:

@@ -24,6 +24,7 @@ from airflow_provider_csc.configs.checks import checked, checked_wholly, refuse
 from airflow_provider_csc.configs.placeholders import open_names
 from airflow_provider_csc.sites.resources import read_resources
 from airflow_provider_csc.slurm.batch import parse_module
+from airflow_provider_csc.yaml_text import render_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,8 +131,6 @@ class Model(BaseModel):
 
     def to_yaml(self) -> str:
         """Return the YAML text that is read as the same."""
-        from airflow_provider_csc.configs.yaml_text import render_yaml  # noqa: PLC0415
-
         return render_yaml(self.model_dump())
 
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from airflow_provider_csc.configs.documents import Path, Problem, map_strings, walk_strings
+from airflow_provider_csc.configs.documents import Problem, map_strings, walk_strings
 from airflow_provider_csc.configs.keys import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from airflow_provider_csc.yaml_text import Path
 
 _PLACEHOLDER = re.compile(r"(?<![$(\\])\(([a-z][a-z0-9]*(?:-[a-z0-9]+)*)\)")
 

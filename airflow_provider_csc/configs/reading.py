@@ -9,16 +9,16 @@ from pydantic import ValidationError
 
 from airflow_provider_csc.configs.checks import problems_of
 from airflow_provider_csc.configs.documents import (
-    MAX_DEPTH,
     Document,
     Problem,
     has_template,
+    read_document,
     walk_strings,
 )
 from airflow_provider_csc.configs.models import Model
 from airflow_provider_csc.configs.placeholders import fill, values_of
-from airflow_provider_csc.configs.yaml_text import parse_yaml
 from airflow_provider_csc.notation import shown
+from airflow_provider_csc.yaml_text import MAX_DEPTH
 
 ModelT = TypeVar("ModelT", bound=Model)
 
@@ -68,11 +68,11 @@ def _parse(source: object, name: str, context: Mapping[str, object] | None) -> D
             return document
         return _render_values(document, context)
     if context is None or not has_template(source):
-        return parse_yaml(source, name=name)
+        return read_document(source, name=name)
     from airflow_provider_csc.configs.templating import render_text  # noqa: PLC0415 - where needed
 
     rendered = render_text(source, context, name=name)
-    return parse_yaml(rendered.text, name=name, trace=rendered.trace)
+    return read_document(rendered.text, name=name, trace=rendered.trace)
 
 
 def _render_values(document: Document, context: Mapping[str, object]) -> Document:

@@ -19,15 +19,8 @@ from typing import TYPE_CHECKING, Final
 from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError
 from jinja2.sandbox import SandboxedEnvironment
 
-from airflow_provider_csc.configs.documents import (
-    Document,
-    Mark,
-    Path,
-    Problem,
-    has_template,
-    map_strings,
-)
-from airflow_provider_csc.configs.yaml_text import MAX_BYTES
+from airflow_provider_csc.configs.documents import Document, Problem, has_template, map_strings
+from airflow_provider_csc.yaml_text import MAX_BYTES, Mark, Path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

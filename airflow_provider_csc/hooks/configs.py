@@ -135,7 +135,7 @@ def _read(source: Source, allas_conn_id: str | None) -> tuple[str, Mapping[str, 
 
 
 def _read_file(path: Path) -> bytes:
-    from airflow_provider_csc.configs.yaml_text import MAX_BYTES
+    from airflow_provider_csc.yaml_text import MAX_BYTES
 
     try:
         with path.open("rb") as file:
@@ -157,8 +157,8 @@ def _read_object(uri: str, allas_conn_id: str | None) -> bytes:
     :raises AllasError: where the store does not tell.
     """
     from airflow_provider_csc.allas.names import parse_uri  # noqa: PLC0415
-    from airflow_provider_csc.configs.yaml_text import MAX_BYTES
     from airflow_provider_csc.hooks.allas import AllasHook  # noqa: PLC0415
+    from airflow_provider_csc.yaml_text import MAX_BYTES
 
     try:
         name = parse_uri(uri)

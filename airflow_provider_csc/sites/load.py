@@ -10,19 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_csc.errors import ConfigError
 from airflow_provider_csc.notation import shown
-from airflow_provider_csc.sites.document import Document, DocumentError, Place, read_document
-from airflow_provider_csc.sites.problems import explain, profile_error
+from airflow_provider_csc.sites.problems import Document, Place, explain, profile_error
+from airflow_provider_csc.yaml_text import MAX_BYTES, YamlError, parse_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from airflow_provider_csc.sites.document import Path as PathInside
     from airflow_provider_csc.sites.model import SiteProfile
+    from airflow_provider_csc.yaml_text import Path as PathInside
 
 SHIPPED = "shipped"
 """Where profiles come from that are part of this package, as `find_profiles` says."""
 
-_LARGEST_BYTES = 1_000_000
 _MOST_EXTENDED = 10
 
 
@@ -154,13 +153,15 @@ def _read(path: Path) -> Document:
     start = Place(str(path), 1, 1)
     try:
         status = path.stat()
-        if status.st_size > _LARGEST_BYTES:
+        if status.st_size > MAX_BYTES:
             raise profile_error(start, "site", path.stem, "It is too large for a profile.")
         document = _read_version(path, status.st_mtime_ns, status.st_size)
     except (OSError, UnicodeDecodeError) as error:
         raise profile_error(start, "site", path.stem, f"It cannot be read: {error}.") from error
-    except DocumentError as error:
-        raise profile_error(error.place, "site", path.stem, f"{error.problem}.") from error
+    except YamlError as error:
+        place = Place(str(path), *error.mark) if error.mark else start
+        problem = f"{error.problem[:1].upper()}{error.problem[1:]}"
+        raise profile_error(place, "site", path.stem, problem) from error
     if not isinstance(document.values, dict):
         raise profile_error(start, "site", path.stem, "Write a mapping, as in the shipped ones.")
     return document
@@ -168,7 +169,9 @@ def _read(path: Path) -> Document:
 
 @functools.lru_cache(maxsize=64)
 def _read_version(path: Path, modified: int, size: int) -> Document:  # noqa: ARG001 - tell versions apart
-    return read_document(path.read_text("utf-8"), str(path))
+    parsed = parse_yaml(path.read_text("utf-8"), is_exact=False)
+    marks = {**parsed.marks, **parsed.key_marks}
+    return Document(parsed.value, {each: Place(str(path), *mark) for each, mark in marks.items()})
 
 
 def _merge(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import typing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_csc.errors import ConfigError
@@ -15,9 +16,33 @@ if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
     from pydantic_core import ErrorDetails
 
-    from airflow_provider_csc.sites.document import Document, Place
+    from airflow_provider_csc.yaml_text import Path
 
 _MOST_TOLD = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where something stands: lines and columns are counted from 1."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """
+    What one file says, or several that extend each other, and where each key and item stands.
+
+    The path ``()`` is the document's own.
+    """
+
+    values: Any
+    places: dict[Path, Place]
 
 
 def profile_error(place: Place, field: str, value: object, remedy: str) -> ConfigError:

@@ -116,7 +116,7 @@ def test_a_dag_file_loads_nothing_that_only_a_running_task_needs(
     loaded = run(airflow_loaded, program).splitlines()
     core = "airflow_provider_csc.slurm."
     assert {name.removeprefix(core) for name in loaded if name.startswith(core)} == needed
-    later = {"worker_kill", "links.slurm", "configs.models", "configs.yaml_text", "hooks.configs"}
+    later = {"worker_kill", "links.slurm", "configs.models", "yaml_text", "hooks.configs"}
     assert not {f"airflow_provider_csc.{name}" for name in later} & set(loaded)
 
 

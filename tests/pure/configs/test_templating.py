@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_csc.configs import Configs, JobConfig
-from airflow_provider_csc.configs.documents import Mark
 from airflow_provider_csc.configs.reading import read_model
 from airflow_provider_csc.configs.templating import render_text
 from airflow_provider_csc.errors import ConfigError
+from airflow_provider_csc.yaml_text import Mark
 
 
 def test_a_text_is_rendered_as_a_whole() -> None:

@@ -183,9 +183,13 @@ BAD = {
     "a key that stands twice": (
         "title: M\ntitle: N\n",
         (2, 1, "site"),
-        "'title' stands twice, first in line 1",
+        "'title' stands twice, also in line 1",
     ),
-    "a tag": ("title: !!python/name:os.system x\n", (1, 8, "site"), "Tags"),
+    "a tag": (
+        "title: !!python/name:os.system x\n",
+        (1, 8, "site"),
+        "'!!python/name:os.system' is not read",
+    ),
     "a list": ("- title: M\n", (1, 1, "site"), "Write a mapping"),
     "no YAML": ("title: [M\n", (2, 1, "site"), "no YAML"),
     "another name": ("name: n\ntitle: M\n", (1, 1, "name"), "'m'"),

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from airflow_provider_csc.sites.document import read_document
 from airflow_provider_csc.sites.load import list_profiles
 from airflow_provider_csc.sites.schema import build_schema, read_shipped_schema, render_schema
+from airflow_provider_csc.yaml_text import parse_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +24,7 @@ def validator() -> Draft202012Validator:
 
 
 def problems(validator: Draft202012Validator, text: str) -> list[str]:
-    errors: Iterator[Any] = validator.iter_errors(read_document(text, "f.yaml").values)
+    errors: Iterator[Any] = validator.iter_errors(parse_yaml(text, is_exact=False).value)
     return [error.message for error in errors]
 
 

@@ -1,42 +1,74 @@
 """
 YAML, read with where everything stands, and written.
 
-What is read is what people mean who write YAML by hand (its version 1.2): ``on``, ``no`` and
-``12:30`` are text, and so is a number that would lose something, as 1.10 and 007. PyYAML's
-``safe_load`` reads whatever is written here as the same value.
+What is read is what people mean who write YAML by hand (its version 1.2): ``on``, ``no``,
+``12:30`` and ``2026-08-31`` are text. PyYAML's ``safe_load`` reads whatever is written here as the
+same value.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from airflow_provider_csc.configs.documents import (
-    MAX_DEPTH,
-    Document,
-    Mark,
-    Path,
-    Problem,
-    unmoved,
-)
 from airflow_provider_csc.notation import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from airflow_provider_csc.errors import ConfigError
+    from collections.abc import Mapping
 
 MAX_BYTES = 256 * 1024
 """Which PyYAML reads in a few seconds, whatever it is."""
 
+MAX_DEPTH = 32
+"""Lists and mappings within each other; what is read here needs five."""
+
 MAX_NODES = 20_000
 """With each alias counted as what it stands for."""
 
+Path = tuple[str | int, ...]
+"""Keys and positions that lead to a part of a document."""
+
+
+class Mark(NamedTuple):
+    """A place in a text; both count from 1."""
+
+    line: int
+    column: int
+
+
+class YamlError(ValueError):
+    """A text that is not read: ``problem`` is a sentence, ``mark`` its place if known."""
+
+    def __init__(self, problem: str, mark: Mark | None = None) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.mark = mark
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parsed:
+    """What a text says, and where its parts stand: each of them, and the keys that lead to them."""
+
+    value: object
+    marks: Mapping[Path, Mark]
+    key_marks: Mapping[Path, Mark]
+
+
 _TAG = "tag:yaml.org,2002:"
 _ERRORS = (yaml.YAMLError, ValueError, OverflowError, RecursionError)
+# What a plain word is (yaml.org/spec/1.2.2, 10.3.2), without what only looks like a number: 0x10,
+# .inf. In this order; the third is what a pattern can begin with.
+_KINDS = (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9]+", "-+0123456789"),
+    ("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", "-+.0123456789"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("merge", r"<<", "<"),
+)
+_PATTERNS = {name: re.compile(rf"(?:{pattern})\Z") for name, pattern, _ in _KINDS}
 
 
 class _Loader(yaml.SafeLoader):
@@ -56,51 +88,38 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-for _name, _pattern, _first in (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("int", r"[-+]?[0-9]+", "-+0123456789"),
-    ("float", r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?", "-+.0123456789"),
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("merge", r"<<", "<"),
-):
-    _Loader.add_implicit_resolver(_TAG + _name, re.compile(rf"(?:{_pattern})\Z"), list(_first))
+for _name, _, _first in _KINDS:
+    _Loader.add_implicit_resolver(_TAG + _name, _PATTERNS[_name], list(_first))
 
 
-def parse_yaml(
-    text: str, *, name: str = "configs", trace: Callable[[Mark], Mark] = unmoved
-) -> Document:
+def parse_yaml(text: str, *, is_exact: bool = True) -> Parsed:
     """
     Read the one document of a text.
 
-    :raises ConfigError: with file, line and column: for what is no YAML, for a key that stands
-        twice, for tags (``!!python``), for several documents, and for what is too large or too
-        deep, also where only aliases make it so.
+    Where it ``is_exact``, a number that would lose something, as 1.10, 007 and 1e5, is text; else
+    only what begins with a zero is.
+
+    :raises YamlError: for what is no YAML, for a key that stands twice, for tags (``!!python``),
+        for several documents, and for what is too large or too deep, also where only aliases make
+        it so.
     """
-    empty = Document(name=name, value=None, trace=trace)
     if len(text.encode(errors="replace")) > MAX_BYTES:
-        text = f"the text is larger than {MAX_BYTES // 1024} KiB. Is it a configuration?"
-        raise empty.error([Problem(path=(), text=text)])
+        raise YamlError(f"it is larger than {MAX_BYTES // 1024} KiB. Is it the right file?")
     try:
         node = _compose(text)
-        builder = _Builder()
+        builder = _Builder(is_exact=is_exact)
         value = builder.build(node, ()) if node is not None else None
     except yaml.MarkedYAMLError as error:
-        mark = _mark(error.problem_mark) if error.problem_mark else None
-        raise _at(empty, mark, _explain(error)) from error
+        found = error.problem_mark or error.context_mark
+        raise YamlError(_explain(error), _mark(found) if found else None) from error
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
         mark = Mark(before.count("\n") + 1, len(before) - before.rfind("\n"))
         said = f"the character {shown(text[error.position])} cannot be in YAML. Leave it out."
-        raise _at(empty, mark, said) from error
+        raise YamlError(said, mark) from error
     except _ERRORS as error:
-        raise empty.error([Problem(path=(), text=f"it is no YAML: {error}")]) from error
-    return Document(
-        name=name,
-        value=value,
-        marks=builder.marks,
-        key_marks=builder.key_marks,
-        trace=trace,
-    )
+        raise YamlError(f"it is no YAML: {error}") from error
+    return Parsed(value=value, marks=builder.marks, key_marks=builder.key_marks)
 
 
 def _compose(text: str) -> yaml.Node | None:
@@ -110,12 +129,6 @@ def _compose(text: str) -> yaml.Node | None:
     finally:
         loader.dispose()
     return node
-
-
-def _at(document: Document, mark: Mark | None, text: str) -> ConfigError:
-    marks: dict[Path, Mark] = {(): mark} if mark else {}
-    placed = Document(name=document.name, value=None, marks=marks, trace=document.trace)
-    return placed.error([Problem(path=(), text=text)])
 
 
 def _mark(mark: yaml.Mark) -> Mark:
@@ -138,10 +151,11 @@ def _explain(error: yaml.MarkedYAMLError) -> str:
     return f"it is no YAML as is read here: {told}. {remedy}".rstrip()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Builder:
     """Makes values of PyYAML's nodes, and notes where each of them stands."""
 
+    is_exact: bool
     marks: dict[Path, Mark] = field(default_factory=dict)
     key_marks: dict[Path, Mark] = field(default_factory=dict)
     count: int = 0
@@ -154,10 +168,10 @@ class _Builder:
             raise _refusal(node, "with what its aliases stand for it is too deep")
         # What `<<` adds is built last, and stands where the mapping has not said the same.
         self.marks.setdefault(path, _mark(node.start_mark))
-        kind = node.tag.removeprefix(_TAG)
+        kind = _kind_of(node)
         match node:
             case yaml.ScalarNode() if kind in _SCALARS:
-                return _SCALARS[kind](node)
+                return _read_scalar(node, is_exact=self.is_exact)
             case yaml.SequenceNode() if kind == "seq":
                 return [self.build(each, (*path, n)) for n, each in enumerate(node.value)]
             case yaml.MappingNode() if kind == "map":
@@ -168,7 +182,7 @@ class _Builder:
     def _build_mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, object]:
         found: dict[str, object] = {}
         for key_node, value_node in node.value:
-            if key_node.tag == f"{_TAG}merge":
+            if _kind_of(key_node) == "merge":
                 continue
             key = _read_key(key_node)
             if key in found:
@@ -178,7 +192,7 @@ class _Builder:
             self.key_marks.setdefault((*path, key), _mark(key_node.start_mark))
             found[key] = self.build(value_node, (*path, key))
         for key_node, value_node in node.value:
-            if key_node.tag == f"{_TAG}merge":
+            if _kind_of(key_node) == "merge":
                 for each in self._read_merged(value_node, path):
                     for key, value in each.items():
                         found.setdefault(key, value)
@@ -194,8 +208,12 @@ class _Builder:
         return mappings
 
 
+def _kind_of(node: yaml.Node) -> str:
+    return str(node.tag.removeprefix(_TAG))
+
+
 def _read_key(node: yaml.Node) -> str:
-    if not isinstance(node, yaml.ScalarNode) or node.tag.removeprefix(_TAG) not in _SCALARS:
+    if not isinstance(node, yaml.ScalarNode) or _kind_of(node) not in _SCALARS:
         raise _refusal(node, "a key is a word here, and not a list, a mapping or a tag")
     return str(node.value)
 
@@ -204,30 +222,53 @@ def _refusal(node: yaml.Node, text: str) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=text, problem_mark=node.start_mark)
 
 
-def _read_number(node: yaml.ScalarNode, kind: Callable[[str], int | float]) -> object:
+_SCALARS = (*_PATTERNS, "str")
+# What is said of a word that is not what its tag says, as in '!!int x'.
+_WRONG = {
+    "bool": "neither true nor false",
+    "int": "no whole number",
+    "float": "no number",
+    "null": "not null",
+    "merge": "not '<<'",
+}
+# Of more digits Python makes no int.
+_LONGEST_INT = 4000
+# Which any program reads as the same number.
+_LONGEST_PLAIN_INT = 18
+_LEADING_ZERO = re.compile(r"[-+]?0[0-9]")
+
+
+def _read_scalar(node: yaml.ScalarNode, *, is_exact: bool) -> object:
+    kind, text = _kind_of(node), str(node.value)
+    if kind in _PATTERNS and not _PATTERNS[kind].match(text):
+        raise _refusal(node, f"{shown(text)} is {_WRONG[kind]}")
+    match kind:
+        case "null":
+            return None
+        case "bool":
+            return text.lower() == "true"
+        case "int" | "float":
+            return _read_exactly(text, kind) if is_exact else _read_number(text)
+        case _:
+            return text
+
+
+def _read_exactly(text: str, kind: str) -> object:
     """Return a number where that, written again, gives the same text; else the text."""
-    number = kind(node.value)
+    if len(text) > _LONGEST_INT:
+        return text
+    number = int(text) if kind == "int" else float(text)
     told = repr(number)
     # PyYAML writes 1.0e+20 for what Python writes as 1e+20.
-    is_same = node.value in (told, told.replace("e", ".0e"))
-    return number if is_same else node.value
+    is_same = text == (told if kind == "int" or "." in told else told.replace("e", ".0e"))
+    return number if is_same else text
 
 
-def _read_bool(node: yaml.ScalarNode) -> bool:
-    word = node.value.lower()
-    if word not in ("true", "false"):
-        raise _refusal(node, f"{shown(node.value)} is neither true nor false")
-    return bool(word == "true")
-
-
-_SCALARS: dict[str, Callable[[yaml.ScalarNode], object]] = {
-    "str": lambda node: str(node.value),
-    "int": lambda node: _read_number(node, int),
-    "float": lambda node: _read_number(node, float),
-    "bool": _read_bool,
-    "null": lambda _node: None,
-    "merge": lambda node: str(node.value),
-}
+def _read_number(text: str) -> object:
+    if _LEADING_ZERO.match(text):
+        return text
+    digits = text.lstrip("-+")
+    return int(text) if digits.isdecimal() and len(digits) <= _LONGEST_PLAIN_INT else float(text)
 
 
 class _Dumper(yaml.SafeDumper):
