@@ -1,14 +1,15 @@
-"""What a task runs, of what it says itself and what its configuration says."""
+"""What a task runs or builds, of what it says itself and what its configuration says."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_csc.errors import ConfigError
 from airflow_provider_csc.slurm.option_names import override_options
 
 if TYPE_CHECKING:
-    from airflow_provider_csc.configs.models import JobConfig
+    from airflow_provider_csc.configs.models import Configs, JobConfig, Venv
 
 _SOURCES = ("command", "script", "remote_script")
 _PLAIN = ("work_dir", "job_name", "inputs", "outputs")
@@ -38,10 +39,9 @@ def merge_job(own: Mapping[str, Any], config: JobConfig) -> dict[str, Any]:
 def _choose_environment(own: Mapping[str, Any], config: JobConfig) -> dict[str, Any]:
     """Return modules and environment; those of a virtual environment only where that is used."""
     venv = config.venv if own.get("environment") is None else None
-    modules = [*config.modules, *(venv.modules if venv else ())]
     return {
         "environment": venv.directory if venv else config.environment,
-        "modules": list(dict.fromkeys(modules)) or None,
+        "modules": _modules_of(config, venv) or None,
     }
 
 
@@ -50,3 +50,36 @@ def _merge(own: Any, config: dict[str, Any] | None, override: Any) -> Any:
     if config is None or not isinstance(own, Mapping | None):
         return own
     return override(config, own or {})
+
+
+def merge_recipe(
+    own: Mapping[str, Any], prefix: str | None, config: Configs
+) -> tuple[dict[str, Any], str]:
+    """
+    Return the recipe of a configuration's virtual environment, and the directory that it goes to.
+
+    What a task says itself wins, of its recipe field by field. A virtual environment sees what its
+    modules have: that is not to be installed again.
+
+    :raises ConfigError: for a configuration without one.
+    """
+    venv = config.venv
+    if venv is None:
+        raise ConfigError(
+            "config: it has no venv, so that it does not say what is built. Write for example "
+            "'venv: {name: tools, path: /projappl/project_2001234, packages: [numpy]}'.",
+            field="config",
+            value=config.model_dump(),
+        )
+    modules = _modules_of(config, venv)
+    told: dict[str, Any] = {"name": venv.name, "modules": modules}
+    if own.get("backend", "venv") == "venv":
+        told["system_site_packages"] = bool(modules)
+    if not any(own.get(name) for name in ("requirements", "lock")):
+        told["packages"] = list(venv.packages)
+    return {**told, **own}, prefix or venv.path
+
+
+def _modules_of(config: Configs, venv: Venv | None) -> list[str]:
+    """Return those of all, then those of a virtual environment, each once."""
+    return list(dict.fromkeys([*config.modules, *(venv.modules if venv else ())]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,17 @@ from airflow_provider_csc.notation import shown
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# What says how one is built; the first two it cannot be without.
-BUILD_FIELDS = ("recipe", "prefix", "options", "job_resources", "architecture", "cache_dir")
+# What says how one is built: arguments of `PythonEnvironmentOperator`.
+BUILD_FIELDS = (
+    *("recipe", "prefix", "config", "options", "job_resources", "architecture", "cache_dir"),
+)
+# With one of these it is built.
+_MADE_OF = ("recipe", "config")
 
 
 def is_to_be_built(environment: object) -> bool:
     """Whether it says how an environment is built, rather than where one is."""
-    return isinstance(environment, Mapping) and "recipe" in environment
+    return isinstance(environment, Mapping) and not environment.keys().isdisjoint(_MADE_OF)
 
 
 def read_build(environment: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,8 +33,12 @@ def read_build(environment: Mapping[str, Any]) -> dict[str, Any]:
     """
     for name in environment:
         if name not in BUILD_FIELDS:
-            raise _refusal(name, "is no field", f"There are: {', '.join(BUILD_FIELDS)}.")
-    if not environment.get("prefix"):
+            near = difflib.get_close_matches(str(name), BUILD_FIELDS, n=1)
+            hint = (
+                f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(BUILD_FIELDS)}."
+            )
+            raise _refusal(name, "is no field", hint)
+    if not environment.get("prefix") and not environment.get("config"):
         raise _refusal("prefix", "is missing", "Name the directory that environments go to.")
     return dict(environment)
 

@@ -16,6 +16,8 @@ from airflow_provider_csc.slurm.sources import check_source
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from airflow_provider_csc.configs.models import JobConfig
+
 _MERGED = (
     *("command", "script", "remote_script", "options", "env", "modules", "environment"),
     *("work_dir", "job_name", "inputs", "outputs", "job_resources"),
@@ -90,24 +92,28 @@ class ConfiguredOperator(StagingOperator):
 
     def _apply_config(self, context: Context) -> None:
         from airflow_provider_csc.configs.merging import merge_job
+
+        own = {name: getattr(self, name) for name in _MERGED}
+        merged = merge_job(own, self._read_config(context))
+        self._check_together(own, merged)
+        for name, value in merged.items():
+            if value is not own[name]:
+                setattr(self, name, value)
+
+    def _read_config(self, context: Context) -> JobConfig:
+        """Return what the configuration says, its templates and placeholders filled in."""
         from airflow_provider_csc.hooks.configs import load_task_config  # noqa: PLC0415
 
         if self._load_config_file():
             # Of a mapped task Airflow fills in what its class takes from files, which are scripts.
             self.config = self.render_template(self.config, context)
-        job = load_task_config(
+        return load_task_config(
             self.config,
             name=self._config_name,
             context=context,
             slurm_conn_id=self.slurm_conn_id,
             key=self._name_instance(context),
         )
-        own = {name: getattr(self, name) for name in _MERGED}
-        merged = merge_job(own, job)
-        self._check_together(own, merged)
-        for name, value in merged.items():
-            if value is not own[name]:
-                setattr(self, name, value)
 
     def _check_together(self, own: Mapping[str, Any], merged: Mapping[str, Any]) -> None:
         """Check what was checked of the task's own arguments while the DAG was parsed."""

@@ -62,7 +62,7 @@ class EnvironmentUser(BaseOperator):
         step: Callable[[EnvironmentOfJobOperator], Mapping[str, Any]],
     ) -> Any:
         """Take a step of the build; when that returns, submit the job."""
-        self._builder = self._make_builder()
+        self._builder = self._make_builder(context)
         built = step(self._builder)
         self._builder = None
         following = type(attempt)(
@@ -70,7 +70,7 @@ class EnvironmentUser(BaseOperator):
         )
         return self._run(context, following)
 
-    def _make_builder(self) -> EnvironmentOfJobOperator:
+    def _make_builder(self, context: Context) -> EnvironmentOfJobOperator:
         from airflow_provider_csc.environments.use import read_build  # noqa: PLC0415
         from airflow_provider_csc.operators.environments import (  # noqa: PLC0415
             EnvironmentOfJobOperator,
@@ -80,8 +80,12 @@ class EnvironmentUser(BaseOperator):
         shared = {name: getattr(self, name) for name in (*_SHARED, *_OF_AIRFLOW)}
         try:
             builder = EnvironmentOfJobOperator(task_id=self.task_id, **shared, **read_build(given))
+            builder.job_dag = self.get_dag()
+            builder._configure(context)  # noqa: SLF001 - a part of this task
             builder.resolve_template_files()
         except ConfigError as error:
+            if error.details.get("is_temporary"):
+                raise
             raise AirflowFailException(error.message) from error
         return builder
 

@@ -26,7 +26,7 @@ from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from airflow.sdk import Context
+    from airflow.sdk import DAG, Context
 
     from airflow_provider_csc.environments.commands import Look, Wanted
     from airflow_provider_csc.environments.recipe import PythonEnvironment
@@ -91,9 +91,14 @@ class PythonEnvironmentOperator(SlurmSubmitOperator):
     files (what it takes of a quota), bytes, seconds, reused, and job (what `SlurmSubmitOperator`
     returns; None where nothing was built). It is what ``environment=`` of a job takes.
 
+    Give ``recipe`` and ``prefix``, or a ``config`` with a venv, or both.
+
     :param recipe: a `PythonEnvironment`, or a dict of its fields. ``requirements``, ``lock`` and
         ``conda`` are texts, or the names of template files. (templated)
     :param prefix: directory on the cluster, which environments share. (templated)
+    :param config: a configuration as `SlurmSubmitOperator` takes it, of which ``modules`` and
+        ``venv`` are taken: name, modules and packages of the recipe, and as ``prefix`` its path.
+        What ``recipe`` and ``prefix`` say wins. (templated)
     :param architecture: what ``uname -m`` says on the nodes that will use it; default: what it says
         on the log-in node. (templated)
     :param cache_dir: where pip, uv and apptainer keep what they fetched; default: ``csc-cache``
@@ -108,28 +113,37 @@ class PythonEnvironmentOperator(SlurmSubmitOperator):
         *(name for name in SlurmSubmitOperator.template_fields if name not in _REFUSED),
     )
     template_ext: Sequence[str] = ()
-    template_fields_renderers = {"recipe": "json", "options": "json", "env": "json"}  # noqa: RUF012
+    template_fields_renderers = {  # noqa: RUF012 - as in every operator of Airflow
+        "recipe": "json",
+        "options": "json",
+        "env": "json",
+        "config": "yaml",
+    }
 
     def __init__(
         self,
         *,
-        recipe: PythonEnvironment | Mapping[str, Any],
-        prefix: str,
+        recipe: PythonEnvironment | Mapping[str, Any] | None = None,
+        prefix: str | None = None,
         architecture: str | None = None,
         cache_dir: str | None = None,
         **kwargs: Any,
     ) -> None:
         _check_arguments(kwargs)
         super().__init__(script="", **kwargs)  # rendered when it is submitted
-        self.recipe = recipe if isinstance(recipe, (Mapping, str)) else recipe.to_payload()
+        self.recipe = _plain_recipe(recipe)
         self.prefix = prefix
         self.architecture = architecture
         self.cache_dir = cache_dir
-        if _is_plain(self.recipe):
-            _read_recipe(self.recipe)
+        if self.config is None:
+            _check_given(recipe=recipe, prefix=prefix)
+            if _is_plain(self.recipe):
+                _read_recipe(self.recipe)
 
     def resolve_template_files(self) -> None:
-        """Load what the recipe names as files."""
+        """Load the configuration, and what the recipe names as files."""
+        if self.config is not None:
+            self._load_config_file()
         if isinstance(self.recipe, Mapping):
             self.recipe = {name: self._load(name, each) for name, each in self.recipe.items()}
         self.prepare_template()
@@ -149,6 +163,14 @@ class PythonEnvironmentOperator(SlurmSubmitOperator):
                 field=field,
                 value=value,
             ) from error
+
+    def _apply_config(self, context: Context) -> None:
+        from airflow_provider_csc.configs.merging import merge_recipe
+
+        config = self._read_config(context)
+        # What is no mapping is refused when it is read.
+        if isinstance(self.recipe, Mapping):
+            self.recipe, self.prefix = merge_recipe(self.recipe, self.prefix, config)
 
     def _run(self, context: Context, attempt: Attempt) -> Any:
         """Build the environment, unless it is there."""
@@ -176,7 +198,7 @@ class PythonEnvironmentOperator(SlurmSubmitOperator):
         self.script = render_build_script(
             BuildPlan(
                 recipe=self._checked,
-                prefix=self.prefix,
+                prefix=wanted.prefix,
                 architecture=look.architecture,
                 key=wanted.key,
                 cache_dir=self.cache_dir or f"{work_dir.rstrip('/')}/csc-cache",
@@ -240,7 +262,7 @@ class PythonEnvironmentOperator(SlurmSubmitOperator):
 
         recipe = self._checked
         return Wanted(
-            prefix=check_remote_path("prefix", self.prefix),
+            prefix=check_remote_path("prefix", self.prefix or ""),
             name=recipe.name,
             content_hash=recipe.content_hash,
             short_hash=recipe.short_hash,
@@ -312,6 +334,12 @@ class EnvironmentOfJobOperator(PythonEnvironmentOperator):
     """Builds the environment of a job, within the task of that job; no task of its own."""
 
     _has_builder = False
+    # That of the job, beside whose file its template files lie.
+    job_dag: DAG | None = None
+
+    def get_dag(self) -> DAG | None:
+        """Return the DAG of the job."""
+        return self.job_dag
 
     def _identify(self, context: Context, attempt: Attempt) -> TaskIdentity:
         from dataclasses import replace  # noqa: PLC0415
@@ -449,6 +477,22 @@ def _check_arguments(arguments: Mapping[str, Any]) -> None:
             field="options",
             value=array,
         )
+
+
+def _check_given(**given: object) -> None:
+    for name, value in given.items():
+        if value is None:
+            raise ConfigError(
+                f"{name}: it is missing. Give recipe and prefix, or a config with a venv.",
+                field=name,
+            )
+
+
+def _plain_recipe(recipe: PythonEnvironment | Mapping[str, Any] | None) -> Any:
+    """Return what templates can be filled in in, and Airflow shows as JSON."""
+    if recipe is None:
+        return {}
+    return recipe.to_payload() if hasattr(recipe, "to_payload") else recipe
 
 
 def _read_recipe(recipe: object) -> PythonEnvironment:

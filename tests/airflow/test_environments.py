@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import DAG
 
 from airflow_provider_csc.environments.recipe import PythonEnvironment
@@ -16,8 +17,11 @@ from airflow_provider_csc.operators.environments import (
 from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
 from airflow_provider_csc.slurm.attempt import Attempt
 from airflow_provider_csc.slurm.identity import TaskIdentity
+from tests.support.steps import FaultySite, default_site, submitted
+from tests.support.task import build_context
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 BUILT = {"path": "/env/x", "modules": ["python-data"], "requirements": "a==1\n"}
@@ -126,3 +130,124 @@ def test_the_next_job_of_a_build_is_of_the_build_too() -> None:
 def test_a_limit_that_is_none_is_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         PythonEnvironmentPruneOperator(task_id="prune", prefix="/p", **arguments)
+
+
+# What a configuration describes.
+
+CONFIG = """\
+modules: [gcc]
+venv: {name: exp-venv, path: '~/envs/(csc-user)', modules: [python-data], packages: [ray>=2]}
+command: python {{ params.program }}
+options: {mem: 64G}
+"""
+RECIPE = {
+    "name": "exp-venv",
+    "modules": ["gcc", "python-data"],
+    "system_site_packages": True,
+    "packages": ["ray>=2"],
+}
+HELD = {"hold": True}
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultySite]:
+    with default_site(monkeypatch, FaultySite) as site:
+        yield site
+
+
+@pytest.fixture
+def dag(tmp_path: Path) -> DAG:
+    (tmp_path / "job.yaml").write_text(CONFIG)
+    (tmp_path / "requirements.txt").write_text("numpy>=2\n")
+    return DAG("d", schedule=None, template_searchpath=str(tmp_path))
+
+
+def context_of(task: Any) -> Any:
+    """A context in which the task's own templates are rendered, as Airflow does it."""
+    context = {**build_context(task), "params": {"program": "train.py"}}
+    task.resolve_template_files()
+    task.render_template_fields(context)
+    return context
+
+
+def script_of(site: FaultySite) -> str:
+    """The one that was submitted."""
+    (run_dir,) = (site.fake.home / "airflow-runs").glob("af*")
+    return (run_dir / "script").read_text()
+
+
+@pytest.mark.parametrize("config", ["job.yaml", CONFIG])
+def test_a_configuration_says_what_is_built_and_where(
+    config: str, site: FaultySite, dag: DAG
+) -> None:
+    with dag:
+        task = PythonEnvironmentOperator(
+            task_id="env", config=config, options=HELD, deferrable=True
+        )
+    context = context_of(task)
+
+    trigger = submitted(lambda: task.execute(context))
+
+    assert (task.recipe, task.prefix) == (RECIPE, "~/envs/somebody")
+    assert "\nray>=2\n" in script_of(site)
+    assert not [each for each in trigger.attempt["asked"] if "mem" in each]
+
+
+def test_a_job_first_builds_what_its_configuration_describes(site: FaultySite, dag: DAG) -> None:
+    with dag:
+        task = SlurmSubmitOperator(
+            task_id="job",
+            config="job.yaml",
+            environment={"config": "job.yaml", "options": HELD},
+            deferrable=True,
+        )
+    context = context_of(task)
+
+    trigger = submitted(lambda: task.execute(context))
+
+    assert trigger.attempt["is_building"]
+    assert "\nray>=2\n" in script_of(site)
+    assert (task.command, task.modules) == ("python train.py", ["gcc"])
+    built = {"path": "/env", "modules": RECIPE["modules"]}
+    assert task._choose_environment(Attempt(environment=built)) == ("/env", RECIPE["modules"])
+
+
+def test_a_job_finds_the_requirements_of_its_environment_beside_its_dag(
+    site: FaultySite, dag: DAG
+) -> None:
+    recipe = {"requirements": "requirements.txt"}
+    with dag:
+        task = SlurmSubmitOperator(
+            task_id="job",
+            command="true",
+            environment={"recipe": recipe, "prefix": "~/envs", "options": HELD},
+            deferrable=True,
+        )
+    context = context_of(task)
+
+    submitted(lambda: task.execute(context))
+
+    assert "\nnumpy>=2\n" in script_of(site)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [({"prefix": "/p"}, "recipe: it is missing"), ({"recipe": {}}, "prefix: it is missing")],
+)
+def test_what_says_neither_recipe_nor_configuration_is_an_error_of_the_dag_file(
+    arguments: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        PythonEnvironmentOperator(task_id="env", **arguments)
+
+
+def test_a_configuration_without_a_venv_fails_before_anything_is_submitted(
+    site: FaultySite,
+) -> None:
+    task = PythonEnvironmentOperator(task_id="env", config={"modules": ["gcc"]})
+
+    with pytest.raises(AirflowFailException, match="config: it has no venv"):
+        task.execute(build_context(task))  # type: ignore[arg-type]
+
+    assert site.fake.jobs == {}
+

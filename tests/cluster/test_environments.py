@@ -360,6 +360,33 @@ def test_a_job_builds_its_own_environment_before_it_runs(place: Place, task_log:
     assert jobs_of_builds(place) == 1
 
 
+def test_what_a_configuration_describes_is_built_and_used(
+    place: Place, task_log: list[str]
+) -> None:
+    place.wheel("alpha", "1.5")
+    config = {
+        "venv": {"name": "described", "path": str(place.prefix), "packages": ["alpha"]},
+        "command": "python -c 'import alpha, sys; print(\"uses\", alpha.VERSION, sys.prefix)'",
+    }
+    recipe = place.recipe()
+    del recipe["packages"]
+    given: dict[str, Any] = {"config": config, "poll_interval": 0.5, "deferrable": True}
+
+    built = run_task(
+        PythonEnvironmentOperator(
+            task_id="env", recipe=recipe, env=place.env, options=OPTIONS, **given
+        )
+    )
+    use = {"config": config, "recipe": recipe}
+    run_task(SlurmSubmitOperator(task_id="use", environment=use, **given))
+
+    assert Path(built["path"]).name.startswith("described-")
+    assert any(
+        line.startswith("uses 1.5 ") and ".builds/described-" in line for line in task_log
+    )
+    assert jobs_of_builds(place) == 1
+
+
 def test_a_retry_of_a_job_does_not_take_the_build_for_it(place: Place) -> None:
     place.wheel("alpha")
     task = SlurmSubmitOperator(

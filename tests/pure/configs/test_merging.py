@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_csc.configs import JobConfig
-from airflow_provider_csc.configs.merging import merge_job
+from airflow_provider_csc.configs import Configs, JobConfig
+from airflow_provider_csc.configs.merging import merge_job, merge_recipe
+from airflow_provider_csc.environments.recipe import read_recipe
+from airflow_provider_csc.errors import ConfigError
 
 VENV = {"name": "exp-venv", "path": "/users/alice", "modules": ["pytorch"], "packages": ["ray"]}
 
@@ -98,3 +100,51 @@ def test_what_a_job_needs_is_said_in_whole_by_one_of_them() -> None:
     assert merged({"job_resources": {"time": 5}}, resources={"nodes": 2})["job_resources"] == {
         "time": 5
     }
+
+
+def built(own: dict[str, Any], prefix: str | None = None, **said: Any) -> dict[str, Any]:
+    """What is built then, and where."""
+    recipe, place = merge_recipe(own, prefix, Configs.model_validate(said))
+    return {**read_recipe(recipe).to_payload(), "prefix": place}
+
+
+def test_a_virtual_environment_is_built_of_its_packages_beside_what_its_modules_have() -> None:
+    assert built({}, modules=["gcc", "pytorch"], venv=VENV) == {
+        "name": "exp-venv",
+        "backend": "venv",
+        "modules": ["gcc", "pytorch"],
+        "packages": ["ray"],
+        "system_site_packages": True,
+        "prefix": "/users/alice",
+    }
+
+
+def test_without_modules_a_virtual_environment_sees_nothing_else() -> None:
+    venv = {"name": "bare", "path": "/users/alice", "packages": ["ray"]}
+
+    assert "system_site_packages" not in built({}, venv=venv)
+
+
+def test_what_a_task_says_of_its_recipe_wins_field_by_field() -> None:
+    own = {"installer": "uv", "modules": ["python-data"]}
+
+    found = built(own, "/projappl/p", venv=VENV)
+
+    assert (found["installer"], found["modules"]) == ("uv", ["python-data"])
+    assert (found["packages"], found["prefix"]) == (["ray"], "/projappl/p")
+
+
+@pytest.mark.parametrize("own", [{"lock": "ray==2.9.0\n"}, {"requirements": "ray>=2\n"}])
+def test_packages_of_the_task_in_another_form_replace_them(own: dict[str, Any]) -> None:
+    assert "packages" not in built(own, venv=VENV)
+
+
+def test_another_backend_takes_the_packages_too() -> None:
+    found = built({"backend": "tykky", "modules": ["tykky"]}, venv=VENV)
+
+    assert (found["backend"], found["packages"]) == ("tykky", ["ray"])
+
+
+def test_a_configuration_that_names_no_virtual_environment_builds_none() -> None:
+    with pytest.raises(ConfigError, match=r"config: it has no venv.*packages: \[numpy\]"):
+        merge_recipe({"packages": ["numpy"]}, "/p", Configs(modules=["gcc"]))
