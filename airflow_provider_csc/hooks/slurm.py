@@ -20,6 +20,7 @@ from airflow_provider_csc.errors import ConfigError, CscError
 from airflow_provider_csc.hooks._forms import build_field_behaviour, build_form_widgets
 from airflow_provider_csc.slurm.array_record import ArrayRecord
 from airflow_provider_csc.slurm.batch import check_remote_path
+from airflow_provider_csc.slurm.options import parse_options
 from airflow_provider_csc.slurm.plan import add_site_environment, build_request, read_source
 from airflow_provider_csc.sync import run_sync
 from airflow_provider_csc.transport.connection import (
@@ -312,6 +313,29 @@ class SlurmHook(BaseHook):
             return read_balance(frames["balance"], command, name)
 
         return self._with_client(work, settings)
+
+    def choose_architecture(self, spec: JobSpec, asked: str | None = None) -> str | None:
+        """
+        Return what programs have to be built for, to run on the nodes of a job.
+
+        That is what is asked for, else what the site's profile says of the job's partition; None
+        where neither says it. The site itself is not asked.
+
+        :raises ConfigError: where what is asked for contradicts the profile.
+        """
+        settings = self.get_settings()
+        if settings.site is None:
+            return asked
+        from airflow_provider_csc.sites.architecture import (  # noqa: PLC0415 - needs pydantic
+            choose_architecture,
+        )
+        from airflow_provider_csc.sites.load import load_profile  # noqa: PLC0415 - likewise
+        from airflow_provider_csc.sites.placement import place  # noqa: PLC0415 - likewise
+
+        profile, defaults = load_profile(settings.site, sites_folders()), _defaults(settings)
+        placed, _ = place(spec, spec.script or "", profile, defaults)
+        partition = parse_options(placed.options).get("partition") or defaults.get("partition")
+        return choose_architecture(asked, profile, str(partition) if partition else None)
 
     def queue_limits(self, scope: QueueScope) -> tuple[QueueLimit, ...]:
         """Return the limits on jobs in the queue that hold for a submission, and what is queued."""

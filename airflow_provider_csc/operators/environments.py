@@ -99,8 +99,8 @@ class PythonEnvironmentOperator(SlurmSubmitOperator):
     :param config: a configuration as `SlurmSubmitOperator` takes it, of which ``modules`` and
         ``venv`` are taken: name, modules and packages of the recipe, and as ``prefix`` its path.
         What ``recipe`` and ``prefix`` say wins. (templated)
-    :param architecture: what ``uname -m`` says on the nodes that will use it; default: what it says
-        on the log-in node. (templated)
+    :param architecture: what ``uname -m`` says on the nodes that will use it; default: what the
+        site's profile says of the build's partition, else the log-in node. (templated)
     :param cache_dir: where pip, uv and apptainer keep what they fetched; default: ``csc-cache``
         beside the run directories. (templated)
     """
@@ -267,8 +267,16 @@ class PythonEnvironmentOperator(SlurmSubmitOperator):
             content_hash=recipe.content_hash,
             short_hash=recipe.short_hash,
             key=self._identify(context, attempt).key,
-            architecture=_check_architecture(self.architecture),
+            architecture=self._choose_architecture(attempt),
         )
+
+    def _choose_architecture(self, attempt: Attempt) -> str:
+        """Return what it is built for; empty where only the log-in node can tell."""
+        from airflow_provider_csc.hooks.slurm import SlurmHook  # noqa: PLC0415
+
+        asked = _check_architecture(self.architecture)
+        hook = SlurmHook(self.slurm_conn_id)
+        return hook.choose_architecture(self._build_spec(attempt), asked) or ""
 
     def _look(self, wanted: Wanted, *, claims: bool) -> Look:
         """Look for the environment; after its job has ended, until the log-in node sees it."""
@@ -490,9 +498,8 @@ def _check_given(**given: object) -> None:
 
 def _plain_recipe(recipe: PythonEnvironment | Mapping[str, Any] | None) -> Any:
     """Return what templates can be filled in in, and Airflow shows as JSON."""
-    if recipe is None:
-        return {}
-    return recipe.to_payload() if hasattr(recipe, "to_payload") else recipe
+    to_payload = getattr(recipe, "to_payload", None)
+    return to_payload() if to_payload else recipe or {}
 
 
 def _read_recipe(recipe: object) -> PythonEnvironment:
@@ -525,7 +532,7 @@ def _is_list(value: object) -> bool:
     return isinstance(value, (list, tuple))
 
 
-def _check_architecture(architecture: str | None) -> str:
+def _check_architecture(architecture: str | None) -> str | None:
     from airflow_provider_csc.environments.layout import ARCHITECTURE  # noqa: PLC0415
 
     if architecture and not ARCHITECTURE.fullmatch(architecture):
@@ -534,7 +541,7 @@ def _check_architecture(architecture: str | None) -> str:
             field="architecture",
             value=architecture,
         )
-    return architecture or ""
+    return architecture or None
 
 
 def _no_record(result: JobResult, look: Look) -> JobContradictionError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import platform
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -85,6 +87,14 @@ def test_a_recipe_may_be_an_object() -> None:
     task = operator(recipe=PythonEnvironment(name="x", packages=["numpy"]))
 
     assert task.recipe == {"name": "x", "backend": "venv", "packages": ["numpy"]}
+
+
+def test_a_recipe_may_be_what_another_task_returns() -> None:
+    with DAG("d", schedule=None):
+        chooser = SlurmSubmitOperator(task_id="choose", command="true")
+        task = operator(recipe=chooser.output)
+
+    assert task.upstream_task_ids == {"choose"}
 
 
 def spec_of(**arguments: Any) -> tuple[Any, Any]:
@@ -244,10 +254,89 @@ def test_what_says_neither_recipe_nor_configuration_is_an_error_of_the_dag_file(
 def test_a_configuration_without_a_venv_fails_before_anything_is_submitted(
     site: FaultySite,
 ) -> None:
-    task = PythonEnvironmentOperator(task_id="env", config={"modules": ["gcc"]})
+    task = PythonEnvironmentOperator(task_id="env", config={"modules": ["gcc"]}, deferrable=True)
 
     with pytest.raises(AirflowFailException, match="config: it has no venv"):
         task.execute(build_context(task))  # type: ignore[arg-type]
 
     assert site.fake.jobs == {}
 
+
+# What it is built for.
+
+TWO_KINDS = """\
+title: Ours
+architecture: x86_64
+log_in: {host: fake}
+partitions:
+  small: {}
+  test: {architecture: aarch64, gpus: {per_node: 4}}
+"""
+
+
+def connect(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, site: str, **extra: str) -> None:
+    (tmp_path / "ours.yaml").write_text(TWO_KINDS)
+    monkeypatch.setenv("AIRFLOW__CSC__SITES_FOLDER", str(tmp_path))
+    login = {"conn_type": "slurm", "host": "fake", "login": "somebody"}
+    connection = {**login, "extra": {"site": site, **extra}}
+    monkeypatch.setenv("AIRFLOW_CONN_SLURM_DEFAULT", json.dumps(connection))
+
+
+@pytest.mark.parametrize(
+    ("name", "extra", "arguments", "architecture"),
+    [
+        ("roihu-cpu", {}, {}, "x86_64"),
+        ("roihu-gpu", {}, {}, "aarch64"),
+        ("roihu-gpu", {}, {"architecture": "aarch64"}, "aarch64"),
+        ("ours", {}, {}, "x86_64"),
+        ("ours", {}, {"options": {"partition": "test"} | HELD}, "aarch64"),
+        ("ours", {"partition": "test"}, {}, "aarch64"),
+        ("ours", {}, {"job_resources": {"gpus_per_node": 1}}, "aarch64"),
+        ("generic", {}, {}, platform.machine()),
+        ("generic", {}, {"architecture": "aarch64"}, "aarch64"),
+    ],
+)
+def test_an_environment_is_for_the_nodes_of_its_partition(
+    name: str,
+    extra: dict[str, str],
+    arguments: dict[str, Any],
+    architecture: str,
+    site: FaultySite,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connect(monkeypatch, tmp_path, name, **extra)
+    task = operator(prefix="~/envs", deferrable=True, **{"options": HELD, **arguments})
+
+    submitted(lambda: task.execute(build_context(task)))  # type: ignore[arg-type]
+
+    assert f'[ "$(uname -m)" = {architecture} ]' in script_of(site)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"architecture": "aarch64"}, "architecture: 'aarch64' is not that of ours"),
+        (
+            {"architecture": "x86_64", "options": {"partition": "test"}},
+            "architecture: 'x86_64' is not that of partition test of ours, which is 'aarch64'",
+        ),
+        ({"architecture": "x86-64"}, "architecture: 'x86-64' is none"),
+    ],
+)
+def test_another_architecture_is_refused_before_anything_is_submitted(
+    arguments: dict[str, Any],
+    words: str,
+    site: FaultySite,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connect(monkeypatch, tmp_path, "ours")
+    task = operator(prefix="~/envs", deferrable=True, **arguments)
+
+    with pytest.raises(AirflowFailException) as caught:
+        task.execute(build_context(task))  # type: ignore[arg-type]
+
+    assert words in str(caught.value)
+    assert site.fake.jobs == {}
+    assert not (site.fake.home / "envs").exists()

@@ -381,9 +381,7 @@ def test_what_a_configuration_describes_is_built_and_used(
     run_task(SlurmSubmitOperator(task_id="use", environment=use, **given))
 
     assert Path(built["path"]).name.startswith("described-")
-    assert any(
-        line.startswith("uses 1.5 ") and ".builds/described-" in line for line in task_log
-    )
+    assert any(line.startswith("uses 1.5 ") and ".builds/described-" in line for line in task_log)
     assert jobs_of_builds(place) == 1
 
 
