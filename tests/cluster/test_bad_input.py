@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.bad_input import (
     CASES,
+    NEVER_MADE,
     PACKING_CASES,
     PAGE,
     outcome,
@@ -43,6 +44,7 @@ def test_bad_input(case: Case, slurm_connection: SlurmConnection) -> None:
 
     assert [word for word in case.words if word not in printed] == []
     assert as_alice(f"find ~ -maxdepth 1 -name {label}") == ""
+    assert as_alice(f"ls -d {NEVER_MADE} 2>/dev/null || :") == ""
     # slurmctld keeps a record of some jobs it refused (state FAILED, BadConstraints); none waits.
     assert label not in as_alice("squeue --me --noheader --format=%j")
     assert unvarying(printed) in PAGE.read_text(), "run: python -m tests.support.bad_input"

@@ -30,7 +30,8 @@ class Case:
     """
     Arguments of the operator and changes to its connection; what the error must name.
 
-    With a function they are those of ``@task.slurm``, and ``call`` the function's own.
+    With a function they are those of ``@task.slurm``, and ``call`` the function's own. What
+    ``builds`` is a `PythonEnvironmentOperator`.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Case:
     connection: dict[str, Any] = field(default_factory=dict)
     function: Callable[..., Any] | None = None
     call: dict[str, Any] = field(default_factory=dict)
+    builds: bool = False
 
 
 def command(**arguments: Any) -> dict[str, Any]:
@@ -67,6 +69,20 @@ def option(name: str, value: Any) -> dict[str, Any]:
     return command(options={name: value})
 
 
+def needing(
+    name: str, needs: dict[str, Any], words: list[str], site: str = "roihu-cpu", **arguments: Any
+) -> Case:
+    """A case of ``job_resources`` at a site."""
+    return Case(name, command(job_resources=needs, **arguments), words, {"site": site})
+
+
+def building(name: str, words: list[str], *, site: str | None = None, **said: Any) -> Case:
+    """A case of an environment; what is no argument of its operator is a field of its recipe."""
+    arguments = {each: said.pop(each) for each in OF_BUILDS if each in said}
+    given = {"recipe": said, "prefix": NEVER_MADE, **arguments}
+    return Case(name, given, words, {"site": site} if site else {}, builds=True)
+
+
 CONFIG = """\
 modules: [gcc]
 venv: {name: ray, pth: /users/me, packages: [-r req.txt]}
@@ -74,6 +90,9 @@ options:
   mem: 4 gig
 """
 DEAR = {"partition": "small", "time": "02:00:00", "cpus_per_task": 16, "mem": "64G"}
+# Where environments would be built.
+NEVER_MADE = "~/never-made-environments"
+OF_BUILDS = ("recipe", "prefix", "config", "architecture", "command", "options")
 
 CASES = [
     # What is run.
@@ -206,6 +225,118 @@ CASES = [
         "an unknown resource in a configuration",
         command(config="resources: {gpus: 1}\n"),
         ["config:1:19", "resources['gpus']", "gpus_per_node"],
+    ),
+    # What a job needs.
+    Case("Airflow's own resources", command(resources={"cpus": 4}), ["resources", "job_resources"]),
+    needing("an unknown resource", {"gpus": 1}, ["resources.gpus", "gpus_per_node"]),
+    needing("no nodes at all", {"nodes": 0}, ["resources.nodes", "0"]),
+    needing("a resource of a bad size", {"memory_per_node": "4 gigs"}, ["4 gigs", "'4G'"]),
+    needing(
+        "memory that is said twice",
+        {"memory_per_cpu": "2G", "memory_per_node": "64G"},
+        ["resources.memory_per_cpu", "memory_per_node is given, too"],
+    ),
+    needing("a kind of GPU and no GPU", {"gpu_type": "gh200"}, ["gpu_type", "gpus_per_node"]),
+    needing(
+        "resources that the options say, too",
+        {"nodes": 2},
+        ["options.nodes", "'2'", "resources as well"],
+        options={"nodes": 2},
+    ),
+    needing(
+        "resources that no partition has",
+        {"gpus_per_node": 4, "nodes": 2},
+        ["no partition of roihu-gpu", "The nearest is Resources(", "gpularge"],
+        site="roihu-gpu",
+    ),
+    needing(
+        "resources that a partition that is named does not have",
+        {"nodes": 2},
+        ["partition small of roihu-cpu", "The nearest that it can: Resources("],
+        options={"partition": "small"},
+    ),
+    # Environments.
+    building("no recipe", ["recipe", "missing", "a config with a venv"], recipe=None),
+    building("an unknown field of a recipe", ["'package'", "'packages'"], package=["numpy"]),
+    building(
+        "two packages in one",
+        ["packages", "numpy\\nscipy", "'numpy>=2'"],
+        packages=["numpy\nscipy"],
+    ),
+    building(
+        "packages and a requirements file",
+        ["requirements", "beside packages", "one of them"],
+        packages=["numpy"],
+        requirements="scipy\n",
+    ),
+    building(
+        "a requirements file that does not exist",
+        ["requirements", "missing.txt", "template_searchpath"],
+        requirements="missing.txt",
+    ),
+    building(
+        "an option in a requirements file",
+        ["requirements", "'-r base.txt'", "index_url"],
+        requirements="numpy\n-r base.txt\n",
+    ),
+    building(
+        "a lock that leaves a version open",
+        ["lock", "'numpy>=2'", "name==version"],
+        lock="numpy>=2\n",
+    ),
+    building(
+        "a password in a recipe",
+        ["index_url", "a password", "~/.netrc"],
+        packages=["numpy"],
+        index_url="https://me:secret@packages.example.org/simple",
+    ),
+    building("an unknown backend", ["backend", "'conda'", "'tykky'"], backend="conda"),
+    building(
+        "a field of another backend",
+        ["python", "'tykky'", "venv"],
+        backend="tykky",
+        packages=["numpy"],
+        python="python3.12",
+    ),
+    building("a container of no image", ["image", "docker://"], backend="container"),
+    building("a relative prefix", ["prefix", "'environments'", "absolute"], prefix="environments"),
+    building(
+        "a prefix that cannot be written to",
+        ["prefix", "/usr/environments", "Permission denied", "this user can write to"],
+        prefix="/usr/environments",
+    ),
+    building(
+        "an architecture that is none",
+        ["architecture", "'x86-64'", "uname -m"],
+        architecture="x86-64",
+    ),
+    building(
+        "an architecture that is not the site's",
+        ["architecture", "'aarch64'", "roihu-cpu", "'x86_64'", "Leave it out"],
+        architecture="aarch64",
+        site="roihu-cpu",
+    ),
+    building(
+        "an environment of a configuration without a venv",
+        ["config", "no venv", "packages: [numpy]"],
+        recipe=None,
+        config={"modules": ["gcc"]},
+    ),
+    building(
+        "a command for an environment",
+        ["command", "recipe", "Leave command out"],
+        command="true",
+    ),
+    building("an array of environments", ["options['array']", "0-9"], options={"array": "0-9"}),
+    Case(
+        "a dict that is no environment",
+        command(environment={"modules": ["gcc"]}),
+        ["environment", "names no environment", "'recipe'"],
+    ),
+    Case(
+        "an unknown field of an environment that is to be built",
+        command(environment={"recipe": {"packages": ["numpy"]}, "prefx": "/projappl/p"}),
+        ["environment", "'prefx'", "'prefix'"],
     ),
     # Python functions.
     python("a lambda", ["lambda", "def"], lambda: 1),
@@ -489,6 +620,7 @@ def outcome(case: Case, set_connection: Callable[..., object]) -> str:
     from airflow.sdk import DAG
 
     from airflow_provider_csc.decorators.slurm import slurm_task
+    from airflow_provider_csc.operators.environments import PythonEnvironmentOperator
     from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
     from tests.support.task import run_task
 
@@ -496,7 +628,9 @@ def outcome(case: Case, set_connection: Callable[..., object]) -> str:
     try:
         arguments = {"task_id": "job", "deferrable": True, **case.arguments}
         with DAG("bad_input", schedule=None):
-            if case.function is None:
+            if case.builds:
+                task = PythonEnvironmentOperator(**arguments)
+            elif case.function is None:
                 task = SlurmSubmitOperator(**arguments)
             else:
                 task = slurm_task(case.function, **arguments)(**case.call).operator
