@@ -216,11 +216,14 @@ def run_dag(airflow: Airflow, dag_id: str, conf: str = "{}") -> None:
         sys.exit(1)
 
 
+# One for each profile that the cluster has of itself.
+SLURM_CONNECTIONS = ("slurm_default", "slurm_lumi")
+
+
 def build_connections(cluster: dict[str, Any], *, poll_floor: float) -> list[dict[str, Any]]:
-    """Return the examples' two connections, as somebody would type them into the forms."""
+    """Return the examples' connections, as somebody would type them into the forms."""
     user, facts = next(iter(cluster["users"].items()))
     slurm = {
-        "site": cluster["sites"][0],
         "key_file": facts["private_key"],
         "account": facts["account"],
         "poll_interval_floor": poll_floor,
@@ -231,14 +234,17 @@ def build_connections(cluster: dict[str, Any], *, poll_floor: float) -> list[dic
         "project": facts["account"],
     }
     return [
-        {
-            "connection_id": "slurm_default",
-            "conn_type": "slurm",
-            "description": "The Slurm cluster of docker/cluster",
-            "port": cluster["ssh_port"],
-            "login": user,
-            "extra": json.dumps(slurm),
-        },
+        *(
+            {
+                "connection_id": name,
+                "conn_type": "slurm",
+                "description": f"The Slurm cluster of docker/cluster, as {site}",
+                "port": cluster["ssh_port"],
+                "login": user,
+                "extra": json.dumps({"site": site, **slurm}),
+            }
+            for name, site in zip(SLURM_CONNECTIONS, cluster["sites"], strict=True)
+        ),
         {
             "connection_id": "allas_default",
             "conn_type": "allas",
@@ -251,7 +257,7 @@ def build_connections(cluster: dict[str, Any], *, poll_floor: float) -> list[dic
 
 
 def connect(airflow: Airflow, cluster_json: str) -> None:
-    """Set both connections to the cluster as it is now."""
+    """Set the connections to the cluster as it is now."""
     cluster = json.loads(Path(cluster_json).read_text())
     floor = float(os.environ.get("AIRFLOW_POLL_FLOOR", "1"))
     for connection in build_connections(cluster, poll_floor=floor):

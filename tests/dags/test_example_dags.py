@@ -94,6 +94,7 @@ def runs(
         slurm_config={},
         slurm_array={},
         slurm_environment={},
+        slurm_two_sites={},
         slurm_mapped={},
         train_on_slurm={"rounds": ROUNDS},
         train_on_slurm_with_sensor={"rounds": ROUNDS, "minimum_accuracy": 1.0},
@@ -190,6 +191,19 @@ class TestEnvironment:
         assert built["modules"] == ["python-data"]
         (line,) = [line for line in watched.log("use") if line.startswith("in ")]
         assert f"/.builds/{Path(built['path']).name}." in line
+
+
+@pytest.mark.cluster
+class TestTwoSites:
+    def test_each_site_makes_its_own_of_the_same_needs(self, runs: dict[str, Watched]) -> None:
+        watched = runs["slurm_two_sites"]
+        assert watched.state == "success", watched.logs()
+        partitions = {"slurm_default": "gpu", "slurm_lumi": "small-g"}
+        for connection, partition in partitions.items():
+            lines = watched.log(f"{connection}.train")
+            assert f"2 cores of {partition}" in lines
+            assert any("/.builds/portable-" in line for line in lines if line.startswith("in "))
+            assert watched.run.xcom(f"{connection}.train")["partition"] == partition
 
 
 @pytest.mark.cluster
