@@ -313,9 +313,9 @@ CONFIG_SECTION: dict[str, object] = {
         },
         "preflight_seconds": {
             "description": (
-                "Before a job is submitted, maintenances, accounts and free space of its site are "
-                "looked at. For so many seconds a machine believes the answers of the last time; "
-                "0 asks before each job."
+                "Before a job is submitted, maintenances, accounts, partitions and free space of "
+                "its site are looked at. For so many seconds a machine believes the answers of the "
+                "last time; 0 asks before each job."
             ),
             "version_added": "0.1.0",
             "type": "float",

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 _COMMAND_SECONDS = 60.0
 _FACTS_SECONDS = 180.0  # five commands of 30 seconds at the most
+_PREFLIGHT_SECONDS = 120.0  # three commands of 20 seconds at the most, two of 15, and df
 _MAX_SCRIPT_BYTES = 4 * 1024 * 1024
 
 
@@ -167,9 +168,10 @@ class SlurmClient:
         """Return what a partition allows; nothing is known of one that Slurm does not know."""
         return parse_limits((await self.ask(build_show_partition(name)))["partition"])
 
-    async def preflight_facts(self, base_dir: str) -> PreflightFacts:
+    async def preflight_facts(self, base_dir: str, further: str = "") -> PreflightFacts:
         """Return what the site says of itself that matters to any job."""
-        return parse_preflight(await self.ask(build_preflight(base_dir)))
+        program = build_preflight(base_dir, further)
+        return parse_preflight(await self.ask(program, timeout=_PREFLIGHT_SECONDS))
 
     async def test_only(self, request: SubmitRequest) -> Forecast:
         """

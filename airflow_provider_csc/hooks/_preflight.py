@@ -7,6 +7,8 @@ it says is believed.
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import hashlib
 import json
 import os
@@ -15,20 +17,29 @@ import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
-from airflow_provider_csc.errors import SlurmError, TransportError
+from airflow_provider_csc.deployment import sites_folders
+from airflow_provider_csc.errors import ConfigError, CscError
 from airflow_provider_csc.slurm.options import read_arguments
 from airflow_provider_csc.slurm.preflight import find_problems
 from airflow_provider_csc.slurm.preflight_facts import PreflightFacts
+from airflow_provider_csc.slurm.values import parse_time_limit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping
 
     from airflow_provider_csc.client.slurm import SlurmClient
+    from airflow_provider_csc.sites.model import SiteProfile
+    from airflow_provider_csc.slurm.findings import Finding
     from airflow_provider_csc.slurm.submit_commands import SubmitRequest
     from airflow_provider_csc.transport.base import SiteSettings
 
 _OURS = 0o700
+
+# Who comes while a site is asked waits for that answer, also for the one that there is none.
+_Asking = asyncio.Task["PreflightFacts | CscError"]
+_asking: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Asking]] = WeakKeyDictionary()
 
 
 async def report_problems(
@@ -38,29 +49,130 @@ async def report_problems(
     report: Callable[[str], None],
     *,
     max_age: float,
+    waits: bool = True,
 ) -> None:
     """
     Say what is known to be in a job's way, by answers of the site that are not too old (s).
 
     What could not be asked is told when it was asked, and stops nothing: the submission itself
-    finds out whether the site is there.
+    finds out whether the site is there. Whoever ``waits`` for the job hears of its certificate
+    then.
     """
-    place = _place_of(settings, request.base_dir)
+    options = read_arguments(request.asked)
+    if not waits:
+        await _report_expiry(settings, options, report)
+    try:
+        # To read it takes a moment, which an event loop of many tasks does not have.
+        profile = await asyncio.to_thread(load_site, settings) if settings.site else None
+    except ConfigError as error:
+        report(f"Preflight: not known. {error.message}")
+        return
+    further = ""
+    if profile is not None:
+        from airflow_provider_csc.sites.preflight import build_questions  # noqa: PLC0415
+
+        further = build_questions(profile, options)
+    place = _place_of(settings, request.base_dir, further)
     facts = _recall(place, max_age)
     if facts is None:
-        try:
-            facts = await client.preflight_facts(request.base_dir)
-        except (TransportError, SlurmError) as error:
-            report(f"Preflight: not known, for the site did not answer. {error.message}")
+        answer = await _ask(client, _seed(settings, request.base_dir, further), request, further)
+        if isinstance(answer, CscError):
+            report(f"Preflight: not known, for the site did not answer. {answer.message}")
             return
-        for problem in facts.problems:
-            report(f"Preflight: not known: {problem}")
+        facts = answer
         _keep(place, facts)
-    for finding in find_problems(read_arguments(request.asked), facts):
+        for problem in _find_unknown(options, facts, profile):
+            report(f"Preflight: not known: {problem}")
+    for finding in _find_problems(options, facts, profile, request.architecture):
         report(f"Preflight: {finding}")
 
 
-def _place_of(settings: SiteSettings, base_dir: str) -> Path | None:
+def load_site(settings: SiteSettings) -> SiteProfile | None:
+    """
+    Return the profile of a connection's site, where it names one.
+
+    :raises ConfigError: when it cannot be read.
+    """
+    if settings.site is None:
+        return None
+    from airflow_provider_csc.sites.load import load_profile  # noqa: PLC0415 - needs pydantic
+
+    return load_profile(settings.site, sites_folders())
+
+
+def _find_problems(
+    options: Mapping[str, str | bool],
+    facts: PreflightFacts,
+    profile: SiteProfile | None,
+    architecture: str | None,
+) -> Iterator[Finding]:
+    if profile is None:
+        yield from find_problems(options, facts)
+        return
+    from airflow_provider_csc.sites import preflight  # noqa: PLC0415 - needs pydantic
+
+    yield from preflight.find_problems(options, facts, profile, architecture)
+
+
+def _find_unknown(
+    options: Mapping[str, str | bool], facts: PreflightFacts, profile: SiteProfile | None
+) -> Iterator[str]:
+    yield from facts.problems.values()
+    if profile is not None:
+        from airflow_provider_csc.sites.preflight import find_unknown  # noqa: PLC0415 - as above
+
+        yield from find_unknown(options, facts, profile).values()
+
+
+async def _report_expiry(
+    settings: SiteSettings, options: Mapping[str, str | bool], report: Callable[[str], None]
+) -> None:
+    from airflow_provider_csc.transport.certificates import read_certificate  # noqa: PLC0415
+
+    try:
+        certificate = await read_certificate(settings.ssh)
+    except ConfigError as error:
+        report(f"Preflight: not known. {error.message}")
+        return
+    if certificate and (finding := certificate.find_expiry(time.time(), read_limit(options))):
+        report(f"Preflight: {finding}")
+
+
+def read_limit(options: Mapping[str, str | bool]) -> int | None:
+    """Return the time limit of a job in seconds; None where it has none."""
+    limit = options.get("time")
+    return parse_time_limit(limit) if isinstance(limit, str) else None
+
+
+async def _ask(
+    client: SlurmClient, seed: str, request: SubmitRequest, further: str
+) -> PreflightFacts | CscError:
+    asking = _asking.setdefault(asyncio.get_running_loop(), {})
+    if seed not in asking:
+        # A context of its own, for it belongs to nobody: who asked first may leave.
+        asking[seed] = asyncio.get_running_loop().create_task(
+            _answer(client, request.base_dir, further),
+            context=contextvars.Context(),
+            name="slurm-preflight",
+        )
+        asking[seed].add_done_callback(lambda _: asking.pop(seed, None))
+    return await asyncio.shield(asking[seed])
+
+
+async def _answer(client: SlurmClient, base_dir: str, further: str) -> PreflightFacts | CscError:
+    try:
+        return await client.preflight_facts(base_dir, further)
+    except CscError as error:
+        return error
+
+
+def _seed(settings: SiteSettings, base_dir: str, further: str) -> str:
+    # The same name can be another host behind another jump host.
+    way = " ".join(map(str, (*settings.ssh.jump_hosts, settings.ssh.target)))
+    return f"{way}\n{base_dir}\n{further}"
+
+
+def _place_of(settings: SiteSettings, base_dir: str, further: str = "") -> Path | None:
     """Return the file for a site's answers; None where there is no safe place for it."""
     folder = Path(tempfile.gettempdir()) / f"airflow-csc-{os.getuid()}"
     try:
@@ -71,9 +183,7 @@ def _place_of(settings: SiteSettings, base_dir: str) -> Path | None:
     is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
     if not is_ours or stat.S_IMODE(status.st_mode) != _OURS:
         return None
-    # The same name can be another host behind another jump host.
-    way = " ".join(map(str, (*settings.ssh.jump_hosts, settings.ssh.target)))
-    seed = f"{way}\n{base_dir}"
+    seed = _seed(settings, base_dir, further)
     return folder / f"site-{hashlib.sha256(seed.encode()).hexdigest()[:16]}.json"
 
 
@@ -84,7 +194,7 @@ def _recall(place: Path | None, max_age: float) -> PreflightFacts | None:
         if not 0 <= time.time() - place.stat().st_mtime < max_age:
             return None
         return PreflightFacts.from_payload(json.loads(place.read_text("utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         # Away, half of another version, or whatever else: it is asked again.
         return None
 

@@ -198,7 +198,15 @@ class SlurmHook(BaseHook):
                     before,
                     client,
                     linker.prepare if linker else None,
-                    tell=partial(_tell, client, settings, reasons, report, preflight=preflight),
+                    tell=partial(
+                        _tell,
+                        client,
+                        settings,
+                        reasons,
+                        report,
+                        preflight=preflight,
+                        waits=identity.waits,
+                    ),
                 ),
             )
             if request.array:
@@ -233,9 +241,8 @@ class SlurmHook(BaseHook):
         settings = self.get_settings()
 
         async def work(client: SlurmClient) -> tuple[Forecast, tuple[str, ...]]:
-            placed, script, reasons = await _place(client, settings, spec)
-            request, _ = _prepare(settings, placed, identity, script)()
-            await _tell(client, settings, reasons, report, request, preflight=True)
+            request, reasons = await plan_alone(client, settings, spec, identity)
+            await _tell(client, settings, reasons, report, request, preflight=True, waits=False)
             found = await client.test_only(request)
             report(describe_forecast(found))
             return found, request.asked
@@ -408,6 +415,18 @@ def _read(fields: ConnectionFields) -> SiteSettings:
     return parse_connection(fields, folders=sites_folders())
 
 
+async def plan_alone(
+    client: SlurmClient, settings: SiteSettings, spec: JobSpec, identity: TaskIdentity
+) -> tuple[SubmitRequest, tuple[str, ...]]:
+    """
+    Return what would be submitted for a job, and why so.
+
+    :raises ConfigError: for a request that cannot be.
+    """
+    placed, script, reasons = await _place(client, settings, spec)
+    return _prepare(settings, placed, identity, script)()[0], reasons
+
+
 async def _place(
     client: SlurmClient, settings: SiteSettings, spec: JobSpec
 ) -> tuple[JobSpec, str, tuple[str, ...]]:
@@ -442,15 +461,28 @@ async def _tell(
     request: SubmitRequest,
     *,
     preflight: bool,
+    waits: bool,
 ) -> None:
     """Say what became of a request, and what is in its way."""
     for reason in reasons:
         report(reason)
     if preflight:
-        from airflow_provider_csc.hooks._preflight import report_problems  # noqa: PLC0415
+        await look_ahead(client, settings, request, report, waits=waits)
 
-        max_age = preflight_seconds()
-        await report_problems(client, settings, request, report, max_age=max_age)
+
+async def look_ahead(
+    client: SlurmClient,
+    settings: SiteSettings,
+    request: SubmitRequest,
+    report: Callable[[str], None],
+    *,
+    waits: bool = True,
+) -> None:
+    """Say what is known to be in a job's way; see `report_problems`."""
+    from airflow_provider_csc.hooks._preflight import report_problems  # noqa: PLC0415
+
+    max_age = preflight_seconds()
+    await report_problems(client, settings, request, report, max_age=max_age, waits=waits)
 
 
 def _after(

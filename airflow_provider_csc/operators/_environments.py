@@ -98,6 +98,12 @@ class EnvironmentUser(BaseOperator):
 
         return take_environment(chosen, self.modules)
 
+    def _built_for(self, attempt: Attempt) -> str | None:
+        """Return the architecture that the environment is for, where that is known."""
+        chosen = attempt.environment or self.environment
+        found = chosen.get("architecture") if isinstance(chosen, Mapping) else None
+        return found if isinstance(found, str) else None
+
     def _learn(self, context: Context) -> dict[str, str]:
         raise NotImplementedError
 
@@ -107,4 +113,8 @@ class EnvironmentUser(BaseOperator):
 
 def _kept(built: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of an environment a job needs; the rest stands in the log."""
-    return {"path": built["path"], "modules": list(built["modules"])}
+    return {
+        "path": built["path"],
+        "modules": list(built["modules"]),
+        "architecture": built["architecture"],
+    }

@@ -59,14 +59,20 @@ class Workspace:
     purge_days: int | None
 
 
-def build_ask_balance(command: BalanceCommand, project: str) -> str:
-    """Ask what a project may still use."""
-    return f"ask balance env LC_ALL=C {command.value} -p {quote(project)}\n"
+def build_ask_balance(command: BalanceCommand, project: str, *, seconds: int | None = None) -> str:
+    """Ask what a project may still use, for so many seconds at the most."""
+    return f"ask balance {_limit(seconds)}env LC_ALL=C {command.value} -p {quote(project)}\n"
 
 
-def build_ask_workspaces(command: WorkspaceCommand = WorkspaceCommand.CSC_WORKSPACES) -> str:
-    """Ask how full the user's disk areas are."""
-    return f"ask workspaces env LC_ALL=C {command.value}\n"
+def build_ask_workspaces(
+    command: WorkspaceCommand = WorkspaceCommand.CSC_WORKSPACES, *, seconds: int | None = None
+) -> str:
+    """Ask how full the user's disk areas are, for so many seconds at the most."""
+    return f"ask workspaces {_limit(seconds)}env LC_ALL=C {command.value}\n"
+
+
+def _limit(seconds: int | None) -> str:
+    return f"timeout {seconds} " if seconds else ""
 
 
 def read_balance(frame: Frame, command: BalanceCommand, project: str) -> Balance:
@@ -83,6 +89,18 @@ def read_balance(frame: Frame, command: BalanceCommand, project: str) -> Balance
     if known is None:
         raise _unreadable(command.value, f"it says nothing of {project!r}")
     return known
+
+
+def read_workspaces(frame: Frame) -> list[Workspace]:
+    """
+    Return how full the user's disk areas are, as ``csc-workspaces`` says.
+
+    :raises UnreadableOutputError: when the program failed, or printed something else.
+    """
+    command = WorkspaceCommand.CSC_WORKSPACES.value
+    if frame.status != 0:
+        raise _unreadable(command, f"it ended with status {frame.status}: {frame.complaint}")
+    return parse_csc_workspaces(frame.text)
 
 
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -258,6 +276,6 @@ def _describe(text: str) -> str:
 def _unreadable(command: str, problem: str) -> UnreadableOutputError:
     return UnreadableOutputError(
         f"What {command} prints is not as it is documented: {problem}. Look at it on the log-in "
-        "node; until it can be read, the balance is not known.",
+        "node; until it can be read, what it tells is not known.",
         command=command,
     )

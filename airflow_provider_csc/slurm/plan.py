@@ -61,7 +61,8 @@ class JobSpec:
     What a DAG author asked for; exactly one of the first three is given.
 
     ``resources`` become options of the site, see `sites.placement`; ``changes`` are options that a
-    retry policy asks for instead of those.
+    retry policy asks for instead of those. ``architecture`` is what the environment is built for,
+    where that is known.
     """
 
     command: str | Sequence[str] | None = None
@@ -73,6 +74,7 @@ class JobSpec:
     env: Mapping[str, object] | None = None
     modules: Sequence[str] | None = None
     environment: str | None = None
+    architecture: str | None = None
     work_dir: str | None = None
     job_name: str | None = None
     array_logs: str = "failed"
@@ -249,6 +251,7 @@ def build_request(
         identity=identity.to_json(array=format_part(part) if part else ""),
         run_started=identity.run_started,
         array=format_part(part) if part else "",
+        architecture=spec.architecture,
     )
     return request, label
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_csc.errors import SubmitRejectedError
 from airflow_provider_csc.slurm.accounting import format_bytes
+from airflow_provider_csc.slurm.findings import Finding, name_partitions, read_nodes, read_text
 from airflow_provider_csc.slurm.framing import assignments, words
+from airflow_provider_csc.slurm.preflight_partitions import find_partition_problems
 from airflow_provider_csc.slurm.rejections import find_remedy
 from airflow_provider_csc.slurm.shell import SLURM
 from airflow_provider_csc.slurm.values import format_time_limit, parse_time_limit
@@ -20,21 +22,11 @@ if TYPE_CHECKING:
     from airflow_provider_csc.slurm.framing import Frame
     from airflow_provider_csc.slurm.preflight_facts import PreflightFacts, Reservation
 
-_LEAST_BYTES = 100 * 2**20
-_LEAST_FILES = 100
+LEAST_BYTES = 100 * 2**20
+LEAST_FILES = 100
+"""With less no job should begin: its log, and some ten files."""
 _MINUTE = 60
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What is found, why it matters, and how to mend it: a sentence each."""
-
-    what: str
-    why: str
-    remedy: str = ""
-
-    def __str__(self) -> str:
-        return " ".join(filter(None, (self.what, self.why, self.remedy)))
+_IN_MEMORY = ("tmpfs", "ramfs")
 
 
 def find_problems(options: Mapping[str, str | bool], facts: PreflightFacts) -> Iterator[Finding]:
@@ -43,14 +35,18 @@ def find_problems(options: Mapping[str, str | bool], facts: PreflightFacts) -> I
 
     What could not be asked is no finding; nor is what only Slurm can tell.
     """
-    text = {name: value for name, value in options.items() if isinstance(value, str)}
-    yield from _find_account(text, facts)
-    yield from _find_maintenance(text, facts)
-    yield from _find_room(facts)
+    yield from find_account_problems(options, facts)
+    yield from find_maintenance_problems(options, facts)
+    yield from find_partition_problems(options, facts)
+    yield from find_room_problems(facts)
+    yield from find_sharing_problems(facts)
 
 
-def _find_account(options: Mapping[str, str], facts: PreflightFacts) -> Iterator[Finding]:
-    account, accounts = options.get("account"), facts.accounts
+def find_account_problems(
+    options: Mapping[str, str | bool], facts: PreflightFacts
+) -> Iterator[Finding]:
+    """Yield what is wrong with the account that a job is charged to."""
+    account, accounts = read_text(options, "account"), facts.accounts
     if not accounts:
         # A cluster without accounting has none; whether that is so, sbatch knows.
         return
@@ -63,7 +59,8 @@ def _find_account(options: Mapping[str, str], facts: PreflightFacts) -> Iterator
                 f"{user} has several ({known}), and Slurm charges the default one, or refuses.",
                 "Give options={'account': ...}, or set it in the connection.",
             )
-        return
+            return
+        (account,) = accounts
     if account not in accounts:
         yield Finding(
             f"{user} is no member of account {account!r} here.",
@@ -72,29 +69,65 @@ def _find_account(options: Mapping[str, str], facts: PreflightFacts) -> Iterator
             "to accept its terms (MyCSC).",
         )
         return
-    partition = options.get("partition")
-    if partition and accounts[account] and partition not in accounts[account]:
+    names = name_partitions(options, facts)
+    if names and accounts[account] and not set(names) & set(accounts[account]):
         yield Finding(
-            f"Account {account!r} is not open to {user} in partition {partition!r}.",
+            f"Account {account!r} is not open to {user} in partition "
+            f"{', '.join(map(repr, names))}.",
             "sbatch refuses such a job.",
             f"It is in: {', '.join(accounts[account])}.",
         )
-
-
-def _find_maintenance(options: Mapping[str, str], facts: PreflightFacts) -> Iterator[Finding]:
-    limit = parse_time_limit(options["time"]) if "time" in options else None
-    if limit is None:
         return
+    closed = facts.closed.get(account, ())
+    if "" in closed or (names and set(names) <= set(closed)):
+        where = "" if "" in closed else f" in partition {', '.join(map(repr, names))}"
+        yield Finding(
+            f"{user} may submit no job for account {account!r}{where}: MaxSubmitJobs is 0.",
+            "sbatch refuses such a job.",
+            "At CSC that is how a project is closed that has no billing units left, or has not "
+            "applied for the partition (MyCSC); else ask the site.",
+        )
+
+
+def find_maintenance_problems(
+    options: Mapping[str, str | bool], facts: PreflightFacts
+) -> Iterator[Finding]:
+    """Yield the maintenances that a job would have to wait for."""
+    time = read_text(options, "time")
+    limit = parse_time_limit(time) if time is not None else None
     for one in facts.maintenances or ():
-        until = f"from {_moment(one.start)} to {_moment(one.end)}"
-        where = "all nodes" if one.is_of_all_nodes else f"the nodes {one.nodes}"
+        if _leaves_enough(one, options, facts):
+            continue
+        until, where = describe_period(one), describe_nodes(one)
         if one.start <= facts.asked_at < one.end:
             yield Finding(
                 f"A maintenance ({one.name}) of {where} goes on, {until}.",
                 "Jobs that need them start when it is over.",
             )
-        elif facts.asked_at < one.start < facts.asked_at + limit:
+        elif limit and facts.asked_at < one.start < facts.asked_at + limit:
             yield _before_maintenance(one, limit, where, until, one.start - facts.asked_at)
+
+
+def _leaves_enough(
+    one: Reservation, options: Mapping[str, str | bool], facts: PreflightFacts
+) -> bool:
+    """Whether a partition that a job names has as many nodes more as the job asks for."""
+    if one.is_of_all_nodes or one.node_count is None or "nodelist" in options:
+        return False
+    needed, _ = read_nodes(options) or (1, 1)
+    known = facts.partitions or {}
+    found = [known[name].nodes or 0 for name in name_partitions(options, facts) if name in known]
+    return any(nodes - one.node_count >= needed for nodes in found)
+
+
+def describe_period(one: Reservation) -> str:
+    """Say from when to when it lasts."""
+    return f"from {_moment(one.start)} to {_moment(one.end)}"
+
+
+def describe_nodes(one: Reservation) -> str:
+    """Say of which nodes it is."""
+    return "all nodes" if one.is_of_all_nodes else f"the nodes {one.nodes}"
 
 
 def _before_maintenance(one: Reservation, limit: int, where: str, until: str, left: int) -> Finding:
@@ -109,21 +142,33 @@ def _before_maintenance(one: Reservation, limit: int, where: str, until: str, le
     )
 
 
-def _find_room(facts: PreflightFacts) -> Iterator[Finding]:
+def find_room_problems(facts: PreflightFacts) -> Iterator[Finding]:
+    """Yield what is missing on the file system of the run directories."""
     room = facts.room
     if room is None:
         return
-    if room.free_bytes is not None and room.free_bytes < _LEAST_BYTES:
+    if room.free_bytes is not None and room.free_bytes < LEAST_BYTES:
         yield Finding(
             f"There are {format_bytes(room.free_bytes)} left at {room.path}.",
             "The job's log and files go there.",
             "Delete what is not needed, or set another work_dir in the connection.",
         )
-    if room.free_files is not None and room.free_files < _LEAST_FILES:
+    if room.free_files is not None and room.free_files < LEAST_FILES:
         yield Finding(
             f"Only {room.free_files} more files can be made at {room.path}.",
             "A job has some ten of them.",
             "Delete what is not needed, or set another work_dir in the connection.",
+        )
+
+
+def find_sharing_problems(facts: PreflightFacts) -> Iterator[Finding]:
+    """Yield that compute nodes cannot see the run directories, where that is certain."""
+    room = facts.room
+    if room is not None and room.kind in _IN_MEMORY:
+        yield Finding(
+            f"The run directories are on {room.mount}, a {room.kind} in the log-in node's memory.",
+            "Compute nodes do not see it: a job finds neither its script nor a place for its log.",
+            "Set a work_dir in the connection that all nodes share.",
         )
 
 

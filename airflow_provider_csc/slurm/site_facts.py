@@ -46,7 +46,9 @@ ask assoc manage assoc where user="$(id -un)" format=Cluster,Account,Partition,M
 ask qos manage qos format=Name,MaxJobsPU,MaxSubmitPU,MaxTRES,MaxTRESPerNode
 """
 # What sacctmgr says where no slurmdbd is: that is an answer, and there are no limits.
-_NO_ACCOUNTING = "not running a supported accounting_storage plugin"
+NO_ACCOUNTING = "not running a supported accounting_storage plugin"
+UNREADABLE = (UnreadableOutputError, NotationError, KeyError, ValueError)
+"""What reading an answer of another form than the documented one raises."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +64,11 @@ class NodeKind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionFacts:
-    """What slurmctld says of a partition, which has so many ``nodes``; None is no limit."""
+    """
+    What slurmctld says of a partition, which has so many ``nodes``; None is no limit.
+
+    ``state`` is its own word; jobs that name no partition go to the one that ``is_default``.
+    """
 
     name: str
     is_up: bool
@@ -75,6 +81,8 @@ class PartitionFacts:
     memory_bytes: int | None = None
     accounts: frozenset[str] | None = None
     quality: str | None = None
+    state: str = "UP"
+    is_default: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,13 +130,13 @@ def parse_site_facts(frames: Mapping[str, Frame]) -> SiteFacts:
     unanswered: dict[str, str] = {}
     for name, read in _READERS.items():
         frame = frames[name]
-        is_without = name in ("assoc", "qos") and _NO_ACCOUNTING in frame.text
+        is_without = name in ("assoc", "qos") and NO_ACCOUNTING in frame.text
         if frame.status and not is_without:
             unanswered[name] = frame.complaint or f"status {frame.status}"
             continue
         try:
             told |= read("" if is_without else frame.text, str(told.get("cluster", "")))
-        except (UnreadableOutputError, NotationError, KeyError, ValueError) as error:
+        except UNREADABLE as error:
             unanswered[name] = f"the answer cannot be read ({error})"
     return SiteFacts(unanswered=unanswered, **told)  # type: ignore[arg-type] # by their names
 
@@ -139,10 +147,19 @@ def _read_config(text: str, _: str) -> dict[str, object]:
 
 
 def _read_partitions(text: str, _: str) -> dict[str, object]:
+    return {"partitions": parse_partitions(text)}
+
+
+def parse_partitions(text: str) -> dict[str, PartitionFacts]:
+    """
+    Read what ``scontrol --oneliner show partition`` prints.
+
+    :raises UnreadableOutputError: or another of `UNREADABLE`, for anything else.
+    """
     rows = [_words(line) for line in text.splitlines() if line.startswith("PartitionName=")]
     if not rows and text.strip() != "No partitions in the system":
         raise UnreadableOutputError("it names no partition")
-    return {"partitions": {row["PartitionName"]: _read_partition(row) for row in rows}}
+    return {row["PartitionName"]: _read_partition(row) for row in rows}
 
 
 def _read_partition(row: Mapping[str, str]) -> PartitionFacts:
@@ -159,6 +176,8 @@ def _read_partition(row: Mapping[str, str]) -> PartitionFacts:
         memory_bytes=memory * _MEBI if memory else None,
         accounts=frozenset(accounts.split(",")) if accounts and accounts != "ALL" else None,
         quality=_text(row.get("QoS")),
+        state=row["State"],
+        is_default=row.get("Default") == "YES",
     )
 
 

@@ -281,7 +281,8 @@ class SubmitRequest:
     ``array`` is which tasks of an array are submitted, as `array_parts.format_part` writes it;
     empty for a single job.
     ``exports`` is the file of variables that a batch script which several tasks share reads.
-    ``helper`` is the program by which a job fetches and delivers files.
+    ``helper`` is the program by which a job fetches and delivers files. ``architecture`` is what
+    the job's environment is built for, where that is known.
     """
 
     token: str
@@ -298,6 +299,7 @@ class SubmitRequest:
     array: str = ""
     exports: str = ""
     helper: str = ""
+    architecture: str | None = None
 
 
 def build_submit(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import asyncssh
 
+from airflow_provider_csc.slurm.findings import Finding
 from airflow_provider_csc.slurm.parking import describe_seconds
 from airflow_provider_csc.transport.ssh_credentials import certificate_path, certificate_text
 
@@ -98,6 +99,28 @@ class Certificate:
             f"The SSH certificate {rest}{job}. {RENEW}, and put it {self.place}: it is found "
             "without a restart. A site that wants one lets nobody in without it: then this task "
             "waits once the connection is lost; the job is not affected, and no retry is used up."
+        )
+
+    def find_expiry(self, now: float, limit_seconds: int | None = None) -> Finding | None:
+        """
+        Return what is to be said of it where nobody waits who would be warned.
+
+        A job that begins now ends in so many seconds at the latest.
+        """
+        ends_by = None if limit_seconds is None else now + limit_seconds
+        outlasts = ends_by is not None and ends_by > self.valid_before
+        if not self.is_short(now) and not outlasts:
+            return None
+        until = _moment(self.valid_before)
+        left = self.valid_before - now
+        more = f"is valid until {until}, {describe_seconds(left)} more"
+        rest = more if left > 0 else f"EXPIRED on {until}"
+        job = f", and a job of now may run until {_moment(int(ends_by or 0))}" if outlasts else ""
+        return Finding(
+            f"The SSH certificate {rest}{job}.",
+            "A site that wants one lets nobody in without it: jobs go on, but their logs stand "
+            "still, and tasks wait.",
+            f"{RENEW}, and put it {self.place}.",
         )
 
 

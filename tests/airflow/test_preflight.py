@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import tempfile
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import asyncssh
 import pytest
 
 from airflow_provider_csc.errors import CommandTimeoutError, CscError, UnreadableOutputError
 from airflow_provider_csc.hooks import _preflight
 from airflow_provider_csc.hooks._preflight import report_problems
+from airflow_provider_csc.slurm.framing import Frame
 from airflow_provider_csc.slurm.preflight_facts import PreflightFacts, Room
 from airflow_provider_csc.transport.base import Hop, SiteSettings, SshSettings
 
@@ -26,9 +29,12 @@ class Site:
     def __init__(self, answer: PreflightFacts | Exception = FULL) -> None:
         self.asked = 0
         self.answer = answer
+        self.further = ""
 
-    async def preflight_facts(self, _base_dir: str) -> PreflightFacts:
+    async def preflight_facts(self, _base_dir: str, further: str = "") -> PreflightFacts:
         self.asked += 1
+        self.further = further
+        await asyncio.sleep(0)
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
@@ -40,6 +46,27 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / f"airflow-csc-{os.getuid()}"
 
 
+def asked_for(
+    *options: str, base_dir: str = "~/runs", architecture: str | None = None
+) -> SimpleNamespace:
+    return SimpleNamespace(base_dir=base_dir, asked=options, architecture=architecture)
+
+
+def settings_of(host: str = "a", *, site: str | None = None, **ssh: Any) -> SiteSettings:
+    return SiteSettings(ssh=SshSettings(target=Hop(host=host), **ssh), site=site)
+
+
+async def report(
+    site: Site, settings: SiteSettings, request: SimpleNamespace, **arguments: Any
+) -> list[str]:
+    told: list[str] = []
+    client: Any = site
+    submitted: Any = request
+    given = {"max_age": 60} | arguments
+    await report_problems(client, settings, submitted, told.append, **given)
+    return told
+
+
 def said(
     site: Site,
     *,
@@ -48,12 +75,8 @@ def said(
     base_dir: str = "~/runs",
     max_age: float = 60,
 ) -> list[str]:
-    told: list[str] = []
-    settings = SiteSettings(ssh=SshSettings(target=Hop(host=host), jump_hosts=jump))
-    request: Any = SimpleNamespace(base_dir=base_dir, asked=("--time=0-00:10:00",))
-    client: Any = site
-    asyncio.run(report_problems(client, settings, request, told.append, max_age=max_age))
-    return told
+    request = asked_for("--time=0-00:10:00", base_dir=base_dir)
+    return asyncio.run(report(site, settings_of(host, jump_hosts=jump), request, max_age=max_age))
 
 
 def test_a_site_is_asked_once_in_a_while(folder: Path) -> None:
@@ -94,7 +117,9 @@ def test_a_site_that_does_not_answer_stops_no_submission(folder: Path, error: Cs
 
 
 def test_a_question_that_failed_is_told_when_it_was_asked(folder: Path) -> None:
-    site = Site(PreflightFacts(asked_at=1, problems=("sacctmgr show associations: refused",)))
+    site = Site(
+        PreflightFacts(asked_at=1, problems={"associations": "sacctmgr show associations: refused"})
+    )
 
     assert said(site) == ["Preflight: not known: sacctmgr show associations: refused"]
     assert said(site) == []
@@ -135,3 +160,174 @@ def test_a_link_is_not_followed(folder: Path, tmp_path: Path) -> None:
 
     assert not list(target.iterdir())
     assert _preflight._place_of(SiteSettings(ssh=SshSettings(target=Hop(host="a"))), "~") is None
+
+
+# ---- many at once ----
+
+
+@pytest.mark.parametrize("answer", [FULL, CommandTimeoutError("It took too long.")])
+def test_those_who_come_while_a_site_is_asked_wait_for_that_answer(
+    folder: Path, answer: PreflightFacts | Exception
+) -> None:
+    site = Site(answer)
+
+    async def ask() -> list[list[str]]:
+        each = (report(site, settings_of(), asked_for(), max_age=0) for _ in range(5))
+        return await asyncio.gather(*each)
+
+    told = asyncio.run(ask())
+
+    assert site.asked == 1
+    assert all(each == told[0] for each in told)
+    assert told[0]
+
+
+def test_who_asked_first_may_leave(folder: Path) -> None:
+    site = Site()
+
+    async def ask() -> list[str]:
+        first, second = (
+            asyncio.create_task(report(site, settings_of(), asked_for())) for _ in range(2)
+        )
+        while not site.asked:
+            await asyncio.sleep(0)
+        first.cancel()
+        return await second
+
+    assert asyncio.run(ask())
+    assert site.asked == 1
+
+
+# ---- what the profile of a site adds ----
+
+PROFILE = """
+title: Here
+architecture: x86_64
+partitions:
+  small: {max_time: 1-00:00:00, cores_per_node: 64, billing: cores}
+billing:
+  cores: {unit: CPU BU, highest_of: [{of: cores}]}
+commands: {balance: csc-projects, workspaces: csc-workspaces}
+"""
+PROJECT = """\
+Project: project_1        Owner: Kalle
+Start: 2019-08-20 End: 2029-10-23 Status: open
+CPU BU:             60000          20       5
+"""
+
+
+@pytest.fixture
+def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "sites").mkdir()
+    (tmp_path / "sites" / "here.yaml").write_text(PROFILE)
+    monkeypatch.setenv("AIRFLOW__CSC__SITES_FOLDER", str(tmp_path / "sites"))
+    return tmp_path / "sites" / "here.yaml"
+
+
+SMALL = ("--account=project_1", "--partition=small", "--time=0-01:00:00", "--cpus-per-task=6")
+
+
+def with_further(**texts: str) -> PreflightFacts:
+    further = {name: Frame(0, text.encode()) for name, text in texts.items()}
+    return PreflightFacts(asked_at=1, further=further)
+
+
+def test_balance_and_architecture_are_held_against_the_job(folder: Path, profile: Path) -> None:
+    site = Site(with_further(balance=PROJECT, workspaces="/scratch 1G/2G 1/2 n/a"))
+    request = asked_for(*SMALL, architecture="aarch64")
+
+    costs, architecture = asyncio.run(report(site, settings_of(site="here"), request))
+    again = asyncio.run(report(site, settings_of(site="here"), request))
+
+    assert "csc-projects -p project_1" in site.further
+    assert costs.startswith("Preflight: The job costs at most 6 CPU BU")
+    assert architecture.startswith("Preflight: The environment is built for aarch64")
+    assert again == [costs, architecture]
+    assert site.asked == 1
+
+
+def test_another_account_is_asked_for_itself(folder: Path, profile: Path) -> None:
+    site = Site(with_further(balance=PROJECT))
+
+    for account in ("project_1", "project_2"):
+        request = asked_for(f"--account={account}")
+        asyncio.run(report(site, settings_of(site="here"), request))
+
+    assert site.asked == 2
+
+
+def test_a_program_that_is_not_there_is_told_when_it_was_asked(folder: Path, profile: Path) -> None:
+    site = Site(PreflightFacts(asked_at=1, further={"balance": Frame(127, b"not found")}))
+    request = asked_for(*SMALL)
+
+    [line] = asyncio.run(report(site, settings_of(site="here"), request))
+
+    assert line.startswith("Preflight: not known: What csc-projects prints is not as it is")
+    assert asyncio.run(report(site, settings_of(site="here"), request)) == []
+
+
+def test_a_profile_that_cannot_be_read_stops_no_submission(folder: Path, profile: Path) -> None:
+    profile.write_text("titel: Here\n")
+    site = Site()
+
+    [line] = asyncio.run(report(site, settings_of(site="here"), asked_for()))
+
+    assert line.startswith("Preflight: not known. ")
+    assert "titel" in line
+
+
+# ---- certificates ----
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    """A key with a certificate that is valid for half a day."""
+    own, authority = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
+    own.write_private_key(tmp_path / "id")
+    signed = authority.generate_user_certificate(own, "test", valid_before="+12h")
+    signed.write_certificate(tmp_path / "id-cert.pub")
+    return tmp_path / "id"
+
+
+@pytest.mark.parametrize(
+    ("waits", "limit", "is_told"),
+    [
+        (False, "1-00:00:00", True),
+        (False, "0-01:00:00", False),
+        # The task that waits says it itself.
+        (True, "1-00:00:00", False),
+    ],
+)
+def test_a_certificate_is_told_of_where_nobody_waits_who_would_be_warned(
+    folder: Path, key: Path, limit: str, *, waits: bool, is_told: bool
+) -> None:
+    site = Site(PreflightFacts(asked_at=1))
+    settings = settings_of(key_file=str(key))
+
+    told = asyncio.run(report(site, settings, asked_for(f"--time={limit}"), waits=waits))
+
+    assert bool(told) == is_told
+    if is_told:
+        assert told[0].startswith("Preflight: The SSH certificate is valid until ")
+        assert "and a job of now may run until " in told[0]
+
+
+def test_a_certificate_that_cannot_be_read_hides_nothing_else(folder: Path, tmp_path: Path) -> None:
+    settings = settings_of(key_file=str(tmp_path / "none"))
+
+    told = asyncio.run(report(Site(), settings, asked_for(), waits=False))
+
+    assert "0 B left" in told[-1]
+
+
+def test_facts_of_an_older_version_are_asked_anew(folder: Path) -> None:
+    site = Site()
+    said(site)
+    [kept] = folder.iterdir()
+    payload = json.loads(kept.read_text())
+    del payload["partitions"]
+    kept.write_text(json.dumps(payload))
+
+    said(site)
+
+    assert site.asked == 2

@@ -98,12 +98,14 @@ def test_more_tasks_than_the_limit_all_run_and_say_what_they_waited_for(
 
 
 def test_an_account_that_may_submit_nothing_fails_at_once(
-    as_bobs_account: SlurmConnection,
+    as_bobs_account: SlurmConnection, task_log: list[str]
 ) -> None:
     as_bobs_account.set(user="bob", account=CLOSED)
     task = operator("closed", retries=3)
     with pytest.raises(AirflowFailException, match=f"MaxSubmit of account {CLOSED} is 0"):
         run_task(task, build_context(task))
+    told = "Preflight: bob may submit no job for account 'csc_closed': MaxSubmitJobs is 0."
+    assert any(line.startswith(told) for line in task_log)
 
 
 def test_a_limit_that_others_share_is_waited_for_as_well(

@@ -77,6 +77,11 @@ sbatch() {
     *) fail "sbatch: error: invalid partition specified: $partition
 sbatch: error: Batch job submission failed: Invalid partition name specified" ;;
   esac
+  if [ -n "${option[test-only]}" ]; then
+    now moment
+    printf 'sbatch: Job 7 to start at %s using 1 processors on nodes c1 in partition %s\n' "$moment" "$partition" >&2
+    return
+  fi
   ! is_faulty sbatch_says || fail "$(cat "$site/faults/sbatch_says")"
   # A test that plays an array by itself has it in the queue as one row.
   if is_faulty array_is_one_row; then indices=(''); else expand "${option[array]}"; fi
@@ -315,6 +320,7 @@ sacctmgr() {
   limit=$(cat "$site/faults/max_submit_shown" "$site/faults/max_submit" 2>/dev/null | head -n 1)
   case ${rest[*]} in
     'show user '*) printf 'project\n' ;;
+    'show associations '*) printf 'project||\n' ;;
     'show assoc where user= '*) printf 'fake|project|\n' ;;
     'show assoc '*) printf 'fake|project||%s|\n' "$limit" ;;
     'show qos '*) printf 'normal|||\n' ;;
@@ -349,12 +355,22 @@ scancel() {
   done
 }
 
+show_partitions() {
+  local row
+  for row in 'small YES 3-00:00:00 UP' 'test NO 00:15:00 UP' 'down NO 3-00:00:00 DOWN'; do
+    set -- $row
+    printf 'PartitionName=%s AllowAccounts=ALL Default=%s QoS=N/A Hidden=NO MaxNodes=UNLIMITED ' "$1" "$2"
+    printf 'MaxTime=%s MinNodes=0 OverSubscribe=NO State=%s TotalNodes=4\n' "$3" "$4"
+  done
+}
+
 scontrol() {
   ! is_faulty controller_down || fail "$controller"
-  if [ "$*" = 'show config' ]; then
-    printf 'ClusterName             = fake\n'
-    return
-  fi
+  case $* in
+    'show config') printf 'ClusterName             = fake\n'; return ;;
+    *' show reservation') printf 'No reservations in the system\n'; return ;;
+    *' show partition') show_partitions; return ;;
+  esac
   lock
   if [ "$1" = update ]; then
     for id in ${2//[!0-9_]/ }; do [ ! -d "$site/jobs/$id" ] || put "$id" split 1; done

@@ -223,3 +223,30 @@ async def test_an_agent_that_is_gone_holds_none(
     monkeypatch.setenv("SSH_AUTH_SOCK", str(home / "nowhere"))
     assert await read_certificate(settings()) is None
     assert "no certificate" in await describe_shown(settings(), [])
+
+
+@pytest.mark.parametrize(
+    ("left", "limit", "said"),
+    [
+        (3 * HOUR, None, None),
+        (3 * HOUR, 3 * HOUR, None),
+        (HOUR, None, "is valid until 2026-11-22 10:00:00 UTC, 1 h 0 min more."),
+        (
+            3 * HOUR,
+            4 * HOUR,
+            (
+                "is valid until 2026-11-22 10:00:00 UTC, 3 h 0 min more, and a job of now may run "
+                "until 2026-11-22 11:00:00 UTC."
+            ),
+        ),
+        (0, None, "EXPIRED on 2026-11-22 10:00:00 UTC."),
+    ],
+)
+def test_before_a_job_it_is_said_whether_it_ends_too_early(
+    left: int, limit: int | None, said: str | None
+) -> None:
+    finding = certificate().find_expiry(NOON - left, limit)
+
+    assert (finding and finding.what) == (said and f"The SSH certificate {said}")
+    if finding:
+        assert finding.remedy.endswith("and put it at /keys/id-cert.pub.")

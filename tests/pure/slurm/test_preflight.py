@@ -23,6 +23,7 @@ from airflow_provider_csc.slurm.preflight_facts import (
     Room,
     parse_preflight,
 )
+from airflow_provider_csc.slurm.site_facts import PartitionFacts
 
 NOW = 1_790_000_000
 HOUR = 3600
@@ -35,13 +36,26 @@ RESERVATION = (
 )
 
 
+# Printed by scontrol 22.05 (tests/outputs), of which the words are left out that are not read.
+PARTITION = (
+    "PartitionName={name} AllowAccounts=ALL Default={default} Hidden=NO MaxNodes={nodes} "
+    "MaxTime={time} MinNodes=0 OverSubscribe=NO State={state} TotalNodes=4"
+)
+
+
+def partition(name: str, **changes: str) -> str:
+    given = {"default": "NO", "nodes": "UNLIMITED", "time": "3-00:00:00", "state": "UP"}
+    return PARTITION.format(name=name, **(given | changes))
+
+
 def frames(**texts: str) -> dict[str, Frame]:
     given = {
         "clock": str(NOW),
         "user": "alice",
         "reservations": "No reservations in the system",
-        "associations": "project_2001234|",
-        "room": "/scratch\n 1000000000\n 5000",
+        "associations": "project_2001234||",
+        "partitions": partition("small", default="YES"),
+        "room": "/scratch\n 1000000000 5000 lustre /scratch",
     }
     return {name: Frame(0, text.encode()) for name, text in (given | texts).items()}
 
@@ -51,7 +65,7 @@ def facts(**changes: Any) -> PreflightFacts:
 
 
 def maintenance(start: int, end: int, **changes: Any) -> Reservation:
-    given = {"name": "maint", "nodes": "c[1-4]", "is_of_all_nodes": True}
+    given = {"name": "maint", "nodes": "c[1-4]", "is_of_all_nodes": True, "node_count": 4}
     return Reservation(start=start, end=end, **given | changes)
 
 
@@ -59,18 +73,33 @@ def found(options: dict[str, str | bool], facts: PreflightFacts) -> list[str]:
     return [str(each) for each in find_problems(options, facts)]
 
 
+SMALL = PartitionFacts(
+    name="small",
+    is_up=True,
+    is_hidden=False,
+    hands_out_nodes=False,
+    max_seconds=72 * HOUR,
+    nodes=4,
+    is_default=True,
+)
+
+
 def test_answers_are_read() -> None:
     line = RESERVATION.format(start=NOW + 9, end=NOW + 99, flags="MAINT,IGNORE_JOBS,ALL_NODES")
     other = RESERVATION.format(start=NOW, end=NOW + 99, flags="SPEC_NODES")
 
-    read = parse_preflight(frames(reservations=f"{line}\n{other}"))
+    read = parse_preflight(frames(reservations=f"{line}\n{other}", balance="CPU BU: 1"))
 
     assert read == PreflightFacts(
         asked_at=NOW,
         user="alice",
         maintenances=(maintenance(NOW + 9, NOW + 99),),
         accounts={"project_2001234": ()},
-        room=Room(path="/scratch", free_bytes=10**9, free_files=5000),
+        partitions={"small": SMALL},
+        room=Room(
+            path="/scratch", free_bytes=10**9, free_files=5000, kind="lustre", mount="/scratch"
+        ),
+        further={"balance": Frame(0, b"CPU BU: 1")},
     )
 
 
@@ -88,19 +117,49 @@ def test_what_was_not_answered_is_not_known_and_is_told() -> None:
     assert not found({"account": "x", "time": "1-00:00:00"}, read)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("reservations", ""),
+        ("reservations", "something else"),
+        ("associations", "something else"),
+        ("partitions", ""),
+        ("partitions", "PartitionName=small State=UP"),
+        ("room", "/scratch"),
+    ],
+)
+def test_an_answer_of_another_form_is_not_known(name: str, text: str) -> None:
+    read = parse_preflight(frames(**{name: text}))
+
+    assert read.problems[name].endswith(": the answer cannot be read")
+
+
+def test_a_cluster_without_accounting_has_said_so() -> None:
+    said = b"You are not running a supported accounting_storage plugin\nOnly 'x' is supported."
+
+    read = parse_preflight(frames() | {"associations": Frame(1, said)})
+
+    assert read.accounts == {}
+    assert not read.problems
+
+
 def test_facts_survive_being_kept() -> None:
     whole = parse_preflight(
         frames(
             reservations=RESERVATION.format(start=NOW, end=NOW + 1, flags="MAINT"),
-            associations="a|small\na|test\nb|\n",
+            associations="a|small|\na|test|0\nb||\n",
+            partitions=partition("small").replace("Accounts=ALL", "Accounts=a,b"),
+            balance="CPU BU: 1",
         )
+        | {"workspaces": Frame(127, b"not found")}
     )
+    assert whole.closed == {"a": ("test",)}
     for each in (whole, facts()):
         assert PreflightFacts.from_payload(json.loads(json.dumps(each.to_payload()))) == each
 
 
 def test_an_account_that_is_open_everywhere_once_is_open_everywhere() -> None:
-    read = parse_preflight(frames(associations="a|small\na|\nb|small\nb|test\n"))
+    read = parse_preflight(frames(associations="a|small|\na||\nb|small|\nb|test|\n"))
 
     assert read.accounts == {"a": (), "b": ("small", "test")}
 
@@ -179,6 +238,61 @@ def test_a_full_file_system_is_told_of(room: Room, said: str | None) -> None:
     assert (said is None and not texts) or (said is not None and said in texts[0])
 
 
+@pytest.mark.parametrize(
+    ("rows", "options", "said"),
+    [
+        ("a||0", {"account": "a"}, "alice may submit no job for account 'a': MaxSubmitJobs is 0."),
+        ("a||0", {}, "alice may submit no job for account 'a'"),
+        ("a|small|0\na|test|", {"account": "a", "partition": "small"}, "'a' in partition 'small':"),
+        ("a|small|0\na|test|", {"account": "a", "partition": "test"}, None),
+        ("a|small|0\na|test|", {"account": "a", "partition": "small,test"}, None),
+        ("a||0\na|test|5", {"account": "a", "partition": "test"}, None),
+        # Another cluster of the same slurmdbd has a row of its own.
+        ("a||0\na||", {"account": "a"}, None),
+        ("a||10", {"account": "a"}, None),
+    ],
+)
+def test_an_account_that_is_closed_is_told_of(
+    rows: str, options: dict[str, str | bool], said: str | None
+) -> None:
+    partitions = f"{partition('small', default='YES')}\n{partition('test')}"
+    texts = found(options, parse_preflight(frames(associations=rows, partitions=partitions)))
+
+    assert (said is None and not texts) or (said is not None and said in texts[0])
+
+
+def test_a_job_without_a_partition_is_that_of_the_default_one() -> None:
+    read = parse_preflight(frames(associations="a|test|"))
+
+    [text] = found({"account": "a"}, read)
+
+    assert "Account 'a' is not open to alice in partition 'small'" in text
+
+
+@pytest.mark.parametrize("kind", ["tmpfs", "ramfs"])
+def test_a_directory_in_the_memory_of_the_log_in_node_is_told_of(kind: str) -> None:
+    room = Room(path="/tmp/runs", free_bytes=None, free_files=None, kind=kind, mount="/tmp")
+
+    [text] = found({}, facts(room=room))
+
+    assert f"on /tmp, a {kind} in the log-in node's memory. Compute nodes do not see it" in text
+
+
+@pytest.mark.parametrize("kind", ["ext4", "overlay", "lustre", "nfs4", ""])
+def test_of_another_file_system_it_is_not_known(kind: str) -> None:
+    room = Room(path="/tmp/runs", free_bytes=None, free_files=None, kind=kind, mount="/")
+
+    assert not found({}, facts(room=room))
+
+
+def test_a_maintenance_that_goes_on_is_told_whatever_the_time_limit() -> None:
+    now = facts(maintenances=(maintenance(NOW - HOUR, NOW + HOUR),))
+
+    [text] = found({}, now)
+
+    assert "goes on" in text
+
+
 def test_what_sbatch_expects_is_read() -> None:
     text = (
         f"sbatch: Job 12 to start at {NOW} using 2 processors on nodes c1 in partition small"
@@ -201,3 +315,30 @@ def test_what_sbatch_would_refuse_is_refused_with_a_remedy(status: int) -> None:
 
     with pytest.raises(SubmitRejectedError, match="Check `account` and `partition`"):
         parse_test_only(Frame(status, said))
+
+
+@pytest.mark.parametrize(
+    ("options", "changes", "is_told"),
+    [
+        ({}, {}, False),
+        ({"nodes": "2"}, {}, False),
+        ({"nodes": "3"}, {}, True),
+        ({"nodes": "1-4"}, {}, False),
+        ({"nodelist": "c1"}, {}, True),
+        ({"partition": "other"}, {}, True),
+        ({}, {"node_count": 4}, True),
+        ({}, {"node_count": None}, True),
+        ({}, {"is_of_all_nodes": True}, True),
+    ],
+)
+def test_a_maintenance_that_leaves_enough_nodes_is_in_no_jobs_way(
+    options: dict[str, str | bool], changes: dict[str, Any], *, is_told: bool
+) -> None:
+    some = {"is_of_all_nodes": False, "nodes": "c[3-4]", "node_count": 2} | changes
+    known = facts(
+        maintenances=(maintenance(NOW + HOUR, NOW + 2 * HOUR, **some),), partitions={"small": SMALL}
+    )
+
+    texts = [text for text in found({"time": "1-00:00:00"} | options, known) if "A main" in text]
+
+    assert bool(texts) == is_told

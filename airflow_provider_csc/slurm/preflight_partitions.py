@@ -1,0 +1,133 @@
+"""Whether the partitions that a job names are there, take jobs, and give what it asks for."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+from airflow_provider_csc.slurm.findings import Finding, name_partitions, read_nodes, read_text
+from airflow_provider_csc.slurm.values import format_time_limit, parse_time_limit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from airflow_provider_csc.slurm.preflight_facts import PreflightFacts
+    from airflow_provider_csc.slurm.site_facts import PartitionFacts
+
+# slurm.conf(5), State of a partition.
+_STATES = {
+    "DOWN": "Its jobs wait, and none starts before an administrator opens it.",
+    "DRAIN": "It takes no new jobs.",
+    "INACTIVE": "It takes no new jobs, and starts none.",
+}
+_REFUSED = "sbatch refuses such a job, or it waits for ever."
+
+
+def find_partition_problems(
+    options: Mapping[str, str | bool], facts: PreflightFacts
+) -> Iterator[Finding]:
+    """Yield what is wrong with the partitions that a job names; with the default one for none."""
+    known = facts.partitions
+    if known is None:
+        return
+    names = name_partitions(options, facts)
+    missing = [name for name in names if name not in known]
+    for name in missing:
+        yield Finding(
+            f"There is no partition {name!r} here.",
+            "sbatch refuses such a job.",
+            _hint(name, known),
+        )
+    found = [list(_find_in(known[name], options, facts)) for name in names if name in known]
+    # Of several Slurm takes whichever can.
+    if not missing and all(found):
+        for findings in found:
+            yield from findings
+
+
+def describe_partitions(options: Mapping[str, str | bool], facts: PreflightFacts) -> str:
+    """Say which partitions take jobs, and what those give that a job names."""
+    known = facts.partitions or {}
+    named = [known[name] for name in name_partitions(options, facts) if name in known]
+    told = [
+        f"{each.name} is {each.state}, for jobs of at most {format_time_limit(each.max_seconds)}."
+        for each in named
+    ]
+    others = [each.name for each in known.values() if each.is_up and not each.is_hidden]
+    told.append(f"Open are: {', '.join(others) or 'none'}.")
+    return " ".join(told)
+
+
+def _hint(name: str, known: Mapping[str, PartitionFacts]) -> str:
+    shown = [each.name for each in known.values() if not each.is_hidden]
+    near = difflib.get_close_matches(name, shown, n=1)
+    return f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(shown) or 'none'}."
+
+
+def _find_in(
+    partition: PartitionFacts, options: Mapping[str, str | bool], facts: PreflightFacts
+) -> Iterator[Finding]:
+    if not partition.is_up:
+        yield Finding(
+            f"Partition {partition.name!r} is {partition.state}.",
+            _STATES.get(partition.state, "Jobs may not start there."),
+            "Take another, or wait.",
+        )
+    account = read_text(options, "account")
+    if account and partition.accounts is not None and account not in partition.accounts:
+        yield Finding(
+            f"Partition {partition.name!r} is not open to account {account!r}.",
+            "sbatch refuses such a job.",
+            "Take another, or apply for it.",
+        )
+    yield from _check_time(partition, options, facts)
+    yield from _check_nodes(partition, options)
+
+
+def _check_time(
+    partition: PartitionFacts, options: Mapping[str, str | bool], facts: PreflightFacts
+) -> Iterator[Finding]:
+    # With --time-min Slurm may shorten a job.
+    text = read_text(options, "time-min") or read_text(options, "time")
+    most = partition.max_seconds
+    if text is None or most is None:
+        return
+    asked = parse_time_limit(text)
+    if asked is not None and asked <= most:
+        return
+    others = [
+        each.name
+        for each in (facts.partitions or {}).values()
+        if each.is_up
+        and not each.is_hidden
+        and (each.max_seconds is None or (asked is not None and asked <= each.max_seconds))
+    ]
+    longer = f" So long are jobs in: {', '.join(others)}." if others else ""
+    yield Finding(
+        f"Partition {partition.name!r} gives a job at most {format_time_limit(most)}, and this one "
+        f"asks for {format_time_limit(asked)}.",
+        _REFUSED,
+        f"Ask for less time.{longer}",
+    )
+
+
+def _check_nodes(partition: PartitionFacts, options: Mapping[str, str | bool]) -> Iterator[Finding]:
+    asked = read_nodes(options)
+    if asked is None:
+        return
+    least, most = asked
+    limits = [each for each in (partition.max_nodes, partition.nodes) if each is not None]
+    if limits and least > min(limits):
+        yield Finding(
+            f"Partition {partition.name!r} gives a job at most {min(limits)} nodes, and this one "
+            f"asks for {least}.",
+            _REFUSED,
+            "Ask for fewer nodes, or for another partition.",
+        )
+    if most < partition.least_nodes:
+        yield Finding(
+            f"Partition {partition.name!r} is for jobs of {partition.least_nodes} nodes or more, "
+            f"and this one asks for {most}.",
+            _REFUSED,
+            "Ask for more nodes, or for another partition.",
+        )
