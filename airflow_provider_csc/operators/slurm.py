@@ -150,8 +150,8 @@ class SlurmSubmitOperator(EnvironmentUser, ConfiguredOperator, CostingOperator):
     :param coalesce_seconds: how long an instance waits for others; again for each that comes, but
         six times at the most.
     :param preflight: before it is submitted, look for what is known to be in its way (a
-        maintenance, an account that is not the user's, a full disk), and say so. See
-        docs/preflight.md.
+        maintenance, a partition that gives less, a project without billing units, a full disk), and
+        say so. See docs/preflight.md.
     :param dry_run: end after the preflight, with what sbatch expects of the job; none is submitted.
     :param inputs: what the job fetches from Allas before it runs: ``"s3://bucket/key"``, all below
         ``"s3://bucket/prefix/"``, or ``{"url": ..., "path": "data/file.csv", "optional": True}``
@@ -539,6 +539,7 @@ class SlurmSubmitOperator(EnvironmentUser, ConfiguredOperator, CostingOperator):
             watch=self._watch_arguments(present),
             attempt=present.to_payload(),
             coalesce_seconds=self.coalesce_seconds,
+            preflight=self.preflight,
             task_key=name_task(context),
         )
         self._hand_over(context, trigger, self.execute_complete.__name__)
@@ -938,6 +939,7 @@ class SlurmSubmitOperator(EnvironmentUser, ConfiguredOperator, CostingOperator):
             env=self.env,
             modules=modules,
             environment=environment,
+            architecture=self._built_for(attempt),
             work_dir=self.work_dir,
             job_name=self.job_name,
             array_logs=self.array_logs,

@@ -48,9 +48,10 @@ class SlurmSubmitTrigger(KillableTrigger):
     :param attempt: what the operator wants back with the event.
     :param coalesce_seconds: how long to wait for others; again for each that comes.
     :param task_key: dag_id, run_id, task_id and map_index of the task that waits.
+    :param preflight: say first what is known to be in the job's way.
     """
 
-    __slots__ = ("_job", "attempt", "coalesce_seconds", "plan", "watch")
+    __slots__ = ("_job", "attempt", "coalesce_seconds", "plan", "preflight", "watch")
 
     def __init__(
         self,
@@ -61,12 +62,14 @@ class SlurmSubmitTrigger(KillableTrigger):
         attempt: dict[str, Any] | None = None,
         coalesce_seconds: float = 5.0,
         task_key: TaskName | None = None,
+        preflight: bool = False,
     ) -> None:
         super().__init__(slurm_conn_id, task_key)
         self.plan = plan
         self.watch = watch
         self.attempt = attempt
         self.coalesce_seconds = coalesce_seconds
+        self.preflight = preflight
         self._job: SlurmJobTrigger | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -78,6 +81,7 @@ class SlurmSubmitTrigger(KillableTrigger):
             "attempt": self.attempt,
             "coalesce_seconds": self.coalesce_seconds,
             "task_key": self.task_key,
+            "preflight": self.preflight,
         }
 
     async def _get_settings(self) -> SiteSettings:
@@ -109,7 +113,8 @@ class SlurmSubmitTrigger(KillableTrigger):
         while True:
             settings = await self._read_settings()
             try:
-                submission = await self._submit(settings, member)
+                is_first = not attempt.is_resumed
+                submission = await self._submit(settings, member, is_first=is_first)
             except (TransportError, SiteUnavailableError, SubmitUnknownError) as error:
                 if error.details.get("is_lasting") and member.is_fresh and not attempt.waits:
                     return _describe_failure(error)
@@ -137,12 +142,19 @@ class SlurmSubmitTrigger(KillableTrigger):
 
         return Member.from_payload(self.plan)
 
-    async def _submit(self, settings: SiteSettings, member: Member) -> Submission:
+    async def _submit(
+        self, settings: SiteSettings, member: Member, *, is_first: bool
+    ) -> Submission:
         from airflow_provider_csc.client.gatherer import gatherer_for  # noqa: PLC0415
+        from airflow_provider_csc.hooks.slurm import look_ahead  # noqa: PLC0415
 
-        return await gatherer_for(settings).submit(
-            member, window=self.coalesce_seconds, report=self.log.info
-        )
+        # The connection stays open between the two.
+        async with self._open_client(settings) as client:
+            if self.preflight and is_first:
+                await look_ahead(client, settings, member.request, self.log.info)
+            return await gatherer_for(settings).submit(
+                member, window=self.coalesce_seconds, report=self.log.info
+            )
 
     async def _wait_for_site(
         self, settings: SiteSettings, member: Member, attempt: Attempt, error: CscError

@@ -136,6 +136,65 @@ def test_the_log_tells_of_the_job_and_what_it_wrote(
     assert {"0", "1"} <= set(said)
 
 
+def log_into(monkeypatch: pytest.MonkeyPatch, kind: type) -> list[str]:
+    """Have the triggers of a class log into a list, which is returned."""
+    said: list[str] = []
+    log = type("Log", (), {})()
+    log.info = lambda message, *args: said.append(message % args if args else message)
+    log.log = lambda _level, message, *args: log.info(message, *args)
+    monkeypatch.setattr(kind, "log", log)
+    return said
+
+
+TOO_LONG = {"partition": "small", "time": "4-00:00:00"}
+
+
+def test_each_instance_hears_what_is_in_its_way_and_the_site_is_asked_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instances = Instances(4, run_id="ahead", options=TOO_LONG)
+    made = instances.defer()
+    said = log_into(monkeypatch, SlurmSubmitTrigger)
+
+    instances.complete(run_all(made))
+
+    told = [line for line in said if line.startswith("Preflight: ")]
+    assert len(told) == 4
+    assert "Partition 'small' gives a job at most 3-00:00:00" in told[0]
+    assert site.fake.calls("sacctmgr") == 1
+
+
+def test_without_a_preflight_nothing_is_asked(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    instances = Instances(2, run_id="blind", options=TOO_LONG, preflight=False)
+    made = instances.defer()
+    said = log_into(monkeypatch, SlurmSubmitTrigger)
+
+    instances.complete(run_all(made))
+
+    assert not [line for line in said if line.startswith("Preflight: ")]
+    assert site.fake.calls("sacctmgr") == 0
+
+
+def test_a_preflight_that_fails_stops_nobody(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.transport.plan("room_of", faults.time_out)
+    instances = Instances(3, run_id="deaf")
+    made = instances.defer()
+    said = log_into(monkeypatch, SlurmSubmitTrigger)
+
+    results = instances.complete(run_all(made))
+
+    assert [each["state"] for each in results] == ["COMPLETED"] * 3
+    assert len([line for line in said if line.startswith("Preflight: not known")]) == 3
+
+
+def test_a_trigger_of_an_earlier_version_looks_for_nothing(site: Site) -> None:
+    (made,) = Instances(1, run_id="old").defer()
+    _path, arguments = made.serialize()
+    del arguments["preflight"]
+
+    assert SlurmSubmitTrigger(**arguments).preflight is False
+
+
 # ---- what cannot be ----
 
 
