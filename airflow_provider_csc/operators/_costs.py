@@ -86,11 +86,11 @@ class CostingOperator(StagingOperator):
         )
 
         estimate = self._estimate(attempt)
-        if isinstance(estimate, Unknown):
-            self.log.info("What the job can cost is not known: %s.", estimate.why)
-        else:
+        if not isinstance(estimate, Unknown):
             self.log.info("The job costs %s.", estimate)
             self._send_units("estimated", estimate.units, estimate.unit)
+        elif self._is_limited or self._is_priced(attempt):
+            self.log.info("What the job can cost is not known: %s.", estimate.why)
         if self.max_billing_units is not None:
             limit = read_limit(TASK_FIELD, self.max_billing_units)
             check_task(limit, estimate, _spent(attempt))
@@ -103,6 +103,14 @@ class CostingOperator(StagingOperator):
             except ConfigError:
                 self._tell_cost(context, attempt, None, job_id=None)
                 raise
+
+    def _is_priced(self, attempt: Attempt) -> bool:
+        """Whether a job like this has a price here, by the partition that it names."""
+        from airflow_provider_csc.slurm.options import read_arguments  # noqa: PLC0415
+
+        # A profile that cannot be read is worth a line.
+        is_billed = self._profile is None or bool(self._profile.billing)
+        return is_billed and "partition" in read_arguments(attempt.asked)
 
     def _price_after(self, context: Context, result: JobResult, attempt: Attempt) -> Attempt:
         """Say what a job has cost, to whoever wants to know; return the attempt with that in it."""

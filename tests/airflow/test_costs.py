@@ -136,6 +136,30 @@ def test_what_is_not_known_is_not_a_number(
     assert value["billing_units"] == {"estimated": None, "actual": None, "unit": None}
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_what_has_no_price_here_is_not_told_at_each_task(
+    site: FaultySite,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    *,
+    named: bool,
+) -> None:
+    """A job that names no partition where there are prices, or any where there are none."""
+    if named:
+        (tmp_path / "free.yaml").write_text("title: Free\n")
+        connect(monkeypatch, site="free")
+    partition = "small" if named else None
+    task = operator(options={"partition": partition})
+    submitted(lambda: task.execute(build_context(task)))
+    assert "can cost" not in capsys.readouterr().out
+
+    limited = operator(options={"partition": partition}, max_billing_units=1)
+    with pytest.raises(AirflowFailException, match="is not known"):
+        limited.execute(build_context(limited))
+    assert "What the job can cost is not known: " in capsys.readouterr().out
+
+
 def test_a_job_that_fails_has_cost_something_too(site: FaultySite) -> None:
     task = operator()
     context = build_context(task)
