@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING
 
 from airflow.cli.simple_table import AirflowConsole
-from airflow.models import Connection  # noqa: TID251 - the commands of Airflow look up by it, too
-from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.utils.cli import suppress_logs_and_warning
 from airflow.utils.providers_configuration_loader import providers_configuration_loaded
 
+from airflow_provider_csc.cli._lookup import look_up
 from airflow_provider_csc.deployment import sites_folders
 from airflow_provider_csc.errors import ConfigError, CscError
 from airflow_provider_csc.hooks.slurm import open_client, read_connection
@@ -60,18 +58,7 @@ def check_site(args: Namespace) -> None:
 
 def _read_settings(conn_id: str) -> tuple[str, SiteSettings]:
     """Return the name of a connection's site, and how to reach it."""
-    # Tasks are told of connections by the API server; here the metadata database is asked.
-    os.environ["_AIRFLOW_PROCESS_CONTEXT"] = "server"
-    try:
-        connection = Connection.get_connection_from_secrets(conn_id)  # noqa: AIR311 - as above
-        settings = read_connection(connection)
-    except AirflowNotFoundException as error:
-        raise ConfigError(
-            f"Connection {conn_id!r} is not defined. `airflow connections list` names those that "
-            "are in the database.",
-            field="conn_id",
-            value=conn_id,
-        ) from error
+    settings = read_connection(look_up(conn_id))
     if settings.site is None:
         raise ConfigError(
             f"Connection {conn_id!r} names no site, so there is no profile to compare. Fill in "

@@ -58,6 +58,30 @@ _SITES_COMMANDS = (
 )
 
 
+_CHECK = ActionCommand(
+    name="check",
+    help="Check whether a connection is fit for jobs",
+    description=(
+        "Log in by a connection and look for what would be in the way of its jobs: certificate, "
+        "accounts, balance, maintenances, partitions, room and quota of the work directory. With "
+        "options of sbatch, ask it also when such a job would start; nothing is submitted. Exit "
+        "code 0: nothing was found; 1: something was; 2: nothing, but not all could be asked."
+    ),
+    func=lazy_load_command("airflow_provider_csc.cli.connection_check.check_connection"),
+    args=(
+        Arg(("conn_id",), help="Id of a connection to a Slurm site"),
+        Arg(
+            ("--option",),
+            help="An option of sbatch that a job would have, as partition=small; can be repeated",
+            metavar="NAME=VALUE",
+            action="append",
+        ),
+        ARG_OUTPUT,
+        ARG_VERBOSE,
+    ),
+)
+
+
 def get_cli_commands() -> list[CLICommand]:
     """Return the commands of this provider."""
     sites = GroupCommand(name="sites", help="Look at site profiles", subcommands=_SITES_COMMANDS)
@@ -65,6 +89,6 @@ def get_cli_commands() -> list[CLICommand]:
         GroupCommand(
             name="csc",
             help="Look after Slurm sites (CSC provider)",
-            subcommands=(sites,),
+            subcommands=(_CHECK, sites),
         )
     ]

@@ -61,7 +61,7 @@ async def open_connection(
     :raises ConfigError: for known_hosts or a host name that cannot be used.
     :raises ConnectFailedError: naming DNS, refusal, time-out, host key or log-in as the cause;
         ``is_lasting`` where waiting cannot help: a name that does not exist, a host key that is not
-        trusted.
+        trusted; ``is_refused`` where the log-in itself was.
     """
     guard = _FingerprintGuard(settings.host_key_fingerprints)
     options: dict[str, Any] = {
@@ -92,7 +92,9 @@ async def open_connection(
         raise await _host_key_error(settings, hop, tunnel, error, guard) from error
     except (asyncssh.PermissionDenied, asyncssh.ChannelOpenError) as error:
         raise ConnectFailedError(
-            await _refusal(settings, hop, credentials, error), host=hop.host
+            await _refusal(settings, hop, credentials, error),
+            host=hop.host,
+            is_refused=isinstance(error, asyncssh.PermissionDenied),
         ) from error
     except (asyncssh.Error, OSError, TimeoutError) as error:
         raise ConnectFailedError(

@@ -11,8 +11,10 @@ import yaml
 from airflow_provider_csc.__main__ import build_parser, main
 from airflow_provider_csc.sites.load import load_profile
 from airflow_provider_csc.sites.schema import render_schema
+from tests.support.steps import FaultySite, default_site
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -134,8 +136,189 @@ def test_check_needs_a_connection_with_a_site(
 
 
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("list", "show", "check", "schema"):
+    for words in (["check"], *(["sites", name] for name in ("list", "show", "check", "schema"))):
         with pytest.raises(SystemExit) as end:
-            build_parser().parse_args(["sites", command, "--help"])
+            build_parser().parse_args([*words, "--help"])
         assert end.value.code == 0
-        assert f"sites {command}" in capsys.readouterr().out
+        assert " ".join(words) in capsys.readouterr().out
+
+
+# ---- check of a connection ----
+
+PROFILE = """
+title: Here
+architecture: x86_64
+partitions:
+  small: {max_time: 3-00:00:00, cores_per_node: 64, billing: cores}
+billing:
+  cores: {unit: CPU BU, highest_of: [{of: cores}]}
+commands: {balance: csc-projects}
+"""
+PROJECTS = """\
+Project: project        Owner: Kalle
+CPU BU:             60000          20       59980
+"""
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultySite]:
+    with default_site(monkeypatch, FaultySite) as site:
+        monkeypatch.setenv("_AIRFLOW_PROCESS_CONTEXT", "server")
+        yield site
+
+
+def connect(monkeypatch: pytest.MonkeyPatch, **extra: str) -> None:
+    connection = {"conn_type": "slurm", "host": "fake", "login": "somebody", "extra": extra}
+    monkeypatch.setenv("AIRFLOW_CONN_SLURM_DEFAULT", json.dumps(connection))
+
+
+def look(
+    capsys: pytest.CaptureFixture[str], *options: str
+) -> tuple[int, dict[str, dict[str, str]], str]:
+    """Return the exit code, the rows by what was looked at, and what was complained of."""
+    given = [word for option in options for word in ("--option", option)]
+    code, out, err = run(capsys, "check", "slurm_default", "--output", "json", *given)
+    rows = json.loads(out) if out else []
+    return code, {row["check"]: row for row in rows}, err
+
+
+def test_a_connection_that_is_well_has_a_line_for_each_look(
+    site: FaultySite, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, rows, _ = look(capsys)
+
+    assert code == 0, rows
+    assert {row["result"] for row in rows.values()} == {"ok"}
+    assert set(rows) >= {"log-in", "slurm", "account", "maintenance", "partition", "work_dir"}
+    assert rows["slurm"]["what"] == "Slurm 22.05.8, cluster fake."
+    assert rows["account"]["what"].endswith("may charge project.")
+    assert rows["partition"]["what"].startswith("small is UP, for jobs of at most 3-00:00:00.")
+    assert site.fake.jobs == {}
+
+
+def test_the_profile_of_a_site_is_checked_with_it(
+    site: FaultySite,
+    sites: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (sites / "here.yaml").write_text(PROFILE)
+    connect(monkeypatch, site="here", account="project")
+    program = site.fake.root / "bin" / "csc-projects"
+    program.write_text(f"#!/bin/sh\ncat <<'END'\n{PROJECTS}END\n")
+    program.chmod(0o755)
+
+    code, rows, _ = look(capsys)
+
+    assert code == 0, rows
+    assert rows["site"]["what"] == "Here, by the profile 'here'."
+    assert rows["balance"]["what"] == "project has 59980 CPU BU left."
+
+
+def test_what_could_not_be_asked_is_unknown_and_has_an_exit_code_of_its_own(
+    site: FaultySite,
+    sites: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (sites / "here.yaml").write_text(PROFILE)
+    connect(monkeypatch, site="here", account="project")
+    code, rows, _ = look(capsys)
+    assert code == 2
+    assert rows["balance"]["result"] == "unknown"
+    assert "csc-projects" in rows["balance"]["what"]
+
+    connect(monkeypatch)
+    with site.fake.fault("slurmdbd_down"):
+        code, rows, _ = look(capsys)
+    assert code == 2
+    assert rows["account"]["result"] == "unknown"
+    assert rows["partition"]["result"] == "ok"
+
+    with site.fake.fault("controller_down"):
+        code, rows, _ = look(capsys)
+    assert code == 2
+    assert rows["slurm"]["what"].startswith("It gives no answer: Unable to contact")
+
+
+def test_a_finding_goes_before_what_is_not_known(
+    site: FaultySite, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with site.fake.fault("slurmdbd_down"):
+        code, rows, _ = look(capsys, "partition=down")
+
+    assert code == 1
+    assert rows["partition"]["what"] == "Partition 'down' is DOWN."
+    assert rows["partition"]["remedy"] == "Take another, or wait."
+
+
+def test_a_job_of_such_options_is_tested_and_not_submitted(
+    site: FaultySite, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, rows, _ = look(capsys, "partition=test", "time=00:10:00", "hold")
+    assert code == 0, rows
+    assert rows["job"]["what"].startswith("Submitted now, it would start at 20")
+    assert rows["partition"]["what"].startswith("test is UP")
+
+    code, rows, _ = look(capsys, "partition=smal")
+    assert code == 1
+    assert rows["partition"]["remedy"] == "Did you mean 'small'?"
+    assert rows["job"]["result"] == "warning"
+    assert "Slurm would refuse the job" in rows["job"]["what"]
+    assert site.fake.jobs == {}
+
+
+def test_an_option_that_sbatch_does_not_have_is_refused(
+    site: FaultySite, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, rows, err = look(capsys, "partitoin=small")
+
+    assert (code, rows) == (2, {})
+    assert "partition" in err
+
+
+@pytest.mark.parametrize(
+    ("extra", "check", "said", "code"),
+    [
+        ({"site": "mahti"}, "site", "Mahti takes no jobs since 2026-08-31", 1),
+        ({"site": "lmui"}, "connection", "Did you mean 'lumi'?", 1),
+        ({"poll_interval_floor": "soon"}, "connection", "is not a number of seconds", 1),
+        ({"work_dir": "runs"}, "connection", "work_dir of the connection", 1),
+    ],
+)
+def test_what_is_wrong_with_the_connection_itself_is_a_finding(
+    site: FaultySite,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    extra: dict[str, str],
+    check: str,
+    said: str,
+    code: int,
+) -> None:
+    connect(monkeypatch, **extra)
+
+    found, rows, _ = look(capsys)
+
+    assert found == code
+    assert said in rows[check]["what"]
+
+
+def test_a_site_that_is_away_is_unknown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    described = {"conn_type": "slurm", "host": "127.0.0.1", "port": 1}
+    monkeypatch.setenv("AIRFLOW_CONN_SLURM_DEFAULT", json.dumps(described))
+    monkeypatch.setenv("_AIRFLOW_PROCESS_CONTEXT", "server")
+
+    code, rows, _ = look(capsys)
+
+    assert code == 2
+    assert rows["log-in"]["result"] == "unknown"
+    assert "refused a connection to port 1" in rows["log-in"]["what"]
+
+
+def test_a_connection_that_is_not_defined_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "check", "no_such_connection")
+
+    assert (code, out) == (2, "")
+    assert "Connection 'no_such_connection' is not defined" in err
