@@ -53,9 +53,21 @@ def describe_partitions(options: Mapping[str, str | bool], facts: PreflightFacts
         f"{each.name} is {each.state}, for jobs of at most {format_time_limit(each.max_seconds)}."
         for each in named
     ]
-    others = [each.name for each in known.values() if each.is_up and not each.is_hidden]
+    others = [each.name for each in _list_open(options, facts)]
     told.append(f"Open are: {', '.join(others) or 'none'}.")
     return " ".join(told)
+
+
+def _list_open(options: Mapping[str, str | bool], facts: PreflightFacts) -> list[PartitionFacts]:
+    """Return the partitions that take jobs of the account that is named."""
+    account = read_text(options, "account")
+    return [
+        each
+        for each in (facts.partitions or {}).values()
+        if each.is_up
+        and not each.is_hidden
+        and (each.accounts is None or account is None or account in each.accounts)
+    ]
 
 
 def _hint(name: str, known: Mapping[str, PartitionFacts]) -> str:
@@ -95,19 +107,17 @@ def _check_time(
     asked = parse_time_limit(text)
     if asked is not None and asked <= most:
         return
-    others = [
+    longer = [
         each.name
-        for each in (facts.partitions or {}).values()
-        if each.is_up
-        and not each.is_hidden
-        and (each.max_seconds is None or (asked is not None and asked <= each.max_seconds))
+        for each in _list_open(options, facts)
+        if each.max_seconds is None or (asked is not None and asked <= each.max_seconds)
     ]
-    longer = f" So long are jobs in: {', '.join(others)}." if others else ""
+    hint = f" So long are jobs in: {', '.join(longer)}." if longer else ""
     yield Finding(
         f"Partition {partition.name!r} gives a job at most {format_time_limit(most)}, and this one "
         f"asks for {format_time_limit(asked)}.",
         _REFUSED,
-        f"Ask for less time.{longer}",
+        f"Ask for less time.{hint}",
     )
 
 

@@ -15,11 +15,17 @@ import pytest
 from airflow_provider_csc.errors import CommandTimeoutError, CscError, UnreadableOutputError
 from airflow_provider_csc.hooks import _preflight
 from airflow_provider_csc.hooks._preflight import report_problems
+from airflow_provider_csc.operators._environments import _kept
+from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
+from airflow_provider_csc.slurm.attempt import Attempt
 from airflow_provider_csc.slurm.framing import Frame
 from airflow_provider_csc.slurm.preflight_facts import PreflightFacts, Room
 from airflow_provider_csc.transport.base import Hop, SiteSettings, SshSettings
+from tests.support.steps import FaultySite, default_site, submitted
+from tests.support.task import build_context
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 FULL = PreflightFacts(asked_at=1, room=Room(path="/scratch", free_bytes=0, free_files=None))
@@ -331,3 +337,53 @@ def test_facts_of_an_older_version_are_asked_anew(folder: Path) -> None:
     said(site)
 
     assert site.asked == 2
+
+
+# ---- the operator ----
+
+
+@pytest.fixture
+def site(profile: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultySite]:
+    with default_site(monkeypatch, FaultySite) as site:
+        extra = {"site": "here", "account": "project"}
+        connection = {"conn_type": "slurm", "host": "fake", "login": "somebody", "extra": extra}
+        monkeypatch.setenv("AIRFLOW_CONN_SLURM_DEFAULT", json.dumps(connection))
+        yield site
+
+
+def operator(**arguments: Any) -> SlurmSubmitOperator:
+    given = {"task_id": "job", "command": "true", "deferrable": True}
+    options = {"partition": "small", "time": "00:10:00", "hold": True}
+    return SlurmSubmitOperator(**given | {"options": options} | arguments)
+
+
+BUILT = {"path": "/env", "modules": [], "architecture": "aarch64"}
+
+
+def test_what_a_task_built_is_held_against_the_partition(
+    site: FaultySite, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = operator(environment=BUILT)
+    submitted(lambda: task.execute(build_context(task)))
+    said = capsys.readouterr().out
+    assert "Preflight: The environment is built for aarch64" in said
+    # The fake site has no such programs.
+    assert "Preflight: not known: What csc-projects prints" in said
+    assert "Preflight: not known: What csc-workspaces prints" in said
+    assert len(site.fake.jobs) == 1
+
+
+def test_what_it_built_itself_keeps_its_architecture() -> None:
+    kept = _kept({**BUILT, "backend": "venv", "reused": True})
+
+    assert operator()._built_for(Attempt(environment=kept)) == "aarch64"
+    assert operator(environment="/env")._built_for(Attempt()) is None
+
+
+def test_without_a_preflight_only_the_submission_asks(
+    site: FaultySite, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = operator(environment=BUILT, preflight=False)
+    submitted(lambda: task.execute(build_context(task)))
+    assert "Preflight" not in capsys.readouterr().out
+    assert site.fake.calls("sacctmgr") == 0

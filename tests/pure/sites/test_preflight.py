@@ -212,8 +212,9 @@ def test_an_environment_for_another_architecture_is_told() -> None:
     assert found(facts(), architecture="x86_64") == []
 
 
-def test_of_a_partition_that_the_profile_does_not_have_nothing_is_known() -> None:
-    elsewhere = OPTIONS | {"partition": "gpumedium"}
+@pytest.mark.parametrize("named", ["gpumedium", "small,gpumedium"])
+def test_of_a_partition_that_the_profile_does_not_have_nothing_is_known(named: str) -> None:
+    elsewhere = OPTIONS | {"partition": named}
 
     assert found(facts(), elsewhere, architecture="aarch64") == []
 

@@ -249,6 +249,7 @@ def test_a_full_file_system_is_told_of(room: Room, said: str | None) -> None:
         ("a||0\na|test|5", {"account": "a", "partition": "test"}, None),
         # Another cluster of the same slurmdbd has a row of its own.
         ("a||0\na||", {"account": "a"}, None),
+        ("a||\na||0", {"account": "a"}, None),
         ("a||10", {"account": "a"}, None),
     ],
 )

@@ -29,6 +29,7 @@ KNOWN = (
     partition("closed", is_up=False, state="DOWN"),
     partition("drained", is_up=False, state="DRAIN"),
     partition("secret", is_hidden=True, accounts=frozenset({"staff"})),
+    partition("staffed", accounts=frozenset({"staff"})),
 )
 FACTS = PreflightFacts(asked_at=1, partitions={each.name: each for each in KNOWN})
 
@@ -46,13 +47,13 @@ def found(facts: PreflightFacts = FACTS, **options: str) -> list[str]:
             "There is no partition 'smal' here. sbatch refuses such a job. Did",
         ),
         ({"partition": "smal"}, "Did you mean 'small'?"),
-        ({"partition": "x"}, "There are: small, test, large, endless, closed, drained."),
+        ({"partition": "x"}, "There are: small, test, large, endless, closed, drained, staffed."),
         ({"partition": "small,x"}, "There is no partition 'x' here."),
         ({"partition": "closed"}, "Partition 'closed' is DOWN. Its jobs wait"),
         ({"partition": "drained"}, "Partition 'drained' is DRAIN. It takes no new jobs."),
         ({"partition": "test", "time": "0-00:16:00"}, "'test' gives a job at most 0-00:15:00, and"),
         (
-            {"partition": "test", "time": "0-00:16:00"},
+            {"partition": "test", "time": "0-00:16:00", "account": "a"},
             "So long are jobs in: small, large, endless.",
         ),
         ({"partition": "test", "time": "UNLIMITED"}, "this one asks for UNLIMITED."),
@@ -99,7 +100,11 @@ def test_partitions_that_are_not_known_are_no_finding() -> None:
     assert found(PreflightFacts(asked_at=1), partition="x", time="90-00:00:00") == []
 
 
-def test_those_are_described_that_take_jobs() -> None:
-    assert describe_partitions({"partition": "test"}, FACTS) == (
-        "test is UP, for jobs of at most 0-00:15:00. Open are: small, test, large, endless."
+@pytest.mark.parametrize(
+    ("account", "others"),
+    [("a", "endless"), ("staff", "endless, staffed")],
+)
+def test_those_are_described_that_take_jobs(account: str, others: str) -> None:
+    assert describe_partitions({"partition": "test", "account": account}, FACTS) == (
+        f"test is UP, for jobs of at most 0-00:15:00. Open are: small, test, large, {others}."
     )
