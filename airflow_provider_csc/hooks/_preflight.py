@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from airflow_provider_csc.deployment import sites_folders
-from airflow_provider_csc.errors import ConfigError, CscError
+from airflow_provider_csc.errors import ConfigError, ConnectFailedError, CscError
 from airflow_provider_csc.slurm.options import read_arguments
 from airflow_provider_csc.slurm.preflight import find_problems
 from airflow_provider_csc.slurm.preflight_facts import PreflightFacts
@@ -77,7 +77,9 @@ async def report_problems(
     if facts is None:
         answer = await _ask(client, _seed(settings, request.base_dir, further), request, further)
         if isinstance(answer, CscError):
-            report(f"Preflight: not known, for the site did not answer. {answer.message}")
+            # Why there is no connection the submission says, which waits for one.
+            why = "" if isinstance(answer, ConnectFailedError) else f" {answer.message}"
+            report(f"Preflight: not known, for the site did not answer.{why}")
             return
         facts = answer
         _keep(place, facts)

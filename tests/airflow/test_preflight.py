@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any
 import asyncssh
 import pytest
 
-from airflow_provider_csc.errors import CommandTimeoutError, CscError, UnreadableOutputError
+from airflow_provider_csc.errors import (
+    CommandTimeoutError,
+    ConnectFailedError,
+    CscError,
+    UnreadableOutputError,
+)
 from airflow_provider_csc.hooks import _preflight
 from airflow_provider_csc.hooks._preflight import report_problems
 from airflow_provider_csc.operators._environments import _kept
@@ -120,6 +125,12 @@ def test_a_site_that_does_not_answer_stops_no_submission(folder: Path, error: Cs
 
     assert line == f"Preflight: not known, for the site did not answer. {error.message}"
     assert site.asked == 2
+
+
+def test_why_there_is_no_connection_is_told_once_by_the_submission(folder: Path) -> None:
+    (line,) = said(Site(ConnectFailedError("The log-in was refused.")))
+
+    assert line == "Preflight: not known, for the site did not answer."
 
 
 def test_a_question_that_failed_is_told_when_it_was_asked(folder: Path) -> None:
