@@ -453,7 +453,9 @@ def test_a_task_waits_for_room_in_its_work_directory(slurm_connection: SlurmConn
 
 
 def test_a_job_whose_run_directory_was_deleted_is_found_by_its_name() -> None:
-    task = operator(command="sleep 30", wait_for_completion=False, retries=1)
+    # One that begins needs its directory.
+    options = {"hold": True}
+    task = operator(command="true", options=options, wait_for_completion=False, retries=1)
     first = build_context(task, run_id=f"deleted-{uuid4()}", max_tries=1)
     lost = run_task(task, first)
     as_alice(f"rm -r {lost['run_dir']}")
