@@ -88,7 +88,8 @@ def runs(
     """All examples, run at once: one Airflow does not run one DAG at a time either."""
     return watch(
         airflow,
-        slurm_chain={},  # first: its jobs are queued while the first of them runs
+        alone="slurm_chain",  # until its jobs are queued, which is while the first of them runs
+        slurm_chain={},
         hello_slurm={},
         slurm_python={},
         slurm_config={},
@@ -104,15 +105,29 @@ def runs(
     )
 
 
+def wait_until_deferred(watched: Watched) -> None:
+    """Wait until each of its tasks waits for its job, or until it is seen why none does."""
+    end = time.monotonic() + RUN_SECONDS
+    while set(watched.task_states.values()) != {"deferred"} and time.monotonic() < end:
+        watched.look()
+        if watched.state in ("success", "failed"):
+            return
+        time.sleep(0.5)
+
+
 @pytest.fixture(scope="session")
 def watch() -> Callable[..., dict[str, Watched]]:
-    def start_and_follow(airflow: Airflow, **confs: dict[str, Any]) -> dict[str, Watched]:
+    def start_and_follow(
+        airflow: Airflow, *, alone: str = "", **confs: dict[str, Any]
+    ) -> dict[str, Watched]:
         watched = {}
         for dag_id, conf in confs.items():
             airflow.wait_for_dag(dag_id)
             bucket = f"test-{dag_id.replace('_', '-')}-{uuid.uuid4().hex[:8]}"
             run = airflow.trigger(dag_id, {**conf, "bucket": bucket} if conf else {})
             watched[dag_id] = Watched(run, bucket)
+            if dag_id == alone:
+                wait_until_deferred(watched[dag_id])
         end = time.monotonic() + RUN_SECONDS
         open_runs = list(watched.values())
         while open_runs and time.monotonic() < end:
