@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from airflow_provider_csc.configs.models import Configs, JobConfig, Venv
 
 _SOURCES = ("command", "script", "remote_script")
+_INSTALLED = ("requirements", "lock", "conda")
 _PLAIN = ("work_dir", "job_name", "inputs", "outputs")
 
 
@@ -71,11 +72,13 @@ def merge_recipe(
             field="config",
             value=config.model_dump(),
         )
-    modules = _modules_of(config, venv)
+    modules = own.get("modules", _modules_of(config, venv))
     told: dict[str, Any] = {"name": venv.name, "modules": modules}
-    if own.get("backend", "venv") == "venv":
+    backend = own.get("backend", "venv")
+    if backend == "venv":
         told["system_site_packages"] = bool(modules)
-    if not any(own.get(name) for name in ("requirements", "lock")):
+    # Where the task says by itself what is installed, that is all.
+    if backend != "container" and not any(own.get(name) for name in _INSTALLED):
         told["packages"] = list(venv.packages)
     return {**told, **own}, prefix or venv.path
 

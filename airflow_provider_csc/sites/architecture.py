@@ -15,12 +15,13 @@ def find_architecture(profile: SiteProfile, partition: str | None) -> str | None
     """
     Return what ``uname -m`` says on the nodes of a partition, or of several (``a,b``).
 
-    Without one it is that of the site; None where the profile does not tell, or they differ.
+    Without one it is that of the site; None where the profile does not tell, or they differ. Of a
+    partition beside those that it names nothing is known: Roihu's profiles have a half each.
     """
     kinds: set[Architecture | None] = {profile.architecture}
-    if partition is not None:
-        named = [profile.partitions.get(name) for name in partition.split(",")]
-        kinds = {(each.architecture if each else None) or profile.architecture for each in named}
+    if partition is not None and profile.partitions:
+        named = [profile.partitions.get(name.strip()) for name in partition.split(",")]
+        kinds = {(each.architecture or profile.architecture) if each else None for each in named}
     elif profile.architecture is None:
         kinds = {each.architecture for each in profile.partitions.values()}
     kind = kinds.pop() if len(kinds) == 1 else None

@@ -145,6 +145,23 @@ def test_another_backend_takes_the_packages_too() -> None:
     assert (found["backend"], found["packages"]) == ("tykky", ["ray"])
 
 
+def test_a_task_that_takes_no_modules_sees_nothing_else() -> None:
+    found = built({"modules": []}, modules=["gcc"], venv=VENV)
+
+    assert "system_site_packages" not in found
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"backend": "container", "image": "docker://python:3.12", "imports": ["json"]},
+        {"backend": "tykky", "conda": "dependencies: [numpy]\n", "imports": ["numpy"]},
+    ],
+)
+def test_packages_are_for_what_the_task_says_nothing_else_of(own: dict[str, Any]) -> None:
+    assert "packages" not in built(own, venv=VENV)
+
+
 def test_a_configuration_that_names_no_virtual_environment_builds_none() -> None:
     with pytest.raises(ConfigError, match=r"config: it has no venv.*packages: \[numpy\]"):
         merge_recipe({"packages": ["numpy"]}, "/p", Configs(modules=["gcc"]))
