@@ -1,10 +1,16 @@
-.PHONY: demo demo-down test lint types bench chaos cluster-up cluster-down cluster-status cluster-logs airflow-up airflow-down
+.PHONY: demo demo-down demo-docker demo-docker-down test lint types bench chaos cluster-up cluster-down cluster-status cluster-logs airflow-up airflow-down
 
 demo:
 	docker/demo
 
 demo-down:
 	docker/demo down
+
+demo-docker:
+	docker/stack demo
+
+demo-docker-down:
+	docker/stack down
 
 test:
 	tests/run

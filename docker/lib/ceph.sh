@@ -3,6 +3,7 @@
 
 CEPH_CONF=$ETC/ceph.conf
 CEPH_DATA=$STATE/ceph
+CEPH_SERVICES="ceph-mon ceph-mgr ceph-osd radosgw"
 
 ceph_cli() { timeout 10 ceph --conf "$CEPH_CONF" --name client.admin --connect-timeout 5 "$@"; }
 # ceph_daemon PROGRAM ID: the command line of a daemon in the foreground.
@@ -105,3 +106,27 @@ radosgw_command() { ceph_daemon radosgw client.rgw; }
 radosgw_ready() { true; } # it listens only when it can serve
 radosgw_program() { say radosgw; }
 radosgw_port() { say "$CLUSTER_RGW_PORT"; }
+
+# run_ceph: all four in the foreground of one container. They share one address, and the OSD its memory
+# with nobody: it is stopped properly, or the objects are gone.
+run_ceph() {
+  lock
+  make_layout
+  trap 'stop_ceph && exit 0' TERM INT
+  start_ceph
+  while ceph_runs; do
+    sleep 2 &
+    wait "$!" || true # interrupted by a signal
+  done
+  stop_ceph
+  die "one of $CEPH_SERVICES has ended; logs in $LOG"
+}
+ceph_runs() {
+  local service
+  for service in $CEPH_SERVICES; do service_pid "$service" >/dev/null || return 1; done
+}
+stop_ceph() {
+  local service
+  # shellcheck disable=SC2086  # a list
+  for service in $(printf "%s\n" $CEPH_SERVICES | tac); do stop_service "$service"; done
+}

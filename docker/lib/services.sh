@@ -55,11 +55,14 @@ process_stopped() { [[ $(process_letter "$1") == T ]]; }
 
 # A clean environment: what the caller has set must not reach the jobs. The working
 # directory marks what a daemon leaves behind (end_jobs looks for it).
+in_clean_environment() {
+  COMMAND=(env --ignore-environment --chdir="$CLUSTER_DIR" PATH="$DAEMON_PATH" LANG=C.UTF-8 HOME=/ SLURM_CONF="$SLURM_CONF" "${COMMAND[@]}")
+}
 spawn() {
   local service=$1
   call "$service" command
-  setsid env --ignore-environment --chdir="$CLUSTER_DIR" PATH="$DAEMON_PATH" LANG=C.UTF-8 HOME=/ SLURM_CONF="$SLURM_CONF" \
-    "${COMMAND[@]}" </dev/null >>"$(log_file "$service")" 2>&1 9>&- &
+  in_clean_environment
+  setsid "${COMMAND[@]}" </dev/null >>"$(log_file "$service")" 2>&1 9>&- &
   say "$!" >"$(pid_file "$service")"
 }
 DAEMON_PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin

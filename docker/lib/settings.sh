@@ -59,6 +59,7 @@ setting CLUSTER_NODE_ADDR 127.0.0.1
 setting CLUSTER_SSH_ADDR 127.0.0.1
 setting CLUSTER_MON_ADDR 127.0.0.1
 setting CLUSTER_RGW_ADDR 127.0.0.1
+setting CLUSTER_RGW_BIND "$CLUSTER_BIND"
 
 # Slurm.
 setting CLUSTER_NAME testcluster
