@@ -33,7 +33,8 @@ def connect_outside(
     slurm = {"key_file": key_file, "host_key": cluster["ssh_host_key"], "site": None}
     connections = _build(cluster, slurm, {"endpoint_url": s3_endpoint_url})
     connections["slurm_default"] |= {"host": "127.0.0.1", "port": int(ssh_port)}
-    return connections
+    # The others are the same cluster as another site.
+    return {name: connections[name] for name in ("slurm_default", "allas_default")}
 
 
 def _build(

@@ -12,7 +12,7 @@ HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPh6mUnGKDjX8E6jTjqZq0Wn3gYtMDsW
 CLUSTER: dict[str, Any] = {
     "ssh_port": 2222,
     "ssh_host_key": HOST_KEY,
-    "sites": ["testcluster"],
+    "sites": ["testcluster", "testcluster-lumi"],
     "s3_endpoint_url": "http://ceph:7480",
     "users": {
         "alice": {
@@ -35,11 +35,14 @@ def test_inside_the_key_is_a_secret_and_the_site_is_named() -> None:
     assert (slurm["login"], slurm["port"], "host" in slurm) == ("alice", 2222, False)
     assert slurm["extra"]["key_file"] == "/run/secrets/slurm_key"
     assert slurm["extra"]["site"] == "testcluster"
+    assert connections["slurm_lumi"]["extra"]["site"] == "testcluster-lumi"
     assert connections["allas_default"]["extra"]["endpoint_url"] == "http://ceph:7480"
 
 
 def test_outside_the_log_in_node_is_a_port_of_this_machine_and_its_key_is_known() -> None:
-    slurm = outside()["slurm_default"]
+    connections = outside()
+    assert connections.keys() == {"slurm_default", "allas_default"}
+    slurm = connections["slurm_default"]
     assert (slurm["host"], slurm["port"]) == ("127.0.0.1", 2022)
     assert (slurm["extra"]["key_file"], slurm["extra"]["host_key"]) == (
         "/home/me/slurm_key",
