@@ -67,8 +67,21 @@ class Remark:
 def of_findings(
     check: str, findings: Iterable[Finding], *, well: str, unknown: str | None = None
 ) -> Iterator[Remark]:
-    """Yield a warning for each finding; without any, that it is not known, or else that all is."""
-    found = [Remark(check, Result.WARNING, each.what, each.why, each.remedy) for each in findings]
+    """
+    Yield a remark for each finding; without any, that it is not known, or else that all is well.
+
+    A finding that is certain is a warning.
+    """
+    found = [
+        Remark(
+            check,
+            Result.WARNING if each.is_certain else Result.UNKNOWN,
+            each.what,
+            each.why,
+            each.remedy,
+        )
+        for each in findings
+    ]
     if unknown is not None:
         found.append(Remark(check, Result.UNKNOWN, unknown))
     yield from found or [Remark(check, Result.OK, well)]

@@ -16,11 +16,16 @@ _NODES = re.compile(r"(?P<least>[0-9]{1,9})(?:-(?P<most>[0-9]{1,9}))?")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is found, why it matters, and how to mend it: a sentence each."""
+    """
+    What is found, why it matters, and how to mend it: a sentence each.
+
+    Where it is not certain to be in a job's way, ``is_certain`` is False, and ``why`` says so.
+    """
 
     what: str
     why: str
     remedy: str = ""
+    is_certain: bool = True
 
     def __str__(self) -> str:
         return " ".join(filter(None, (self.what, self.why, self.remedy)))

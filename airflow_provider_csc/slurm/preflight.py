@@ -61,6 +61,8 @@ def find_account_problems(
             )
             return
         (account,) = accounts
+    # Slurm keeps the names of accounts in small letters, and takes any.
+    account = next((each for each in accounts if each.casefold() == account.casefold()), account)
     if account not in accounts:
         yield Finding(
             f"{user} is no member of account {account!r} here.",

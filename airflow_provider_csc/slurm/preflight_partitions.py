@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from airflow_provider_csc.slurm.findings import Finding, name_partitions, read_nodes, read_text
 from airflow_provider_csc.slurm.values import format_time_limit, parse_time_limit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from airflow_provider_csc.slurm.preflight_facts import PreflightFacts
     from airflow_provider_csc.slurm.site_facts import PartitionFacts
@@ -41,8 +42,10 @@ def find_partition_problems(
     found = [list(_find_in(known[name], options, facts)) for name in names if name in known]
     # Of several Slurm takes whichever can.
     if not missing and all(found):
+        is_certain = all(any(each.is_certain for each in findings) for findings in found)
         for findings in found:
-            yield from findings
+            for each in findings:
+                yield each if is_certain else replace(each, is_certain=False)
 
 
 def describe_partitions(options: Mapping[str, str | bool], facts: PreflightFacts) -> str:
@@ -59,15 +62,20 @@ def describe_partitions(options: Mapping[str, str | bool], facts: PreflightFacts
 
 
 def _list_open(options: Mapping[str, str | bool], facts: PreflightFacts) -> list[PartitionFacts]:
-    """Return the partitions that take jobs of the account that is named."""
+    """Return the partitions that certainly take jobs of the account that is named."""
     account = read_text(options, "account")
     return [
         each
         for each in (facts.partitions or {}).values()
         if each.is_up
         and not each.is_hidden
-        and (each.accounts is None or account is None or account in each.accounts)
+        and (each.accounts is None or (account is not None and _lists(each.accounts, account)))
     ]
+
+
+def _lists(accounts: Iterable[str], account: str) -> bool:
+    """Whether an account is listed itself; one below a listed one is let in, too."""
+    return account.casefold() in {each.casefold() for each in accounts}
 
 
 def _hint(name: str, known: Mapping[str, PartitionFacts]) -> str:
@@ -86,11 +94,13 @@ def _find_in(
             "Take another, or wait.",
         )
     account = read_text(options, "account")
-    if account and partition.accounts is not None and account not in partition.accounts:
+    listed = partition.accounts
+    if account and listed is not None and not _lists(listed, account):
         yield Finding(
-            f"Partition {partition.name!r} is not open to account {account!r}.",
-            "sbatch refuses such a job.",
+            f"Partition {partition.name!r} lists only the accounts {', '.join(sorted(listed))}.",
+            f"Unless account {account!r} is below one of these, sbatch refuses such a job.",
             "Take another, or apply for it.",
+            is_certain=False,
         )
     yield from _check_time(partition, options, facts)
     yield from _check_nodes(partition, options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -83,6 +84,14 @@ def test_a_finding_is_a_warning_with_its_remedy() -> None:
     assert remark.what == "alice is no member of account 'project_2' here."
     assert remark.why == "sbatch refuses such a job."
     assert remark.remedy.startswith("There are: project_1.")
+
+
+def test_a_finding_that_is_not_certain_is_unknown() -> None:
+    staffed = replace(SMALL, accounts=frozenset({"staff"}))
+    remark = said(facts(partitions={"small": staffed}))["partition"]
+
+    assert remark.result is Result.UNKNOWN
+    assert remark.what == "Partition 'small' lists only the accounts staff."
 
 
 @pytest.mark.parametrize(

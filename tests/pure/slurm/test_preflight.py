@@ -209,6 +209,8 @@ ACCOUNTS = {"project_1": (), "project_2": ("small", "test")}
         ({}, "No account is named. alice has several (project_1, project_2)"),
         ({"account": "project_2", "partition": "large"}, "It is in: small, test."),
         ({"account": "project_2", "partition": "small"}, None),
+        ({"account": "PROJECT_2", "partition": "large"}, "It is in: small, test."),
+        ({"account": "Project_1"}, None),
         ({"account": "project_1", "partition": "large"}, None),
     ],
 )

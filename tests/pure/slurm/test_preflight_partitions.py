@@ -61,7 +61,10 @@ def found(facts: PreflightFacts = FACTS, **options: str) -> list[str]:
         ({"partition": "test", "nodes": "3"}, "'test' gives a job at most 2 nodes, and this one"),
         ({"partition": "small", "nodes": "101-200"}, "'small' gives a job at most 100 nodes"),
         ({"partition": "large", "nodes": "2-5"}, "'large' is for jobs of 6 nodes or more"),
-        ({"partition": "secret", "account": "a"}, "'secret' is not open to account 'a'."),
+        (
+            {"partition": "secret", "account": "a"},
+            "accounts staff. Unless account 'a' is below one of these, sbatch refuses such a job.",
+        ),
     ],
 )
 def test_what_a_partition_does_not_give_is_told(options: dict[str, str], said: str) -> None:
@@ -82,6 +85,7 @@ def test_what_a_partition_does_not_give_is_told(options: dict[str, str], said: s
         {"partition": "large"},
         {"partition": "small", "nodes": "1k"},
         {"partition": "secret", "account": "staff"},
+        {"partition": "secret", "account": "STAFF"},
         {"partition": "secret"},
         # Slurm takes whichever can.
         {"partition": "test,small", "time": "1-00:00:00"},
@@ -102,9 +106,34 @@ def test_partitions_that_are_not_known_are_no_finding() -> None:
 
 @pytest.mark.parametrize(
     ("account", "others"),
-    [("a", "endless"), ("staff", "endless, staffed")],
+    [
+        ("a", "endless"),
+        ("staff", "endless, staffed"),
+        ("Staff", "endless, staffed"),
+        (None, "endless"),
+    ],
 )
-def test_those_are_described_that_take_jobs(account: str, others: str) -> None:
-    assert describe_partitions({"partition": "test", "account": account}, FACTS) == (
+def test_those_are_described_that_certainly_take_jobs(account: str | None, others: str) -> None:
+    named = {} if account is None else {"account": account}
+
+    assert describe_partitions({"partition": "test"} | named, FACTS) == (
         f"test is UP, for jobs of at most 0-00:15:00. Open are: small, test, large, {others}."
     )
+
+
+@pytest.mark.parametrize(
+    ("named", "is_certain"),
+    [
+        ("closed", True),
+        ("staffed", False),
+        # Slurm may take the other.
+        ("closed,staffed", False),
+        ("closed,drained", True),
+    ],
+)
+def test_an_account_that_is_not_listed_may_be_below_one_that_is(
+    named: str, *, is_certain: bool
+) -> None:
+    findings = list(find_partition_problems({"partition": named, "account": "a"}, FACTS))
+
+    assert {each.is_certain for each in findings} == {is_certain}
