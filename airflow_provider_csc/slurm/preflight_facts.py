@@ -35,16 +35,24 @@ room_of() {
 }
 """
 _ROOM_FIELDS = 4
+# One line of its many.
+_CLUSTER = r"""
+cluster_name() {
+  slurm timeout 20 scontrol show config | grep -E '^ClusterName[ =]'
+  return "${PIPESTATUS[0]}"
+}
+"""
 _ASSOCIATIONS = (
-    "sacctmgr --noheader --parsable2 show associations format=account,partition,maxsubmit"
+    "sacctmgr --noheader --parsable2 show associations format=cluster,account,partition,maxsubmit"
 )
+_ASSOCIATION_FIELDS = 4
 _COMMANDS = {
     "reservations": "scontrol show reservation",
     "associations": "sacctmgr show associations",
     "partitions": "scontrol show partition",
     "room": "df",
 }
-_OWN = ("clock", "user", *_COMMANDS)
+_OWN = ("clock", "user", "cluster", *_COMMANDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,11 +168,12 @@ def build_preflight(base_dir: str, further: str = "") -> str:
     ``further`` are lines that ask what is not Slurm's.
     """
     return (
-        f"{PLACE}{SLURM}{_ROOM}\n"
+        f"{PLACE}{SLURM}{_ROOM}{_CLUSTER}\n"
         "ask clock date +%s\n"
         "ask user id -un\n"
         "user=$answer\n"
         "ask reservations slurm timeout 20 scontrol --oneliner show reservation\n"
+        "ask cluster cluster_name\n"
         f'ask associations slurm timeout 20 {_ASSOCIATIONS} "user=$user"\n'
         "ask partitions slurm timeout 20 scontrol --all --oneliner show partition\n"
         f"ask room room_of {quote(base_dir)}\n{further}"
@@ -174,24 +183,32 @@ def build_preflight(base_dir: str, further: str = "") -> str:
 def parse_preflight(frames: Mapping[str, Frame]) -> PreflightFacts:
     """Read the answers; what Slurm did not answer is not known, and no reason to fail."""
     maintenances = _parse_maintenances(frames["reservations"])
-    accounts, closed = _parse_associations(frames["associations"])
+    accounts, closed = _parse_associations(frames["associations"], _parse_cluster(frames))
     partitions, room = _parse_partitions(frames["partitions"]), _parse_room(frames["room"])
     told = zip(_COMMANDS, (maintenances, accounts, partitions, room), strict=True)
     clock = frames["clock"].text
+    user = frames["user"].text if frames["user"].status == 0 else ""
+    problems = {
+        name: f"{_COMMANDS[name]}: {describe_failure(frames[name])}"
+        for name, value in told
+        if value is None
+    }
+    if accounts == {} and not _is_without_accounting(frames["associations"]):
+        # Not the same as a cluster that has none.
+        accounts = None
+        problems["associations"] = (
+            f"{_COMMANDS['associations']}: it names no association of {user or 'this user'} here"
+        )
     return PreflightFacts(
         asked_at=int(clock) if clock.isdecimal() else 0,
-        user=frames["user"].text if frames["user"].status == 0 else "",
+        user=user,
         maintenances=maintenances,
         accounts=accounts,
         closed=closed,
         partitions=partitions,
         room=room,
         further={name: frame for name, frame in frames.items() if name not in _OWN},
-        problems={
-            name: f"{_COMMANDS[name]}: {describe_failure(frames[name])}"
-            for name, value in told
-            if value is None
-        },
+        problems=problems,
     )
 
 
@@ -227,28 +244,44 @@ def _parse_maintenances(frame: Frame) -> tuple[Reservation, ...] | None:
     )
 
 
+def _parse_cluster(frames: Mapping[str, Frame]) -> str | None:
+    frame = frames["cluster"]
+    match = re.search(r"^ClusterName\s*=\s*(\S+)", frame.text, re.MULTILINE)
+    return match[1] if match and frame.status == 0 else None
+
+
+def _is_without_accounting(frame: Frame) -> bool:
+    return NO_ACCOUNTING in frame.text
+
+
 def _parse_associations(
-    frame: Frame,
+    frame: Frame, cluster: str | None
 ) -> tuple[dict[str, tuple[str, ...]] | None, dict[str, tuple[str, ...]]]:
-    """Return the user's accounts, and those of them in which no job may be submitted."""
-    if NO_ACCOUNTING in frame.text:
+    """
+    Return the user's accounts here, and those of them in which no job may be submitted.
+
+    A slurmdbd may have several clusters. Where the name of this one is not known, the accounts are
+    those of all, and none is closed.
+    """
+    if _is_without_accounting(frame):
         return {}, {}
     if frame.status != 0:
         return None, {}
     open_in: dict[str, tuple[str, ...]] = {}
     is_closed: dict[tuple[str, str], bool] = {}
     for line in frame.text.splitlines():
-        account, *rest = line.split("|")
-        if not rest or not account:
+        fields = line.split("|")
+        if len(fields) != _ASSOCIATION_FIELDS or not fields[1]:
             return None, {}
-        partition, limit = rest[0], rest[-1] if len(rest) > 1 else ""
+        where, account, partition, limit = fields
+        if cluster is not None and where.lower() != cluster.lower():
+            continue
         known = open_in.get(account)
         # An association without a partition holds in all of them.
         is_any = not partition or known == ()
         open_in[account] = () if is_any else (*(known or ()), partition)
-        # Other clusters of the same slurmdbd have rows of their own.
-        is_closed[account, partition] = limit == "0" and is_closed.get((account, partition), True)
-    return open_in, _closed(is_closed)
+        is_closed[account, partition] = limit == "0"
+    return open_in, {} if cluster is None else _closed(is_closed)
 
 
 def _closed(associations: Mapping[tuple[str, str], bool]) -> dict[str, tuple[str, ...]]:

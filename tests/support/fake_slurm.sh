@@ -320,7 +320,7 @@ sacctmgr() {
   limit=$(cat "$site/faults/max_submit_shown" "$site/faults/max_submit" 2>/dev/null | head -n 1)
   case ${rest[*]} in
     'show user '*) printf 'project\n' ;;
-    'show associations '*) printf 'project||\n' ;;
+    'show associations '*) printf 'fake|project||\n' ;;
     'show assoc where user= '*) printf 'fake|project|\n' ;;
     'show assoc '*) printf 'fake|project||%s|\n' "$limit" ;;
     'show qos '*) printf 'normal|||\n' ;;

@@ -53,7 +53,8 @@ def frames(**texts: str) -> dict[str, Frame]:
         "clock": str(NOW),
         "user": "alice",
         "reservations": "No reservations in the system",
-        "associations": "project_2001234||",
+        "associations": "roihu|project_2001234||",
+        "cluster": "ClusterName             = roihu",
         "partitions": partition("small", default="YES"),
         "room": "/scratch\n 1000000000 5000 lustre /scratch",
     }
@@ -147,7 +148,7 @@ def test_facts_survive_being_kept() -> None:
     whole = parse_preflight(
         frames(
             reservations=RESERVATION.format(start=NOW, end=NOW + 1, flags="MAINT"),
-            associations="a|small|\na|test|0\nb||\n",
+            associations="roihu|a|small|\nroihu|a|test|0\nroihu|b||\n",
             partitions=partition("small").replace("Accounts=ALL", "Accounts=a,b"),
             balance="CPU BU: 1",
         )
@@ -159,7 +160,9 @@ def test_facts_survive_being_kept() -> None:
 
 
 def test_an_account_that_is_open_everywhere_once_is_open_everywhere() -> None:
-    read = parse_preflight(frames(associations="a|small|\na||\nb|small|\nb|test|\n"))
+    read = parse_preflight(
+        frames(associations="roihu|a|small|\nroihu|a||\nroihu|b|small|\nroihu|b|test|\n")
+    )
 
     assert read.accounts == {"a": (), "b": ("small", "test")}
 
@@ -243,16 +246,27 @@ def test_a_full_file_system_is_told_of(room: Room, said: str | None) -> None:
 @pytest.mark.parametrize(
     ("rows", "options", "said"),
     [
-        ("a||0", {"account": "a"}, "alice may submit no job for account 'a': MaxSubmitJobs is 0."),
-        ("a||0", {}, "alice may submit no job for account 'a'"),
-        ("a|small|0\na|test|", {"account": "a", "partition": "small"}, "'a' in partition 'small':"),
-        ("a|small|0\na|test|", {"account": "a", "partition": "test"}, None),
-        ("a|small|0\na|test|", {"account": "a", "partition": "small,test"}, None),
-        ("a||0\na|test|5", {"account": "a", "partition": "test"}, None),
+        (
+            "roihu|a||0",
+            {"account": "a"},
+            "alice may submit no job for account 'a': MaxSubmitJobs is 0.",
+        ),
+        ("Roihu|a||0", {}, "alice may submit no job for account 'a'"),
+        (
+            "roihu|a|small|0\nroihu|a|test|",
+            {"account": "a", "partition": "small"},
+            "'a' in partition 'small':",
+        ),
+        ("roihu|a|small|0\nroihu|a|test|", {"account": "a", "partition": "test"}, None),
+        ("roihu|a|small|0\nroihu|a|test|", {"account": "a", "partition": "small,test"}, None),
+        ("roihu|a||0\nroihu|a|test|5", {"account": "a", "partition": "test"}, None),
         # Another cluster of the same slurmdbd has a row of its own.
-        ("a||0\na||", {"account": "a"}, None),
-        ("a||\na||0", {"account": "a"}, None),
-        ("a||10", {"account": "a"}, None),
+        ("mahti|a||0\nroihu|a||", {"account": "a"}, None),
+        ("roihu|a||\nmahti|a||0", {"account": "a"}, None),
+        ("mahti|a||\nroihu|a||0", {"account": "a"}, "alice may submit no job for account 'a'"),
+        ("mahti|a|small|0\nroihu|a||", {"account": "a", "partition": "small"}, None),
+        ("mahti|b||\nroihu|a||", {"account": "b"}, "alice is no member of account 'b' here."),
+        ("roihu|a||10", {"account": "a"}, None),
     ],
 )
 def test_an_account_that_is_closed_is_told_of(
@@ -265,11 +279,32 @@ def test_an_account_that_is_closed_is_told_of(
 
 
 def test_a_job_without_a_partition_is_that_of_the_default_one() -> None:
-    read = parse_preflight(frames(associations="a|test|"))
+    read = parse_preflight(frames(associations="roihu|a|test|"))
 
     [text] = found({"account": "a"}, read)
 
     assert "Account 'a' is not open to alice in partition 'small'" in text
+
+
+@pytest.mark.parametrize(
+    "cluster", [Frame(1, b"Unable to contact slurm controller"), Frame(0, b"")]
+)
+def test_of_a_cluster_whose_name_is_not_known_no_account_is_closed(cluster: Frame) -> None:
+    rows = "mahti|a||0\nroihu|a||0\nmahti|b|small|0"
+    read = parse_preflight(frames(associations=rows) | {"cluster": cluster})
+
+    assert read.accounts == {"a": (), "b": ("small",)}
+    assert read.closed == {}
+
+
+@pytest.mark.parametrize("rows", ["", "mahti|a||"])
+def test_a_user_without_an_association_is_not_a_cluster_without_accounting(rows: str) -> None:
+    read = parse_preflight(frames(associations=rows))
+
+    assert read.accounts is None
+    assert read.problems == {
+        "associations": "sacctmgr show associations: it names no association of alice here"
+    }
 
 
 @pytest.mark.parametrize("kind", ["tmpfs", "ramfs"])
