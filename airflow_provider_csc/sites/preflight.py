@@ -7,6 +7,7 @@ nodes are built of.
 
 from __future__ import annotations
 
+import math
 import posixpath
 import re
 from typing import TYPE_CHECKING
@@ -207,24 +208,39 @@ def find_disk_problems(facts: PreflightFacts) -> Iterator[Finding]:
         yield from find_room_problems(facts)
         return
     remedy = "Delete what is not needed, apply for more (MyCSC), or set another work_dir."
-    if _left(area.used_bytes, area.quota_bytes, LEAST_BYTES):
+    size, size_left = format_bytes(area.quota_bytes), _left(area.used_bytes, area.quota_bytes)
+    if size_left < LEAST_BYTES:
         yield Finding(
-            f"{format_bytes(area.used_bytes)} are used of the quota of {area.path}, "
-            f"{format_bytes(area.quota_bytes)}.",
+            _nearly(area, size)
+            if size_left >= 0
+            else f"{format_bytes(area.used_bytes)} are used of the quota of {area.path}, {size}.",
             "The job's log and files go there.",
             remedy,
         )
-    if _left(area.used_files, area.quota_files, LEAST_FILES):
+    files_left = _left(area.used_files, area.quota_files)
+    if files_left < LEAST_FILES:
         yield Finding(
-            f"{area.used_files} files are used of the quota of {area.path}, {area.quota_files}.",
+            _nearly(area, f"{area.quota_files} files")
+            if files_left >= 0
+            else f"{area.used_files} files are used of the quota of {area.path}, "
+            f"{area.quota_files}.",
             "A job has some ten of them.",
             remedy,
         )
+    if 0 <= size_left < LEAST_BYTES or 0 <= files_left < LEAST_FILES:
+        yield from find_room_problems(facts)
 
 
-def _left(used: int | None, quota: int | None, least: int) -> bool:
-    """Whether less than that is left."""
-    return used is not None and quota is not None and quota - used < least
+def _left(used: int | None, quota: int | None) -> float:
+    """Return what is left by numbers that are rounded; infinite where that is not told."""
+    return math.inf if used is None or quota is None else quota - used
+
+
+def _nearly(area: Workspace, quota: str) -> str:
+    return (
+        f"The quota of {area.path}, {quota}, is nearly used up, as far as csc-workspaces says, "
+        "which rounds."
+    )
 
 
 def find_local_problems(facts: PreflightFacts, profile: SiteProfile) -> Iterator[Finding]:

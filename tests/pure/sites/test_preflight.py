@@ -171,9 +171,22 @@ def test_a_balance_that_cannot_be_read_is_not_known(frame: Frame, said: str) -> 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"size": "250G"}, "250.0 GiB are used of the quota of /scratch/project_1, 250.0 GiB."),
-        ({"size": "260G"}, "260.0 GiB are used of the quota"),
-        ({"files": "500K"}, "500000 files are used of the quota of /scratch/project_1, 500000."),
+        (
+            {"size": "250G"},
+            "The quota of /scratch/project_1, 250.0 GiB, is nearly used up, as far as csc-",
+        ),
+        (
+            {"size": "260G"},
+            "260.0 GiB are used of the quota of /scratch/project_1, 250.0 GiB. The job's log",
+        ),
+        (
+            {"files": "500K"},
+            "The quota of /scratch/project_1, 500000 files, is nearly used up, as far as csc-",
+        ),
+        (
+            {"files": "501K"},
+            "501000 files are used of the quota of /scratch/project_1, 500000. A job has",
+        ),
         ({"size": "249G"}, None),
         ({"files": "n/a"}, None),
     ],
@@ -185,6 +198,20 @@ def test_a_quota_that_is_used_up_is_told(changes: dict[str, str], said: str | No
 
 
 FULL = Room(path="/elsewhere", free_bytes=0, free_files=None, kind="lustre", mount="/")
+
+
+@pytest.mark.parametrize(
+    ("changes", "count"),
+    [({"size": "250G"}, 2), ({"files": "500K"}, 2), ({"size": "251G"}, 1), ({}, 0)],
+)
+def test_where_a_quota_is_rounded_the_file_system_counts_too(
+    changes: dict[str, str], count: int
+) -> None:
+    inside = Room(path="/scratch/project_1", free_bytes=0, free_files=None, kind="lustre")
+    texts = found(facts(room=inside, further=answers(**changes)))
+
+    assert len(texts) == count
+    assert sum("0 B left at /scratch/project_1" in text for text in texts) == (count == 2)
 
 
 def test_the_file_system_counts_where_no_quota_is_known() -> None:
