@@ -26,6 +26,7 @@ from airflow_provider_csc.slurm.findings import Finding, name_partitions, read_t
 from airflow_provider_csc.slurm.preflight import (
     LEAST_BYTES,
     LEAST_FILES,
+    SHARED,
     find_account_problems,
     find_maintenance_problems,
     find_room_problems,
@@ -247,9 +248,11 @@ def find_local_problems(facts: PreflightFacts, profile: SiteProfile) -> Iterator
     """Yield that compute nodes cannot see the run directories, where that is certain."""
     in_memory = list(find_sharing_problems(facts))
     yield from in_memory
+    if in_memory or (facts.room and facts.room.kind in SHARED):
+        return
     path = facts.room.path if facts.room else ""
     own = next((each for each in _local_paths(facts, profile) if _is_below(path, each)), None)
-    if own and not in_memory:
+    if own:
         yield Finding(
             f"The run directories are below {own}, which each node of {profile.title} has for "
             "itself.",
@@ -266,7 +269,11 @@ def _local_paths(facts: PreflightFacts, profile: SiteProfile) -> list[str]:
     found = []
     for path in _declared_paths(profile):
         match = _VARIABLE.match(path)
-        whole = f"{known.get(match['name'], '')}{path[match.end() :]}" if match else path
+        value = known.get(match["name"], "") if match else ""
+        if match and not value:
+            # Only a job has it: what is left of the path is another one.
+            continue
+        whole = f"{value}{path[match.end() :]}" if match else path
         if whole.startswith("/") and posixpath.normpath(whole) != "/":
             found.append(posixpath.normpath(whole))
     return found

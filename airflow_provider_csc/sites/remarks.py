@@ -18,6 +18,7 @@ from airflow_provider_csc.sites.preflight import (
 from airflow_provider_csc.slurm.accounting import format_bytes
 from airflow_provider_csc.slurm.findings import read_text
 from airflow_provider_csc.slurm.preflight import (
+    SHARED,
     describe_nodes,
     describe_period,
     find_account_problems,
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
     from airflow_provider_csc.sites.model import SiteProfile
     from airflow_provider_csc.slurm.findings import Finding
     from airflow_provider_csc.slurm.preflight_facts import PreflightFacts
-
-# File systems that are made to be shared by many machines, as df(1) calls them.
-_SHARED = ("lustre", "nfs", "nfs4", "gpfs", "beegfs", "ceph", "panfs", "wekafs", "glusterfs")
 
 
 class Result(Enum):
@@ -169,7 +167,7 @@ def _judge_disk(facts: PreflightFacts, profile: SiteProfile | None) -> Iterator[
     local = find_local_problems(facts, profile) if profile else find_sharing_problems(facts)
     found = list(of_findings("shared", local, well=f"{facts.room.kind} is seen by all nodes."))
     # Of another file system than these only a job can tell whether its node sees it.
-    if found[0].result is not Result.OK or facts.room.kind in _SHARED:
+    if found[0].result is not Result.OK or facts.room.kind in SHARED:
         yield from found
 
 

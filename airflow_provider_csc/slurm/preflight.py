@@ -27,6 +27,9 @@ LEAST_FILES = 100
 """With less no job should begin: its log, and some ten files."""
 _MINUTE = 60
 _IN_MEMORY = ("tmpfs", "ramfs")
+# As df(1) calls them.
+SHARED = ("lustre", "nfs", "nfs4", "gpfs", "beegfs", "ceph", "panfs", "wekafs", "glusterfs")
+"""File systems that are made to be shared by many machines."""
 
 
 def find_problems(options: Mapping[str, str | bool], facts: PreflightFacts) -> Iterator[Finding]:

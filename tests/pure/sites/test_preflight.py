@@ -55,8 +55,12 @@ def answers(**changes: Any) -> dict[str, Frame]:
     return {name: Frame(0, text.encode()) for name, text in texts.items()}
 
 
+def room_at(path: str, kind: str = "lustre") -> Room:
+    return Room(path=path, free_bytes=10**12, free_files=10**6, kind=kind, mount="/scratch")
+
+
 def facts(path: str = "/scratch/project_1/alice", **changes: Any) -> PreflightFacts:
-    room = Room(path=path, free_bytes=10**12, free_files=10**6, kind="lustre", mount="/scratch")
+    room = room_at(path)
     return PreflightFacts(**{"asked_at": 1, "room": room, "further": answers()} | changes)
 
 
@@ -262,15 +266,39 @@ def test_of_a_partition_that_the_profile_does_not_have_nothing_is_known(named: s
 def test_a_disk_that_each_node_has_for_itself_is_told(
     path: str, variables: str, said: str | None
 ) -> None:
-    texts = found(facts(path, further={"local_disks": Frame(0, variables.encode())}))
+    answered = {"local_disks": Frame(0, variables.encode())}
+    texts = found(facts(room=room_at(path, "xfs"), further=answered))
 
     assert (said is None and not texts) or (said is not None and said in texts[0])
 
 
 def test_so_is_one_that_the_profile_names_by_its_path() -> None:
-    [text] = found(facts("/tmp/runs"), profile=load_profile("lumi"))
+    [text] = found(facts(room=room_at("/tmp/runs", "xfs")), profile=load_profile("lumi"))
 
     assert "below /tmp, which each node of LUMI has for itself" in text
+
+
+@pytest.mark.parametrize("kind", ["lustre", "nfs4"])
+def test_a_file_system_that_is_made_to_be_shared_is_no_nodes_own(kind: str) -> None:
+    assert not found(facts(room=room_at("/tmp/runs", kind)), profile=load_profile("lumi"))
+
+
+@pytest.mark.parametrize(
+    ("variables", "count"),
+    [("TMPDIR=\nLOCAL_SCRATCH=", 0), ("LOCAL_SCRATCH=/local", 0), ("TMPDIR=/local", 1)],
+)
+def test_a_variable_that_only_jobs_have_leaves_no_path(variables: str, count: int) -> None:
+    partition = ROIHU.partitions["small"]
+    assert partition.local_disk is not None
+    disk = partition.local_disk.model_copy(update={"path": "$TMPDIR/scratch"})
+    small = partition.model_copy(update={"local_disk": disk})
+    profile = ROIHU.model_copy(update={"partitions": {"small": small}})
+    room = "/local/scratch/x" if count else "/scratch/x"
+    answered = {"local_disks": Frame(0, variables.encode())}
+
+    texts = found(facts(room=room_at(room, "xfs"), further=answered), profile=profile)
+
+    assert len(texts) == count
 
 
 def test_a_directory_in_memory_is_told_once() -> None:
