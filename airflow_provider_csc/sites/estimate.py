@@ -79,7 +79,9 @@ _ENOUGH_DIGITS = 100
 
 
 def format_units(units: float) -> str:
-    """Return units to read: ``0.04``, ``12.4``, ``1234``."""
+    """Return units to read: ``0.04``, ``12.4``, ``1234``, ``-1234``."""
+    if units < 0:
+        return f"-{format_units(-units)}"
     if units >= _ENOUGH_DIGITS:
         return f"{units:.0f}"
     return f"{units:.1f}".removesuffix(".0") if units >= 1 else f"{units:.2g}"

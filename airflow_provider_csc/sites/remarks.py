@@ -16,7 +16,7 @@ from airflow_provider_csc.sites.preflight import (
     find_unknown,
 )
 from airflow_provider_csc.slurm.accounting import format_bytes
-from airflow_provider_csc.slurm.findings import read_text
+from airflow_provider_csc.slurm.findings import Finding, read_text
 from airflow_provider_csc.slurm.preflight import (
     SHARED,
     describe_nodes,
@@ -33,8 +33,8 @@ from airflow_provider_csc.slurm.preflight_partitions import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from airflow_provider_csc.sites.balance import Balance
     from airflow_provider_csc.sites.model import SiteProfile
-    from airflow_provider_csc.slurm.findings import Finding
     from airflow_provider_csc.slurm.preflight_facts import PreflightFacts
 
 
@@ -144,12 +144,29 @@ def _judge_balance(
         unknown = f"The site does not say what {balance.project} has left."
     else:
         unknown = find_unknown(options, facts, profile).get("balance")
+    findings = list(find_balance_problems(options, facts, profile))
+    if balance is not None and not findings:
+        findings = list(_find_overdrawn(balance))
     yield from of_findings(
         "balance",
-        find_balance_problems(options, facts, profile),
+        findings,
         well=f"{balance.project if balance else ''} has {', '.join(left)} left.",
         unknown=unknown,
     )
+
+
+def _find_overdrawn(balance: Balance) -> Iterator[Finding]:
+    over = [
+        f"{format_units(-each.remaining)} {each.unit}"
+        for each in balance.purses
+        if each.remaining is not None and each.remaining < 0
+    ]
+    if over:
+        yield Finding(
+            f"{balance.project} is overdrawn by {', '.join(over)}.",
+            "sbatch refuses jobs that are charged to them.",
+            "Apply for more (MyCSC), or charge another account.",
+        )
 
 
 def _judge_disk(facts: PreflightFacts, profile: SiteProfile | None) -> Iterator[Remark]:

@@ -239,7 +239,16 @@ def test_it_is_told_in_a_line() -> None:
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [(0, "0"), (0.0412, "0.041"), (1, "1"), (12.44, "12.4"), (99.96, "100"), (1234.5, "1234")],
+    [
+        (0, "0"),
+        (0.0412, "0.041"),
+        (1, "1"),
+        (12.44, "12.4"),
+        (99.96, "100"),
+        (1234.5, "1234"),
+        (-6_600_000, "-6600000"),
+        (-0.5, "-0.5"),
+    ],
 )
 def test_units_are_rounded_for_readers(number: float, text: str) -> None:
     assert format_units(number) == text

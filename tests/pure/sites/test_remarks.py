@@ -161,3 +161,11 @@ def test_a_balance_that_is_not_told_is_unknown() -> None:
 
     assert remark.result is Result.UNKNOWN
     assert remark.what == "The site does not say what project_1 has left."
+
+
+def test_units_that_are_overdrawn_are_a_warning_though_the_job_needs_others() -> None:
+    remark = said(facts(further=answers(gpu=-6_600_000)), ROIHU)["balance"]
+
+    assert remark.result is Result.WARNING
+    assert remark.what == "project_1 is overdrawn by 6600000 GPU BU."
+    assert said(facts(further=answers(gpu=0)), ROIHU)["balance"].result is Result.OK
