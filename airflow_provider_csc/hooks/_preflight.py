@@ -21,10 +21,10 @@ from weakref import WeakKeyDictionary
 
 from airflow_provider_csc.deployment import sites_folders
 from airflow_provider_csc.errors import ConfigError, ConnectFailedError, CscError
+from airflow_provider_csc.slurm.findings import read_time
 from airflow_provider_csc.slurm.options import read_arguments
 from airflow_provider_csc.slurm.preflight import find_problems
 from airflow_provider_csc.slurm.preflight_facts import PreflightFacts
-from airflow_provider_csc.slurm.values import parse_time_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -141,9 +141,9 @@ async def _report_expiry(
 
 
 def read_limit(options: Mapping[str, str | bool]) -> int | None:
-    """Return the time limit of a job in seconds; None where it has none."""
-    limit = options.get("time")
-    return parse_time_limit(limit) if isinstance(limit, str) else None
+    """Return the time limit of a job in seconds; None where it has none, or none that is known."""
+    asked = read_time(options, "time")
+    return asked.seconds if asked else None
 
 
 async def _ask(

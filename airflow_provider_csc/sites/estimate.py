@@ -15,8 +15,9 @@ from airflow_provider_csc.notation import NotationError
 from airflow_provider_csc.sites.billing import Allocation, Quantity
 from airflow_provider_csc.sites.request import Unclear, read_allocation
 from airflow_provider_csc.slurm.arrays import parse_array
+from airflow_provider_csc.slurm.findings import read_time
 from airflow_provider_csc.slurm.tres import Share, parse_granted
-from airflow_provider_csc.slurm.values import format_elapsed, parse_time_limit
+from airflow_provider_csc.slurm.values import format_elapsed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -121,10 +122,8 @@ def _estimate_in(
         return Unknown(f"site {profile.name!r} has no partition {name!r} (it has: {known})")
     if billing is None:
         return Unknown(f"what partition {name!r} costs is not known")
-    seconds = _limit_seconds(options, partition)
-    if seconds is None:
-        return Unknown("the job has no time limit; give options['time']")
     try:
+        seconds = _limit_seconds(options, partition)
         requested = read_allocation(options, partition, needed=billing.quantities)
         tasks = _count_tasks(options)
     except (Unclear, NotationError) as error:
@@ -135,10 +134,14 @@ def _estimate_in(
     return estimate
 
 
-def _limit_seconds(options: Mapping[str, str | bool], partition: Partition) -> int | None:
-    text = options.get("time")
-    asked = parse_time_limit(text) if isinstance(text, str) else None
-    return asked or partition.max_time
+def _limit_seconds(options: Mapping[str, str | bool], partition: Partition) -> int:
+    asked = read_time(options, "time")
+    if asked and asked.problem:
+        raise Unclear(asked.problem.removesuffix("."))
+    seconds = (asked and asked.seconds) or partition.max_time
+    if seconds is None:
+        raise Unclear("the job has no time limit; give options['time']")
+    return seconds
 
 
 def _count_tasks(options: Mapping[str, str | bool]) -> int:

@@ -6,6 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from airflow_provider_csc.notation import NotationError
+from airflow_provider_csc.slurm.values import parse_time_limit
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -35,6 +38,29 @@ def read_text(options: Mapping[str, str | bool], name: str) -> str | None:
     """Return the value of an option that has one."""
     value = options.get(name)
     return value if isinstance(value, str) else None
+
+
+@dataclass(frozen=True, slots=True)
+class AskedTime:
+    """
+    A time that a job asks for, in seconds; None is UNLIMITED.
+
+    Where there is a ``problem``, nobody knows: it is no time that Slurm reads, and sbatch says so.
+    """
+
+    seconds: int | None = None
+    problem: str = ""
+
+
+def read_time(options: Mapping[str, str | bool], name: str) -> AskedTime | None:
+    """Return the time that an option gives, which in a script is unchecked; None without it."""
+    text = read_text(options, name)
+    if text is None:
+        return None
+    try:
+        return AskedTime(parse_time_limit(text))
+    except NotationError as error:
+        return AskedTime(problem=str(error))
 
 
 def name_partitions(options: Mapping[str, str | bool], facts: PreflightFacts) -> tuple[str, ...]:

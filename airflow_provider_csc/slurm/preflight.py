@@ -9,12 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_csc.errors import SubmitRejectedError
 from airflow_provider_csc.slurm.accounting import format_bytes
-from airflow_provider_csc.slurm.findings import Finding, name_partitions, read_nodes, read_text
+from airflow_provider_csc.slurm.findings import (
+    Finding,
+    name_partitions,
+    read_nodes,
+    read_text,
+    read_time,
+)
 from airflow_provider_csc.slurm.framing import assignments, words
 from airflow_provider_csc.slurm.preflight_partitions import find_partition_problems
 from airflow_provider_csc.slurm.rejections import find_remedy
 from airflow_provider_csc.slurm.shell import SLURM
-from airflow_provider_csc.slurm.values import format_time_limit, parse_time_limit
+from airflow_provider_csc.slurm.values import format_time_limit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -98,8 +104,8 @@ def find_maintenance_problems(
     options: Mapping[str, str | bool], facts: PreflightFacts
 ) -> Iterator[Finding]:
     """Yield the maintenances that a job would have to wait for."""
-    time = read_text(options, "time")
-    limit = parse_time_limit(time) if time is not None else None
+    asked = read_time(options, "time")
+    limit = asked.seconds if asked else None
     for one in facts.maintenances or ():
         if _leaves_enough(one, options, facts):
             continue

@@ -6,8 +6,14 @@ import difflib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from airflow_provider_csc.slurm.findings import Finding, name_partitions, read_nodes, read_text
-from airflow_provider_csc.slurm.values import format_time_limit, parse_time_limit
+from airflow_provider_csc.slurm.findings import (
+    Finding,
+    name_partitions,
+    read_nodes,
+    read_text,
+    read_time,
+)
+from airflow_provider_csc.slurm.values import format_time_limit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -110,11 +116,11 @@ def _check_time(
     partition: PartitionFacts, options: Mapping[str, str | bool], facts: PreflightFacts
 ) -> Iterator[Finding]:
     # With --time-min Slurm may shorten a job.
-    text = read_text(options, "time-min") or read_text(options, "time")
+    time = read_time(options, "time-min") or read_time(options, "time")
     most = partition.max_seconds
-    if text is None or most is None:
+    if time is None or time.problem or most is None:
         return
-    asked = parse_time_limit(text)
+    asked = time.seconds
     if asked is not None and asked <= most:
         return
     longer = [

@@ -329,6 +329,18 @@ def test_a_certificate_is_told_of_where_nobody_waits_who_would_be_warned(
         assert "and a job of now may run until " in told[0]
 
 
+def test_a_time_in_a_script_that_slurm_does_not_read_ends_no_preflight(
+    folder: Path, profile: Path, key: Path
+) -> None:
+    site = Site(with_further(balance=PROJECT))
+    settings = settings_of(site="here", key_file=str(key))
+
+    for option in ("--time=1h", "--time=1:2:3:4", "--time-min=1h"):
+        request = asked_for(*SMALL[:2], option, architecture="aarch64")
+        told = asyncio.run(report(site, settings, request, waits=False))
+        assert told[-1].startswith("Preflight: The environment is built for aarch64")
+
+
 def test_a_certificate_that_cannot_be_read_hides_nothing_else(folder: Path, tmp_path: Path) -> None:
     settings = settings_of(key_file=str(tmp_path / "none"))
 

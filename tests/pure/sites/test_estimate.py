@@ -216,6 +216,10 @@ def test_a_partition_without_a_formula_or_a_time_limit_is_unknown() -> None:
         found = estimate_worst_case({"partition": "all", **limit}, bare)
         assert isinstance(found, Unknown)
         assert "no time limit" in found.why
+    for limit in ("1h", "1:2:3:4"):
+        found = estimate_worst_case({"partition": "all", "time": limit}, bare)
+        assert isinstance(found, Unknown)
+        assert found.why.startswith(f"'{limit}' is not a time. Write minutes")
     known = estimate_worst_case({"partition": "all", "time": "30"}, bare)
     assert isinstance(known, Estimate)
     assert known.units == 0.5

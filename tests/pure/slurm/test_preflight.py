@@ -188,6 +188,17 @@ def test_a_job_that_would_meet_a_maintenance_is_told_how_long_it_may_be() -> Non
     assert not found({"time": "UNLIMITED"}, soon)
 
 
+@pytest.mark.parametrize("name", ["time", "time-min"])
+@pytest.mark.parametrize("text", ["1h", "1:2:3:4", ""])
+def test_of_a_time_that_slurm_does_not_read_nothing_is_said(name: str, text: str) -> None:
+    soon = facts(
+        maintenances=(maintenance(NOW + HOUR, NOW + 9 * HOUR),), partitions={"small": SMALL}
+    )
+
+    assert found({"partition": "small", name: text}, soon) == []
+    assert found({"partition": "small", name: text, "nodes": "9"}, soon)
+
+
 def test_a_maintenance_of_some_nodes_names_them() -> None:
     some = facts(
         maintenances=(maintenance(NOW - HOUR, NOW + HOUR, is_of_all_nodes=False, nodes="c1"),)

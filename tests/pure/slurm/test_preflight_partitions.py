@@ -81,6 +81,8 @@ def test_what_a_partition_does_not_give_is_told(options: dict[str, str], said: s
         {"partition": "test", "time": "1-00:00:00", "time_min": "0-00:10:00"},
         {"partition": "test", "nodes": "2-9"},
         {"partition": "endless", "time": "UNLIMITED"},
+        {"partition": "test", "time": "1h"},
+        {"partition": "test", "time": "1-00:00:00", "time_min": "1h"},
         {"partition": "large", "nodes": "5-6"},
         {"partition": "large"},
         {"partition": "small", "nodes": "1k"},
