@@ -12,7 +12,7 @@ from airflow.utils.providers_configuration_loader import providers_configuration
 
 from airflow_provider_csc.cli._lookup import look_up
 from airflow_provider_csc.errors import ConfigError, CscError, SubmitRejectedError
-from airflow_provider_csc.hooks._preflight import load_site, read_limit
+from airflow_provider_csc.hooks._preflight import load_site, read_limit, wants_certificate
 from airflow_provider_csc.hooks.slurm import open_client, plan_alone, read_connection
 from airflow_provider_csc.sites.preflight import build_questions
 from airflow_provider_csc.sites.remarks import Remark, Result, remark_on
@@ -86,7 +86,7 @@ async def _look(
     # A retired site takes no job, so that none is planned for it.
     request = None if settings.refusal else (await plan_alone(client, settings, spec, _NOBODY))[0]
     options = read_arguments(request.asked) if request else {}
-    async for remark in _look_at_certificate(settings, options):
+    async for remark in _look_at_certificate(settings, options, profile):
         yield remark
     try:
         probe = await client.probe()
@@ -104,7 +104,7 @@ async def _look(
 
 
 async def _look_at_certificate(
-    settings: SiteSettings, options: Mapping[str, str | bool]
+    settings: SiteSettings, options: Mapping[str, str | bool], profile: SiteProfile | None
 ) -> AsyncIterator[Remark]:
     from airflow_provider_csc.transport.certificates import read_certificate  # noqa: PLC0415
 
@@ -113,12 +113,14 @@ async def _look_at_certificate(
         return
     now = time.time()
     finding = certificate.find_expiry(now, read_limit(options))
-    if finding is None:
-        is_valid = certificate.valid_after <= now
-        result = Result.OK if is_valid else Result.WARNING
+    is_well = finding is None and certificate.valid_after <= now
+    if profile is not None and not is_well and not wants_certificate(profile):
+        yield Remark("certificate", Result.OK, f"None is needed, by the profile {profile.name!r}.")
+    elif finding is not None:
+        yield Remark("certificate", Result.WARNING, finding.what, finding.why, finding.remedy)
+    else:
+        result = Result.OK if is_well else Result.WARNING
         yield Remark("certificate", result, certificate.describe(now))
-        return
-    yield Remark("certificate", Result.WARNING, finding.what, finding.why, finding.remedy)
 
 
 def _result_of(error: CscError) -> Result:

@@ -59,14 +59,14 @@ async def report_problems(
     then.
     """
     options = read_arguments(request.asked)
-    if not waits:
-        await _report_expiry(settings, options, report)
     try:
         # To read it takes a moment, which an event loop of many tasks does not have.
         profile = await asyncio.to_thread(load_site, settings) if settings.site else None
     except ConfigError as error:
         report(f"Preflight: not known. {error.message}")
         return
+    if not waits and wants_certificate(profile):
+        await _report_expiry(settings, options, report)
     further = ""
     if profile is not None:
         from airflow_provider_csc.sites.preflight import build_questions  # noqa: PLC0415
@@ -100,6 +100,11 @@ def load_site(settings: SiteSettings) -> SiteProfile | None:
     from airflow_provider_csc.sites.load import load_profile  # noqa: PLC0415 - needs pydantic
 
     return load_profile(settings.site, sites_folders())
+
+
+def wants_certificate(profile: SiteProfile | None) -> bool:
+    """Whether a site lets nobody in without a certificate, or may do so: that a profile says."""
+    return profile is None or profile.log_in.certificate_hours is not None
 
 
 def _find_problems(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import asyncssh
 import pytest
 import yaml
 
@@ -301,6 +302,35 @@ def test_what_is_wrong_with_the_connection_itself_is_a_finding(
 
     assert found == code
     assert said in rows[check]["what"]
+
+
+@pytest.mark.parametrize(
+    ("log_in", "result", "said"),
+    [
+        ("", "ok", "None is needed, by the profile 'here'."),
+        ("log_in: {certificate_hours: 24}", "warning", "The SSH certificate EXPIRED on "),
+    ],
+)
+def test_a_certificate_has_expired_where_the_site_wants_one(
+    site: FaultySite,
+    sites: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    log_in: str,
+    result: str,
+    said: str,
+) -> None:
+    (sites / "here.yaml").write_text(f"{PROFILE}{log_in}\n")
+    own, authority = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
+    own.write_private_key(sites / "id")
+    signed = authority.generate_user_certificate(own, "test", valid_after=0, valid_before=9)
+    signed.write_certificate(sites / "id-cert.pub")
+    connect(monkeypatch, site="here", account="project", key_file=str(sites / "id"))
+
+    _, rows, _ = look(capsys)
+
+    assert rows["certificate"]["result"] == result
+    assert rows["certificate"]["what"].startswith(said)
 
 
 def test_a_site_that_is_away_is_unknown(

@@ -341,6 +341,19 @@ def test_a_time_in_a_script_that_slurm_does_not_read_ends_no_preflight(
         assert told[-1].startswith("Preflight: The environment is built for aarch64")
 
 
+@pytest.mark.parametrize(("log_in", "lines"), [("", 0), ("log_in: {certificate_hours: 24}", 1)])
+def test_a_certificate_is_told_of_where_the_site_wants_one(
+    folder: Path, profile: Path, key: Path, log_in: str, lines: int
+) -> None:
+    profile.write_text(f"{PROFILE}{log_in}\n")
+    settings = settings_of(site="here", key_file=str(key))
+    site = Site(PreflightFacts(asked_at=1))
+
+    told = asyncio.run(report(site, settings, asked_for("--time=1-00:00:00"), waits=False))
+
+    assert len([line for line in told if "The SSH certificate" in line]) == lines
+
+
 def test_a_certificate_that_cannot_be_read_hides_nothing_else(folder: Path, tmp_path: Path) -> None:
     settings = settings_of(key_file=str(tmp_path / "none"))
 
