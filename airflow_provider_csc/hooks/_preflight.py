@@ -176,7 +176,8 @@ async def _answer(client: SlurmClient, base_dir: str, further: str) -> Preflight
 def _seed(settings: SiteSettings, base_dir: str, further: str) -> str:
     # The same name can be another host behind another jump host.
     way = " ".join(map(str, (*settings.ssh.jump_hosts, settings.ssh.target)))
-    return f"{way}\n{base_dir}\n{further}"
+    # The set-up decides which Slurm answers, and by which variables.
+    return "\0".join((way, base_dir, settings.login_setup, further))
 
 
 def _place_of(settings: SiteSettings, base_dir: str, further: str = "") -> Path | None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import tempfile
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -110,8 +111,10 @@ def test_another_site_or_directory_is_asked_for_itself(folder: Path) -> None:
     said(site, host="b")
     said(site, base_dir="~/other")
     said(site, jump=(Hop(host="gate"),))
+    other = replace(settings_of(), login_setup="module load slurm/next")
+    asyncio.run(report(site, other, asked_for()))
 
-    assert site.asked == 4
+    assert site.asked == 5
 
 
 @pytest.mark.parametrize(
