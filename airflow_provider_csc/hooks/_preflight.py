@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 _OURS = 0o700
 
 # Who comes while a site is asked waits for that answer, also for the one that there is none.
-_Asking = asyncio.Task["PreflightFacts | CscError"]
+# With it goes whether the site was asked just now.
+_Answer = tuple["PreflightFacts | CscError", bool]
+_Asking = asyncio.Task[_Answer]
 _asking: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Asking]] = WeakKeyDictionary()
 
 
@@ -72,19 +74,15 @@ async def report_problems(
         from airflow_provider_csc.sites.preflight import build_questions  # noqa: PLC0415
 
         further = build_questions(profile, options)
-    place = _place_of(settings, request.base_dir, further)
-    facts = _recall(place, max_age)
-    if facts is None:
-        answer = await _ask(client, _seed(settings, request.base_dir, further), request, further)
-        if isinstance(answer, CscError):
-            # Why there is no connection the submission says, which waits for one.
-            why = "" if isinstance(answer, ConnectFailedError) else f" {answer.message}"
-            report(f"Preflight: not known, for the site did not answer.{why}")
-            return
-        facts = answer
-        _keep(place, facts)
-        for problem in _find_unknown(options, facts, profile):
-            report(f"Preflight: not known: {problem}")
+    seed = _seed(settings, request.base_dir, further)
+    facts, is_new = await _ask(client, seed, request, further, max_age)
+    if isinstance(facts, CscError):
+        # Why there is no connection the submission says, which waits for one.
+        why = "" if isinstance(facts, ConnectFailedError) else f" {facts.message}"
+        report(f"Preflight: not known, for the site did not answer.{why}")
+        return
+    for problem in _find_unknown(options, facts, profile) if is_new else ():
+        report(f"Preflight: not known: {problem}")
     for finding in _find_problems(options, facts, profile, request.architecture):
         report(f"Preflight: {finding}")
 
@@ -152,35 +150,46 @@ def read_limit(options: Mapping[str, str | bool]) -> int | None:
 
 
 async def _ask(
-    client: SlurmClient, seed: str, request: SubmitRequest, further: str
-) -> PreflightFacts | CscError:
+    client: SlurmClient, seed: str, request: SubmitRequest, further: str, max_age: float
+) -> _Answer:
+    """Return what a site says of itself, and whether that is news to who asks first."""
     asking = _asking.setdefault(asyncio.get_running_loop(), {})
-    if seed not in asking:
+    is_first = seed not in asking
+    if is_first:
         # A context of its own, for it belongs to nobody: who asked first may leave.
         asking[seed] = asyncio.get_running_loop().create_task(
-            _answer(client, request.base_dir, further),
+            _answer(client, seed, request.base_dir, further, max_age),
             context=contextvars.Context(),
             name="slurm-preflight",
         )
         asking[seed].add_done_callback(lambda _: asking.pop(seed, None))
-    return await asyncio.shield(asking[seed])
+    answer, is_new = await asyncio.shield(asking[seed])
+    return answer, is_new and is_first
 
 
-async def _answer(client: SlurmClient, base_dir: str, further: str) -> PreflightFacts | CscError:
+async def _answer(
+    client: SlurmClient, seed: str, base_dir: str, further: str, max_age: float
+) -> _Answer:
+    place = await asyncio.to_thread(_place_of, seed)
+    kept = await asyncio.to_thread(_recall, place, max_age)
+    if kept is not None:
+        return kept, False
     try:
-        return await client.preflight_facts(base_dir, further)
+        facts = await client.preflight_facts(base_dir, further)
     except CscError as error:
-        return error
+        return error, True
+    await asyncio.to_thread(_keep, place, facts)
+    return facts, True
 
 
 def _seed(settings: SiteSettings, base_dir: str, further: str) -> str:
     # The same name can be another host behind another jump host.
     way = " ".join(map(str, (*settings.ssh.jump_hosts, settings.ssh.target)))
     # The set-up decides which Slurm answers, and by which variables.
-    return "\0".join((way, base_dir, settings.login_setup, further))
+    return f"{way}\n{base_dir}\n{settings.login_setup}\0{further}"
 
 
-def _place_of(settings: SiteSettings, base_dir: str, further: str = "") -> Path | None:
+def _place_of(seed: str) -> Path | None:
     """Return the file for a site's answers; None where there is no safe place for it."""
     folder = Path(tempfile.gettempdir()) / f"airflow-csc-{os.getuid()}"
     try:
@@ -191,7 +200,6 @@ def _place_of(settings: SiteSettings, base_dir: str, further: str = "") -> Path 
     is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
     if not is_ours or stat.S_IMODE(status.st_mode) != _OURS:
         return None
-    seed = _seed(settings, base_dir, further)
     return folder / f"site-{hashlib.sha256(seed.encode()).hexdigest()[:16]}.json"
 
 

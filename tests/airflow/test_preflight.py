@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import tempfile
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -179,7 +180,7 @@ def test_a_link_is_not_followed(folder: Path, tmp_path: Path) -> None:
     said(site)
 
     assert not list(target.iterdir())
-    assert _preflight._place_of(SiteSettings(ssh=SshSettings(target=Hop(host="a"))), "~") is None
+    assert _preflight._place_of("a site") is None
 
 
 # ---- many at once ----
@@ -216,6 +217,45 @@ def test_who_asked_first_may_leave(folder: Path) -> None:
 
     assert asyncio.run(ask())
     assert site.asked == 1
+
+
+def test_an_answer_that_many_wait_for_is_kept_and_its_gaps_are_told_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(PreflightFacts(asked_at=1, problems={"room": "df: refused"}))
+    kept: list[PreflightFacts] = []
+    monkeypatch.setattr(_preflight, "_keep", lambda _place, facts: kept.append(facts))
+
+    async def ask() -> list[list[str]]:
+        each = (report(site, settings_of(), asked_for()) for _ in range(5))
+        return await asyncio.gather(*each)
+
+    told = asyncio.run(ask())
+
+    assert len(kept) == 1
+    assert [line for lines in told for line in lines] == ["Preflight: not known: df: refused"]
+
+
+def test_no_file_is_read_or_written_on_the_event_loop(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: dict[str, int] = {}
+
+    def watch(name: str) -> None:
+        do = getattr(_preflight, name)
+
+        def watched(*arguments: Any) -> Any:
+            threads[name] = threading.get_ident()
+            return do(*arguments)
+
+        monkeypatch.setattr(_preflight, name, watched)
+
+    for name in ("_place_of", "_recall", "_keep"):
+        watch(name)
+    said(Site())
+
+    assert len(threads) == 3
+    assert threading.get_ident() not in threads.values()
 
 
 # ---- what the profile of a site adds ----
