@@ -481,7 +481,11 @@ async def look_ahead(
     """Say what is known to be in a job's way; see `report_problems`."""
     from airflow_provider_csc.hooks._preflight import report_problems  # noqa: PLC0415
 
-    max_age = preflight_seconds()
+    try:
+        max_age = preflight_seconds()
+    except ConfigError as error:
+        report(f"Preflight: not known. {error.message}")
+        return
     await report_problems(client, settings, request, report, max_age=max_age, waits=waits)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncssh
 import pytest
+from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_csc.errors import (
     CommandTimeoutError,
@@ -22,6 +23,7 @@ from airflow_provider_csc.errors import (
 )
 from airflow_provider_csc.hooks import _preflight
 from airflow_provider_csc.hooks._preflight import report_problems
+from airflow_provider_csc.hooks.slurm import look_ahead
 from airflow_provider_csc.operators._environments import _kept
 from airflow_provider_csc.operators.slurm import SlurmSubmitOperator
 from airflow_provider_csc.slurm.attempt import Attempt
@@ -466,3 +468,33 @@ def test_without_a_preflight_only_the_submission_asks(
     submitted(lambda: task.execute(build_context(task)))
     assert "Preflight" not in capsys.readouterr().out
     assert site.fake.calls("sacctmgr") == 0
+
+
+def test_a_setting_of_airflow_that_cannot_be_read_stops_no_submission(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__CSC__PREFLIGHT_SECONDS", "ten")
+    site = Site()
+    told: list[str] = []
+    client: Any = site
+    request: Any = asked_for()
+
+    asyncio.run(look_ahead(client, settings_of(), request, told.append))
+
+    assert len(told) == 1
+    assert told[0].startswith("Preflight: not known. preflight_seconds: Airflow cannot read [csc]")
+    assert '"ten"' in told[0]
+    assert site.asked == 0
+
+
+def test_folders_that_airflow_cannot_read_stop_no_submission(
+    folder: Path, profile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AIRFLOW__CSC__SITES_FOLDER")
+    conf.read_string("[csc]\nsites_folder = /data/100%/sites")
+    try:
+        (line,) = asyncio.run(report(Site(), settings_of(site="here"), asked_for()))
+    finally:
+        conf.remove_option("csc", "sites_folder", remove_default=False)
+
+    assert line.startswith("Preflight: not known. sites_folder: Airflow cannot read [csc]")
