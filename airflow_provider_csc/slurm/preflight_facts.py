@@ -148,12 +148,20 @@ class PreflightFacts:
 
 def _to_payload(partition: PartitionFacts) -> dict[str, Any]:
     accounts = partition.accounts
-    return {**asdict(partition), "accounts": None if accounts is None else sorted(accounts)}
+    return {
+        **asdict(partition),
+        "accounts": None if accounts is None else sorted(accounts),
+        "denied": sorted(partition.denied),
+    }
 
 
 def _from_payload(payload: Mapping[str, Any]) -> PartitionFacts:
     accounts = payload["accounts"]
-    known = {**payload, "accounts": None if accounts is None else frozenset(accounts)}
+    known = {
+        **payload,
+        "accounts": None if accounts is None else frozenset(accounts),
+        "denied": frozenset(payload["denied"]),
+    }
     return PartitionFacts(**known)
 
 

@@ -75,12 +75,13 @@ def _list_open(options: Mapping[str, str | bool], facts: PreflightFacts) -> list
         for each in (facts.partitions or {}).values()
         if each.is_up
         and not each.is_hidden
+        and not each.denied
         and (each.accounts is None or (account is not None and _lists(each.accounts, account)))
     ]
 
 
 def _lists(accounts: Iterable[str], account: str) -> bool:
-    """Whether an account is listed itself; one below a listed one is let in, too."""
+    """Whether an account is listed itself; what is listed holds for those below, too."""
     return account.casefold() in {each.casefold() for each in accounts}
 
 
@@ -100,6 +101,12 @@ def _find_in(
             "Take another, or wait.",
         )
     account = read_text(options, "account")
+    if account and _lists(partition.denied, account):
+        yield Finding(
+            f"Partition {partition.name!r} is not open to account {account!r}.",
+            "sbatch refuses such a job.",
+            "Take another.",
+        )
     listed = partition.accounts
     if account and listed is not None and not _lists(listed, account):
         yield Finding(

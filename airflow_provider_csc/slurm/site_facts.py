@@ -67,6 +67,7 @@ class PartitionFacts:
     """
     What slurmctld says of a partition, which has so many ``nodes``; None is no limit.
 
+    Its jobs are those of ``accounts``, and of none that is ``denied``, or of accounts below these.
     ``state`` is its own word; jobs that name no partition go to the one that ``is_default``.
     """
 
@@ -80,6 +81,7 @@ class PartitionFacts:
     nodes: int | None = None
     memory_bytes: int | None = None
     accounts: frozenset[str] | None = None
+    denied: frozenset[str] = frozenset()
     quality: str | None = None
     state: str = "UP"
     is_default: bool = False
@@ -175,6 +177,7 @@ def _read_partition(row: Mapping[str, str]) -> PartitionFacts:
         nodes=_number(row.get("TotalNodes")),
         memory_bytes=memory * _MEBI if memory else None,
         accounts=frozenset(accounts.split(",")) if accounts and accounts != "ALL" else None,
+        denied=frozenset((_text(row.get("DenyAccounts")) or "").split(",")) - {""},
         quality=_text(row.get("QoS")),
         state=row["State"],
         is_default=row.get("Default") == "YES",

@@ -149,11 +149,18 @@ def test_facts_survive_being_kept() -> None:
         frames(
             reservations=RESERVATION.format(start=NOW, end=NOW + 1, flags="MAINT"),
             associations="roihu|a|small|\nroihu|a|test|0\nroihu|b||\n",
-            partitions=partition("small").replace("Accounts=ALL", "Accounts=a,b"),
+            partitions="\n".join(
+                (
+                    partition("small").replace("Accounts=ALL", "Accounts=a,b"),
+                    partition("test").replace("AllowAccounts=ALL", "DenyAccounts=c"),
+                )
+            ),
             balance="CPU BU: 1",
         )
         | {"workspaces": Frame(127, b"not found")}
     )
+    assert whole.partitions is not None
+    assert whole.partitions["test"].denied == {"c"}
     assert whole.closed == {"a": ("test",)}
     for each in (whole, facts()):
         assert PreflightFacts.from_payload(json.loads(json.dumps(each.to_payload()))) == each

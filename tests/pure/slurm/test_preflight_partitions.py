@@ -30,6 +30,7 @@ KNOWN = (
     partition("drained", is_up=False, state="DRAIN"),
     partition("secret", is_hidden=True, accounts=frozenset({"staff"})),
     partition("staffed", accounts=frozenset({"staff"})),
+    partition("choosy", denied=frozenset({"banned"})),
 )
 FACTS = PreflightFacts(asked_at=1, partitions={each.name: each for each in KNOWN})
 
@@ -47,7 +48,10 @@ def found(facts: PreflightFacts = FACTS, **options: str) -> list[str]:
             "There is no partition 'smal' here. sbatch refuses such a job. Did",
         ),
         ({"partition": "smal"}, "Did you mean 'small'?"),
-        ({"partition": "x"}, "There are: small, test, large, endless, closed, drained, staffed."),
+        (
+            {"partition": "x"},
+            "There are: small, test, large, endless, closed, drained, staffed, choosy.",
+        ),
         ({"partition": "small,x"}, "There is no partition 'x' here."),
         ({"partition": "closed"}, "Partition 'closed' is DOWN. Its jobs wait"),
         ({"partition": "drained"}, "Partition 'drained' is DRAIN. It takes no new jobs."),
@@ -61,6 +65,10 @@ def found(facts: PreflightFacts = FACTS, **options: str) -> list[str]:
         ({"partition": "test", "nodes": "3"}, "'test' gives a job at most 2 nodes, and this one"),
         ({"partition": "small", "nodes": "101-200"}, "'small' gives a job at most 100 nodes"),
         ({"partition": "large", "nodes": "2-5"}, "'large' is for jobs of 6 nodes or more"),
+        (
+            {"partition": "choosy", "account": "Banned"},
+            "Partition 'choosy' is not open to account 'Banned'. sbatch refuses such a job.",
+        ),
         (
             {"partition": "secret", "account": "a"},
             "accounts staff. Unless account 'a' is below one of these, sbatch refuses such a job.",
@@ -89,6 +97,7 @@ def test_what_a_partition_does_not_give_is_told(options: dict[str, str], said: s
         {"partition": "secret", "account": "staff"},
         {"partition": "secret", "account": "STAFF"},
         {"partition": "secret"},
+        {"partition": "choosy", "account": "a"},
         # Slurm takes whichever can.
         {"partition": "test,small", "time": "1-00:00:00"},
         {"partition": "closed,small"},
