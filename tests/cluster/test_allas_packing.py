@@ -8,6 +8,7 @@ import os
 import subprocess
 import tarfile
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -516,8 +517,18 @@ def test_a_name_that_has_no_end_is_not_read_into_memory(
 # ---- kills and memory ----
 
 
-def kill_upload(top: Path, uri: str, proxy: ByteProxy, at: int = 45 * MIB) -> None:
-    """Pack a tree in a process of its own, which is killed when so many bytes have passed."""
+def count_parts(client: Any, bucket: str) -> int:
+    """How many parts the store has of the upload that nobody completed."""
+    (upload,) = unfinished(client, bucket)
+    asked = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+    return len(client.list_parts(**asked).get("Parts", ()))
+
+
+def kill_upload(
+    top: Path, uri: str, proxy: ByteProxy, client: Any, bucket: str, *, least: int = 3
+) -> None:
+    """Pack a tree in a process of its own, and kill it when the store has some parts."""
+    at = 45 * MIB
     reached = threading.Event()
     proxy.at_byte("up", at, reached.set)
     child = start_transfer(
@@ -525,6 +536,9 @@ def kill_upload(top: Path, uri: str, proxy: ByteProxy, at: int = 45 * MIB) -> No
     )
     try:
         assert reached.wait(60)
+        # Of what has passed some parts are not whole yet.
+        while count_parts(client, bucket) < least:
+            time.sleep(0.02)
     finally:
         child.kill()
         child.join()
@@ -537,7 +551,7 @@ def test_of_a_killed_upload_only_what_changed_is_sent_again(
 ) -> None:
     top = fill(tmp_path / "top", {f"{n:02}": noise(6 * MIB, n) for n in range(10)})
     uri = f"s3://{bucket}/k.tar.zst"
-    kill_upload(top, uri, proxy)
+    kill_upload(top, uri, proxy, client, bucket)
     assert keys(client, bucket) == []
     assert len(unfinished(client, bucket)) == 1
     # What was before it is the same, and what comes after it.
@@ -556,8 +570,8 @@ def test_an_upload_of_more_parts_than_are_needed_is_begun_anew(
 ) -> None:
     top = fill(tmp_path / "top", {f"{n:02}": noise(6 * MIB, n) for n in range(10)})
     uri = f"s3://{bucket}/k.tar.zst"
-    kill_upload(top, uri, proxy)
-    for n in range(3, 10):
+    kill_upload(top, uri, proxy, client, bucket)
+    for n in range(1, 10):
         (top / f"{n:02}").unlink()
     # Ceph completes no upload of which a part is left out.
     with pytest.raises(AllasError, match="What it sent is deleted; try again"):
