@@ -176,7 +176,10 @@ class Triggerers:
             fork.kill()
         assert self._server is not None
         self._server.close()
+        # One whose start was cut short is not among the processes; without a connection it ends.
         while self._links:
+            for writer in self._links.values():
+                writer.transport.abort()
             await asyncio.sleep(0.01)
         for handler in self._handlers:
             handler.cancel()
