@@ -538,6 +538,7 @@ def kill_upload(
         assert reached.wait(60)
         # Of what has passed some parts are not whole yet.
         while count_parts(client, bucket) < least:
+            assert child.is_alive()
             time.sleep(0.02)
     finally:
         child.kill()

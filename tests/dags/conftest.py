@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,33 @@ def cluster() -> dict[str, Any]:
         pytest.fail(f"No cluster is described in {CLUSTER_JSON}. Start it with: make cluster-up")
     description: dict[str, Any] = json.loads(CLUSTER_JSON.read_text())
     return description
+
+
+@pytest.fixture(scope="session")
+def store(cluster: dict[str, Any]) -> Any:
+    """The object store, asked without the provider."""
+    import boto3
+    from botocore.config import Config
+
+    return boto3.client(
+        "s3",
+        endpoint_url=cluster["s3_endpoint_url"],
+        region_name=cluster["s3_region"],
+        aws_access_key_id=cluster["s3_access_key"],
+        aws_secret_access_key=cluster["s3_secret_key"],
+        config=Config(s3={"addressing_style": "path"}),
+    )
+
+
+@pytest.fixture(scope="module")
+def bucket(store: Any) -> Iterator[str]:
+    """A bucket of the module's own, gone afterwards."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    store.create_bucket(Bucket=name)
+    yield name
+    for row in store.list_objects_v2(Bucket=name).get("Contents", ()):
+        store.delete_object(Bucket=name, Key=row["Key"])
+    store.delete_bucket(Bucket=name)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections import Counter
 from dataclasses import dataclass
 from io import BytesIO
@@ -11,11 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import boto3
 import numpy as np
 import pytest
 from airflow.triggers.base import BaseTrigger
-from botocore.config import Config
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
@@ -41,29 +38,6 @@ ENVIRONMENT = {
     # This checkout, not an installed package.
     "PYTHONPATH": str(CHECKOUT),
 }
-
-
-@pytest.fixture(scope="module")
-def store(cluster: dict[str, Any]) -> Any:
-    """The object store, asked without the provider."""
-    return boto3.client(
-        "s3",
-        endpoint_url=cluster["s3_endpoint_url"],
-        region_name=cluster["s3_region"],
-        aws_access_key_id=cluster["s3_access_key"],
-        aws_secret_access_key=cluster["s3_secret_key"],
-        config=Config(s3={"addressing_style": "path"}),
-    )
-
-
-@pytest.fixture(scope="module")
-def bucket(store: Any) -> Iterator[str]:
-    name = f"test-events-{uuid.uuid4().hex[:8]}"
-    store.create_bucket(Bucket=name)
-    yield name
-    for row in store.list_objects_v2(Bucket=name).get("Contents", ()):
-        store.delete_object(Bucket=name, Key=row["Key"])
-    store.delete_bucket(Bucket=name)
 
 
 @pytest.fixture(scope="module")

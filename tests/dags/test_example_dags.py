@@ -140,22 +140,6 @@ def watch() -> Callable[..., dict[str, Watched]]:
     return start_and_follow
 
 
-@pytest.fixture(scope="session")
-def store(cluster: dict[str, Any]) -> Any:
-    """The object store, asked without the provider."""
-    import boto3
-    from botocore.config import Config
-
-    return boto3.client(
-        "s3",
-        endpoint_url=cluster["s3_endpoint_url"],
-        region_name=cluster["s3_region"],
-        aws_access_key_id=cluster["s3_access_key"],
-        aws_secret_access_key=cluster["s3_secret_key"],
-        config=Config(s3={"addressing_style": "path"}),
-    )
-
-
 def read_object(store: Any, bucket: str, key: str) -> bytes:
     body: bytes = store.get_object(Bucket=bucket, Key=key)["Body"].read()
     return body

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import shutil
 import time
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import boto3
 import pytest
-from botocore.config import Config
 
 from tests.dags.conftest import CHECKOUT, described, running_airflow
 
@@ -22,29 +19,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.cluster
 
 RUN_SECONDS = 180
-
-
-@pytest.fixture(scope="module")
-def store(cluster: dict[str, Any]) -> Any:
-    """The object store, asked without the provider."""
-    return boto3.client(
-        "s3",
-        endpoint_url=cluster["s3_endpoint_url"],
-        region_name=cluster["s3_region"],
-        aws_access_key_id=cluster["s3_access_key"],
-        aws_secret_access_key=cluster["s3_secret_key"],
-        config=Config(s3={"addressing_style": "path"}),
-    )
-
-
-@pytest.fixture(scope="module")
-def bucket(store: Any) -> Iterator[str]:
-    name = f"test-logs-{uuid.uuid4().hex[:8]}"
-    store.create_bucket(Bucket=name)
-    yield name
-    for row in store.list_objects_v2(Bucket=name).get("Contents", ()):
-        store.delete_object(Bucket=name, Key=row["Key"])
-    store.delete_bucket(Bucket=name)
 
 
 @pytest.fixture(scope="module")
