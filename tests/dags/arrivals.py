@@ -63,7 +63,7 @@ def eventually(condition: Callable[[], Any]) -> Any:
     end = time.monotonic() + WAIT_SECONDS
     while not (value := condition()):
         assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.5)
+        time.sleep(1)
     return value
 
 
