@@ -21,26 +21,24 @@ if TYPE_CHECKING:
 _HOME = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 
 SLOW = (
-    "dags/test_kill",
+    # One Airflow does these one after the other, and is killed at last.
     "dags/test_example_dags",
+    "dags/test_costs",
+    "dags/test_kill",
     "cluster/test_staging",
     "cluster/test_slurm_operator",
     "cluster/test_allas_faults",
     "cluster/test_arrays",
     "cluster/test_costs",
     "cluster/test_environments",
-    # Each of these starts an Airflow, which takes a processor of its own.
-    "dags/test_allas_events",
     "cluster/test_slurm_sensor",
     "cluster/test_allas_packing",
     "cluster/test_outages",
     "cluster/test_slurm_trigger",
-    "dags/test_costs",
     "cluster/test_policy",
     "cluster/test_chains",
     "cluster/test_certificates",
     "cluster/test_pending",
-    "dags/",
     "cluster/test_python_task",
     "cluster/test_sites",
     "cluster/test_allas_transfer",

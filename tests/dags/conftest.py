@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -23,8 +24,18 @@ if TYPE_CHECKING:
 
 CLUSTER_JSON = Path(os.environ.get("CLUSTER_DIR", "/var/lib/csc-cluster")) / "cluster.json"
 CHECKOUT = Path(__file__).parents[2]
-# The files do not change; ten of them, parsed every ten seconds, take half a processor.
-ENVIRONMENT = {"AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "600"}
+HERE = Path(__file__).parent
+ENVIRONMENT = {
+    # The files do not change; ten of them, parsed every ten seconds, take half a processor.
+    "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "600",
+    # For how long Airflow leaves a dead triggerer its triggers.
+    "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
+    # Tasks that do not defer keep their places.
+    "AIRFLOW__CORE__PARALLELISM": "12",
+    "AIRFLOW__CORE__DEFAULT_TASK_RETRY_DELAY": "5",
+    # This checkout, not an installed package.
+    "PYTHONPATH": str(CHECKOUT),
+}
 
 
 @pytest.fixture(scope="session")
@@ -64,10 +75,21 @@ def bucket(store: Any) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def airflow() -> Iterator[Airflow]:
-    """Airflow's API server, scheduler, DAG processor and triggerer, with the example DAGs."""
-    with running_airflow() as settings:
-        yield described(settings)
+def settings(
+    cluster: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, str]]:
+    """Airflow's API server, scheduler, DAG processor and triggerer, with the DAGs of most tests."""
+    dags = tmp_path_factory.mktemp("dags")
+    for folder in (CHECKOUT / "example_dags", HERE / "cost_dags", HERE / "kill_dags"):
+        shutil.copytree(folder, dags, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__*"))
+    sites = os.pathsep.join((str(HERE / "sites"), cluster["sites_folder"]))
+    with running_airflow({"AIRFLOW__CSC__SITES_FOLDER": sites}, AIRFLOW_DAGS=str(dags)) as settings:
+        yield settings
+
+
+@pytest.fixture(scope="session")
+def airflow(settings: dict[str, str]) -> Airflow:
+    return described(settings)
 
 
 @contextmanager

@@ -32,22 +32,12 @@ pytestmark = [
     ),
 ]
 
-ENVIRONMENT = {
-    # For how long Airflow leaves a dead triggerer its triggers.
-    "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
-    # This checkout, not an installed package.
-    "PYTHONPATH": str(CHECKOUT),
-}
-
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory, bucket: str) -> Iterator[dict[str, str]]:
     dags = tmp_path_factory.mktemp("event-dags")
     copy_dags(dags, bucket)
-    with running_airflow(
-        ENVIRONMENT,
-        AIRFLOW_DAGS=str(dags),
-    ) as settings:
+    with running_airflow(AIRFLOW_DAGS=str(dags)) as settings:
         yield settings
 
 

@@ -4,48 +4,30 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.dags.conftest import CHECKOUT, described, running_airflow
 from tests.dags.cost_dags.cost import WORST
 from tests.support.bad_input import build_connection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from docker.lib.airflow_rest import Airflow, DagRun
 
 pytestmark = pytest.mark.cluster
 
-PROFILE = """
-name: priced
-title: The test cluster, with prices
-partitions:
-  small: {max_time: 3-00:00:00, cores_per_node: 8, billing: minutes}
-billing:
-  minutes: {unit: core-minutes, factor: 60, highest_of: [{of: cores}]}
-"""
 RUN_SECONDS = 240
 # What of the runs before `last` the longest jobs can have cost, far from what they could have.
 SPENT_AT_MOST = 10
 
 
 @pytest.fixture(scope="module")
-def airflow(cluster: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflow]:
-    folder = tmp_path_factory.mktemp("sites")
-    (folder / "priced.yaml").write_text(PROFILE)
-    environment = {"PYTHONPATH": str(CHECKOUT), "AIRFLOW__CSC__SITES_FOLDER": str(folder)}
-    dags = str(Path(__file__).parent / "cost_dags")
-    with running_airflow(environment, AIRFLOW_DAGS=dags) as settings:
-        airflow = described(settings)
-        connection = build_connection(cluster, site="priced")
-        extra = json.dumps(connection.pop("extra"))
-        airflow.set_connection({"connection_id": "slurm_priced", "extra": extra, **connection})
-        airflow.wait_for_dag("cost")
-        yield airflow
+def airflow(cluster: dict[str, Any], airflow: Airflow) -> Airflow:
+    connection = build_connection(cluster, site="priced")
+    extra = json.dumps(connection.pop("extra"))
+    airflow.set_connection({"connection_id": "slurm_priced", "extra": extra, **connection})
+    airflow.wait_for_dag("cost")
+    return airflow
 
 
 def finished(run: DagRun) -> DagRun:

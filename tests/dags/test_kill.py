@@ -7,7 +7,6 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -15,13 +14,15 @@ import pytest
 from airflow.triggers.base import BaseTrigger
 
 from airflow_provider_csc.hooks.slurm import SlurmHook
-from docker.lib.airflow_rest import Airflow, DagRun, RefusedError
-from tests.dags.conftest import CHECKOUT, control, described, running_airflow
+from docker.lib.airflow_rest import DagRun, RefusedError
+from tests.dags.conftest import control
 from tests.dags.kill_dags.kill import RUN_SECONDS, TASK_SECONDS
 from tests.support.bad_input import build_connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from docker.lib.airflow_rest import Airflow
 
 pytestmark = pytest.mark.cluster
 
@@ -36,15 +37,6 @@ END
 chmod 700 ~/.csc-slow/sbatch.$$ && mv -f ~/.csc-slow/sbatch.$$ ~/.csc-slow/sbatch
 PATH=~/.csc-slow:$PATH
 """
-
-
-ENVIRONMENT = {
-    # For how long Airflow leaves a dead triggerer its triggers.
-    "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
-    "AIRFLOW__CORE__PARALLELISM": "16",
-    # This checkout, not an installed package.
-    "PYTHONPATH": CHECKOUT,
-}
 
 
 @dataclass
@@ -111,17 +103,7 @@ TIMEOUTS = {"run_timeout": RUN_SECONDS, "task_timeout": TASK_SECONDS}
 
 
 @pytest.fixture(scope="module")
-def settings(cluster: dict[str, Any]) -> Iterator[dict[str, str]]:
-    with running_airflow(
-        ENVIRONMENT,
-        AIRFLOW_DAGS=str(Path(__file__).parent / "kill_dags"),
-    ) as settings:
-        yield settings
-
-
-@pytest.fixture(scope="module")
-def airflow(settings: dict[str, str]) -> Airflow:
-    airflow = described(settings)
+def airflow(airflow: Airflow) -> Airflow:
     slow = airflow.get("/connections/slurm_default")
     extra = json.loads(slow["extra"]) | {"login_setup": SLOW_SBATCH}
     # A password of a connection is not shown; there is none.

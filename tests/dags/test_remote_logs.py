@@ -26,7 +26,6 @@ def settings(tmp_path_factory: pytest.TempPathFactory, bucket: str) -> Iterator[
     dags = tmp_path_factory.mktemp("log-dags")
     shutil.copy(CHECKOUT / "example_dags/hello_slurm.py", dags)
     environment = {
-        "PYTHONPATH": str(CHECKOUT),
         "AIRFLOW__LOGGING__REMOTE_LOGGING": "True",
         "AIRFLOW__LOGGING__REMOTE_BASE_LOG_FOLDER": f"s3://{bucket}/logs",
         "AIRFLOW__LOGGING__REMOTE_LOG_CONN_ID": "allas_default",
