@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _HOME = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 
 SLOW = (
+    # Each of these has an Airflow of its own.
+    "dags/test_allas_events",
+    "dags/test_remote_logs",
     # One Airflow does these one after the other, and is killed at last.
     "dags/test_example_dags",
     "dags/test_costs",

@@ -22,7 +22,7 @@ make_user() {
 }
 
 sshd_keys() {
-  local user first
+  local user first=${CLUSTER_USERS%%:*}
   make_key "$SSH/ssh_host_ed25519_key" "$CLUSTER_NAME"
   make_key "$KEYS/user_ca" "user CA of $CLUSTER_NAME"
   cp "$KEYS/user_ca.pub" "$SSH/user_ca.pub"
@@ -31,7 +31,6 @@ sshd_keys() {
     make_key "$KEYS/$user" "$user"
     write_file "$SSH/authorized_keys/$user" 0644 <"$KEYS/$user.pub"
   done
-  first=$(user_names | head -n 1)
   make_key "$KEYS/$first-certified" "$first, by certificate only"
   [[ -s $KEYS/$first-certified-cert.pub ]] ||
     ssh-keygen -q -s "$KEYS/user_ca" -I "$first" -n "$first" -V -5m:+3650d "$KEYS/$first-certified.pub"
@@ -73,7 +72,7 @@ sshd_prepare() {
 }
 
 sshd_command() { COMMAND=(/usr/sbin/sshd -D -e -f "$ETC/sshd_config"); }
-sshd_ready() { ssh-keyscan -T 3 -p "$CLUSTER_SSH_PORT" "$CLUSTER_SSH_ADDR" 2>/dev/null | grep -qF "$(cut -d' ' -f2 "$SSH/ssh_host_ed25519_key.pub")"; }
+sshd_ready() { ssh-keyscan -t ed25519 -T 3 -p "$CLUSTER_SSH_PORT" "$CLUSTER_SSH_ADDR" 2>/dev/null | grep -qF "$(cut -d' ' -f2 "$SSH/ssh_host_ed25519_key.pub")"; }
 # Sessions outlive their sshd; a cluster that goes down ends them.
 end_sessions() {
   local pids

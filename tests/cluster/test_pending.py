@@ -26,8 +26,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("slurm_connection")]
 
 FEW, ONE, SPENT = "csc_few", "csc_one", "csc_spent"
 QOS = "csc_single"
-# All GPUs of the cluster, which one job at a time can have; nobody else is kept waiting.
-GPUS = {"partition": "gpu", "nodes": 2, "gres": "gpu:gh200:4", "mem": 50, "time": 2}
+# All GPUs of the cluster, which one job at a time can have.
+GPUS = {"nodes": 2, "gres": "gpu:gh200:4", "mem": 50, "time": 2}
 ROUNDS_SECONDS = 2
 
 
@@ -178,15 +178,17 @@ def test_a_job_waits_for_another_one(task_log: list[str]) -> None:
 def test_resources_that_are_in_use_are_told_with_the_estimated_start(task_log: list[str]) -> None:
     """The first that waits for it waits for resources, the next one for the first."""
 
-    async def play() -> None:
-        wanted = [f"--{name}={value}" for name, value in GPUS.items()]
+    async def play(options: dict[str, Any]) -> None:
+        wanted = [f"--{name}={value}" for name, value in options.items()]
         first = sbatch(*wanted, "--wrap=sleep 100")
         try:
+            end = time.monotonic() + 60  # jobs of others may be there
             while admin("squeue", "-h", "-j", first, "-o", "%T") != "RUNNING":
+                assert time.monotonic() < end, admin("squeue")
                 await asyncio.sleep(0.2)
             async with (
-                waiting(task_log, options=GPUS) as (second, _),
-                waiting(task_log, options=GPUS) as (third, _),
+                waiting(task_log, options=options) as (second, _),
+                waiting(task_log, options=options) as (third, _),
             ):
                 line = await second.tells("Resources")
                 assert sentence("Resources", second.job_id) in line
@@ -199,7 +201,9 @@ def test_resources_that_are_in_use_are_told_with_the_estimated_start(task_log: l
         finally:
             admin("scancel", first)
 
-    asyncio.run(play())
+    # Who else wants GPUs waits in a queue of their own.
+    with partition("c3,c4") as name:
+        asyncio.run(play({"partition": name, **GPUS}))
 
 
 @pytest.mark.parametrize(
@@ -247,6 +251,17 @@ def test_a_job_waits_for_another_one_of_its_user(
 
 
 @contextmanager
+def partition(nodes: str) -> Iterator[str]:
+    """A partition that nobody else knows of."""
+    name = f"csc_{uuid.uuid4().hex[:8]}"
+    admin("scontrol", "create", f"PartitionName={name}", f"Nodes={nodes}", "MaxTime=60", "State=UP")
+    try:
+        yield name
+    finally:
+        admin("scontrol", "delete", f"PartitionName={name}")
+
+
+@contextmanager
 def reservation(**values: str) -> Iterator[str]:
     name = f"csc_{uuid.uuid4().hex[:8]}"
     words = [f"{key}={value}" for key, value in values.items()]
@@ -291,9 +306,8 @@ def test_a_reservation_that_has_not_begun_is_waited_for(task_log: list[str]) -> 
 
 def test_what_cannot_start_as_it_stands_is_said_to(task_log: list[str]) -> None:
     """sbatch refuses such a request; a partition may be changed after that."""
-    name = f"csc_{uuid.uuid4().hex[:8]}"
 
-    async def play() -> None:
+    async def play(name: str) -> None:
         async with waiting(task_log, options={"partition": name, "time": 30, "hold": True}) as (
             job,
             _,
@@ -303,11 +317,8 @@ def test_what_cannot_start_as_it_stands_is_said_to(task_log: list[str]) -> None:
             line = await job.tells("PartitionTimeLimit")
             assert "It will not start as it stands." in line
 
-    admin("scontrol", "create", f"PartitionName={name}", "Nodes=c1", "MaxTime=60", "State=UP")
-    try:
-        asyncio.run(play())
-    finally:
-        admin("scontrol", "delete", f"PartitionName={name}")
+    with partition("c1") as name:
+        asyncio.run(play(name))
 
 
 def test_of_an_array_each_reason_is_told_once(task_log: list[str]) -> None:

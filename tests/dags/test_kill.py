@@ -15,7 +15,7 @@ from airflow.triggers.base import BaseTrigger
 
 from airflow_provider_csc.hooks.slurm import SlurmHook
 from docker.lib.airflow_rest import DagRun, RefusedError
-from tests.dags.conftest import control
+from tests.dags.conftest import control, wait_until_healthy
 from tests.dags.kill_dags.kill import RUN_SECONDS, TASK_SECONDS
 from tests.support.bad_input import build_connection
 
@@ -140,6 +140,7 @@ def story(airflow: Airflow, settings: dict[str, str], site: SlurmHook) -> Iterat
     story = Story()
     try:
         start(story, airflow, site)
+        wait_until_healthy(settings)
         for command in ("stop", "kill"):
             before = triggers_seen(story)
             control(settings, command, "triggerer")
@@ -178,7 +179,11 @@ def start_timed(story: Story, airflow: Airflow, site: SlurmHook) -> None:
     story.victims |= {
         one.run.dag_id.removeprefix("kill_").replace("_", ": ", 1): one for one in timed
     }
-    wait_for_jobs(timed, site)
+    # Nobody waits until all of them wait: by then the first may have had its time.
+    end = time.monotonic() + START_SECONDS
+    while not all(victim.find_job() for victim in timed):
+        assert time.monotonic() < end, [(v.run.dag_id, v.job_id, v.run.tasks()) for v in timed]
+        time.sleep(0.5)
 
 
 def click(story: Story) -> None:
