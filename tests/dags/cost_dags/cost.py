@@ -20,6 +20,7 @@ with DAG(
     schedule=None,
     params={"units": Param(100, type="number")},
     default_args={
+        "retries": 0,
         "slurm_conn_id": "slurm_priced",
         "deferrable": True,
         "options": OPTIONS,

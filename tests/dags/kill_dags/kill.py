@@ -18,6 +18,7 @@ def define(dag_id: str, *, run_timeout: timedelta | None = None, **arguments: An
     with DAG(dag_id, schedule=None, catchup=False, dagrun_timeout=run_timeout) as dag:
         SlurmSubmitOperator(
             task_id="job",
+            retries=0,
             command="sleep 600",
             options={"mem": "20M", "ntasks": 1},
             poll_interval=2,
