@@ -197,6 +197,25 @@ def read_object(store: Any, bucket: str, key: str) -> bytes:
     return body
 
 
+def was_well(log: list[dict[str, Any]]) -> bool:
+    """Whether a try had seen its job's end without an error when Airflow ended it."""
+    has_error = any(line.get("level") == "error" for line in log)
+    return not has_error and any(line["event"] == "trigger completed" for line in log)
+
+
+DONE = {"event": "trigger completed", "level": "info"}
+ERROR = {"event": "Task failed with exception", "level": "error"}
+
+
+@pytest.mark.parametrize(
+    ("log", "well"), [([], False), ([ERROR], False), ([DONE, ERROR], False), ([DONE], True)]
+)
+def test_a_try_without_a_log_or_with_an_error_was_not_well(
+    log: list[dict[str, Any]], well: bool
+) -> None:
+    assert was_well(log) is well
+
+
 @pytest.mark.cluster
 def test_no_try_fails_of_itself(runs: dict[str, Watched]) -> None:
     """On a busy machine Airflow may end one whose trigger was quicker than its scheduler."""
@@ -206,7 +225,7 @@ def test_no_try_fails_of_itself(runs: dict[str, Watched]) -> None:
                 log = watched.run.log(
                     task["task_id"], try_number=number, map_index=task["map_index"]
                 )
-                assert not [line for line in log if line.get("level") == "error"]
+                assert was_well(log), (watched.run.dag_id, task["task_id"], number, log)
 
 
 @pytest.mark.cluster
